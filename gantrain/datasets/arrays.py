@@ -1,0 +1,81 @@
+"""Images that are arrays already: kept in memory at their native size, resized once otherwise."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64, Integer, UInt8
+
+from gantrain.datasets.base import ImageDataset
+from gantrain.datasets.cache import Source, cached, fingerprint
+from gantrain.datasets.checks import check_count
+from gantrain.datasets.images import from_array, resize, to_array
+from gantrain.errors import DataError
+
+
+def array_dataset(
+    name: str,
+    images: UInt8[np.ndarray, "n c h w"],
+    labels: Int64[np.ndarray, " n"],
+    *,
+    num_classes: int,
+    image_size: int | None,
+    cache_dir: Path,
+) -> ImageDataset:
+    """Serve arrays as a dataset, resized to image_size squared unless it is None or their size already.
+
+    Raises:
+        ConfigError: image_size is below 1.
+    """
+    if image_size is not None:
+        check_count("image_size", image_size)
+    if image_size is None or images.shape[2:] == (image_size, image_size):
+        return in_memory(name, images, labels, num_classes=num_classes)
+    source = Source(
+        name=name,
+        origin=name,
+        names=[f"image {i}" for i in range(len(images))],
+        listing=[fingerprint(images, labels)],
+        preprocessing={"resize": image_size},
+        image_shape=(images.shape[1], image_size, image_size),
+        labels=labels,
+        num_classes=num_classes,
+        decode=lambda i: resize_array(images[i], image_size),
+    )
+    return cached(source, cache_dir=cache_dir, max_bad_fraction=0.0)
+
+
+def in_memory(
+    name: str, images: UInt8[np.ndarray, "n c h w"], labels: Int64[np.ndarray, " n"], *, num_classes: int
+) -> ImageDataset:
+    """Wrap arrays as a dataset."""
+    return ImageDataset(
+        name=name,
+        images=torch.from_numpy(images),
+        labels=torch.from_numpy(labels),
+        num_classes=num_classes,
+        fingerprint=fingerprint(images, labels),
+    )
+
+
+def resize_array(image: UInt8[np.ndarray, "c h w"], size: int) -> UInt8[np.ndarray, "c size size"]:
+    """Resize one image to a square, bilinearly with antialiasing."""
+    return to_array(resize(from_array(image), size, size))
+
+
+def check_labels(
+    name: str, labels: Integer[np.ndarray, "..."], *, num_images: int, num_classes: int
+) -> Int64[np.ndarray, " n"]:
+    """Return the labels as int64 if there is one in [0, num_classes) for each of at least one image.
+
+    Raises:
+        DataError: otherwise, naming the file.
+    """
+    if num_images == 0:
+        raise DataError(f"{name} holds no images; replace it.")
+    if labels.shape != (num_images,):
+        raise DataError(f"{name} holds labels of shape {labels.shape} for {num_images:,} images; replace it.")
+    outside = labels[(labels < 0) | (labels >= num_classes)]
+    if len(outside):
+        raise DataError(f"{name} holds the label {outside[0]}, but they go from 0 to {num_classes - 1}; replace it.")
+    return labels.astype(np.int64)

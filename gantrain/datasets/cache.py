@@ -1,0 +1,223 @@
+"""Decode once, then memory-map.
+
+A cache is <name>-<key>.npy with the pixels, .labels.npy where there are labels, and .json, the manifest, which is
+written last: without it there is no cache. The key covers the source and its preprocessing, so that a cache is never
+out of date; when either changes, another is built beside it.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+
+from gantrain.datasets.base import ImageDataset
+from gantrain.datasets.images import BadImageError
+from gantrain.datasets.progress import track
+from gantrain.errors import ConfigError, DataError
+from gantrain.files import atomic_write, require_space
+
+logger = logging.getLogger(__name__)
+FORMAT_VERSION = 1
+_NUM_BAD_SHOWN = 5
+_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images that are decoded one by one.
+
+    Attributes:
+        origin: where they come from, for messages.
+        names: one an image, for messages.
+        listing: what changes when an image changes; can be written as JSON.
+        preprocessing: what is done to each, likewise.
+        decode: the i-th image; called from several threads; raises BadImageError.
+    """
+
+    name: str
+    origin: str
+    names: Sequence[str]
+    listing: Sequence[object]
+    preprocessing: Mapping[str, object]
+    image_shape: tuple[int, int, int]
+    labels: Int64[np.ndarray, " n"] | None
+    num_classes: int | None
+    decode: Callable[[int], UInt8[np.ndarray, "c h w"]]
+
+    def key(self) -> str:
+        """Sha256 of all that decides about the pixels."""
+        facts = [FORMAT_VERSION, self.name, self.image_shape, dict(self.preprocessing), list(self.listing)]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def cached(source: Source, *, cache_dir: Path, max_bad_fraction: float) -> ImageDataset:
+    """Memory-map the decoded images, decoding them first unless an earlier run did.
+
+    Raises:
+        ConfigError: cache_dir cannot be written, or its disk is too small.
+        DataError: more than max_bad_fraction of the images are bad.
+    """
+    key = source.key()
+    stem = cache_dir / f"{source.name}-{key[:16]}"
+    found = _load(stem, key)
+    if found is None:
+        _build(source, stem, key)
+        found = _load(stem, key)
+    if found is None:
+        raise DataError(f"The cache {stem}.npy changed while it was being read; run again.")
+    digest, bad, images, labels = found
+    _report_bad(source, bad, max_bad_fraction)
+    return ImageDataset(
+        name=source.name,
+        images=torch.from_numpy(images),
+        labels=None if labels is None else torch.from_numpy(labels),
+        num_classes=source.num_classes,
+        fingerprint=digest,
+    )
+
+
+def fingerprint(images: UInt8[np.ndarray, "n c h w"], labels: Int64[np.ndarray, " n"] | None) -> str:
+    """Sha256 of pixels, labels and shape."""
+    return _finish(hashlib.sha256(np.ascontiguousarray(images).data), images.shape, labels)
+
+
+def _finish(digest: Any, shape: tuple[int, ...], labels: Int64[np.ndarray, " n"] | None) -> str:
+    if labels is not None:
+        digest.update(labels.astype("<i8").data)
+    digest.update(repr(tuple(map(int, shape))).encode())
+    return str(digest.hexdigest())
+
+
+def _load(stem: Path, key: str) -> tuple[str, dict[str, str], Any, Any] | None:
+    path = Path(f"{stem}.json")
+    if not path.exists():
+        return None
+    try:
+        manifest = json.loads(path.read_bytes())
+        if (manifest["version"], manifest["key"]) != (FORMAT_VERSION, key):
+            raise ValueError("another key")
+        # Copy on write: torch warns about arrays that cannot be written, and the file stays as it is.
+        images = np.load(f"{stem}.npy", mmap_mode="c")
+        if (list(images.shape), images.dtype) != (manifest["shape"], np.uint8):
+            raise ValueError(f"shape {list(images.shape)}")
+        num_bytes = Path(f"{stem}.npy").stat().st_size
+        if num_bytes != images.offset + images.nbytes:
+            raise ValueError(f"{num_bytes:,} bytes")
+        labels = np.load(f"{stem}.labels.npy") if manifest["has_labels"] else None
+        if labels is not None and (labels.shape, labels.dtype) != (images.shape[:1], np.int64):
+            raise ValueError(f"labels of shape {list(labels.shape)}")
+        return manifest["fingerprint"], manifest["bad"], images, labels
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        logger.warning("The cache %s.npy does not match its manifest (%s); decoding again.", stem, error)
+        return None
+
+
+def _build(source: Source, stem: Path, key: str) -> None:
+    total = len(source.names)
+    _make_folder(stem.parent)
+    require_space(stem.parent, total * math.prod(source.image_shape), f"The cache of {source.origin}")
+    logger.info("Decoding %s images of %s into %s.npy, once.", f"{total:,}", source.origin, stem)
+    digest = hashlib.sha256()
+    good: list[int] = []
+    bad: dict[str, str] = {}
+    # Written in order as a plain file rather than through a memory map: a disk that fills up is then an error, not a
+    # bus error, and rows of bad images need not be moved.
+    with atomic_write(Path(f"{stem}.npy")) as file:
+        _write_header(file, (total, *source.image_shape))
+        for i, image in enumerate(track(_decoded(source), total=total, what=f"Decoding {source.name}")):
+            if isinstance(image, BadImageError):
+                bad[source.names[i]] = str(image)
+            else:
+                file.write(image.data)
+                digest.update(image.data)
+                good.append(i)
+        if not good:
+            _report_bad(source, bad, 0.0)
+        file.seek(0)
+        # numpy pads headers so that the number of rows can change in place.
+        _write_header(file, (len(good), *source.image_shape))
+    labels = None if source.labels is None else source.labels[good]
+    if labels is not None:
+        with atomic_write(Path(f"{stem}.labels.npy")) as file:
+            np.save(file, labels)
+    manifest = {
+        "version": FORMAT_VERSION,
+        "key": key,
+        "name": source.name,
+        "source": source.origin,
+        "preprocessing": dict(source.preprocessing),
+        "shape": [len(good), *source.image_shape],
+        "has_labels": labels is not None,
+        "num_bad": len(bad),
+        "bad": bad,
+        "fingerprint": _finish(digest, (len(good), *source.image_shape), labels),
+    }
+    with atomic_write(Path(f"{stem}.json")) as file:
+        file.write(json.dumps(manifest, indent=1).encode())
+
+
+def _decoded(source: Source) -> Iterator[UInt8[np.ndarray, "c h w"] | BadImageError]:
+    # In chunks, because handing single small images to threads costs more than decoding them; and only so many ahead,
+    # because Executor.map submits everything at once, and Ctrl-C would then wait for all of it.
+    num_threads: int = getattr(os, "process_cpu_count", os.cpu_count)() or 1
+    total = len(source.names)
+    pending: deque[Future[list[UInt8[np.ndarray, "c h w"] | BadImageError]]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        for start in range(0, total, _CHUNK):
+            pending.append(pool.submit(_decode_chunk, source, range(start, min(start + _CHUNK, total))))
+            if len(pending) > 2 * num_threads:
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
+
+
+def _decode_chunk(source: Source, indices: range) -> list[UInt8[np.ndarray, "c h w"] | BadImageError]:
+    def attempt(i: int) -> UInt8[np.ndarray, "c h w"] | BadImageError:
+        try:
+            return source.decode(i)
+        except BadImageError as error:
+            return error
+
+    return [attempt(i) for i in indices]
+
+
+def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise ConfigError(f"dataset.cache_dir={folder} cannot be written; choose another folder.")
+
+
+def _report_bad(source: Source, bad: Mapping[str, str], max_bad_fraction: float) -> None:
+    if not bad:
+        return
+    shown = [f"{name} {reason}" for name, reason in list(bad.items())[:_NUM_BAD_SHOWN]]
+    rest = len(bad) - len(shown)
+    total = len(source.names)
+    what = f"{len(bad):,} of {total:,} images of {source.origin} are bad: {'; '.join(shown)}"
+    what += f"; and {rest:,} more" if rest else ""
+    if len(bad) == total:
+        raise DataError(f"{what}. None is left to train on.")
+    if len(bad) / total > max_bad_fraction:
+        remedy = math.ceil(100 * len(bad) / total) / 100
+        raise DataError(f"{what}. Remove or replace them, or leave them out with dataset.max_bad_fraction={remedy}.")
+    logger.warning("%s. They are left out.", what)

@@ -1,0 +1,81 @@
+"""CelebA: the aligned and cropped faces."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from torchvision.datasets import CelebA
+from torchvision.datasets.utils import download_file_from_google_drive
+
+from gantrain.datasets.base import ImageDataset
+from gantrain.datasets.cache import Source, cached
+from gantrain.datasets.checks import check_count, check_fraction
+from gantrain.datasets.download import obtain
+from gantrain.datasets.image_files import ImageFiles, open_image_files
+from gantrain.datasets.images import centre_crop, load_image, resize, to_array
+
+logger = logging.getLogger(__name__)
+_NUM_PUBLISHED = 202_599
+_STEM = "img_align_celeba"
+
+
+def celeba(
+    *, root: str, download: bool, image_size: int, crop: int | None, cache_dir: str, max_bad_fraction: float
+) -> ImageDataset:
+    """The 202,599 aligned faces, published at 178x218 RGB, as squares of image_size.
+
+    With `crop` the square of that many pixels in the middle is resized, without it the whole face is squeezed.
+
+    Raises:
+        ConfigError: a setting is out of range, or the cache cannot be written.
+        DataError: the images are missing and cannot be downloaded, or too many are bad.
+
+    Source: Liu, Luo, Wang, Tang 2015, "Deep learning face attributes in the wild".
+    """
+    check_count("image_size", image_size)
+    if crop is not None:
+        check_count("crop", crop)
+    check_fraction("max_bad_fraction", max_bad_fraction)
+    with open_image_files(_find(Path(root).expanduser(), download)) as files:
+        num_found = len(files.names)
+        level = logging.INFO if num_found >= _NUM_PUBLISHED else logging.WARNING
+        logger.log(level, "Found %s of %s CelebA images in %s.", f"{num_found:,}", f"{_NUM_PUBLISHED:,}", files.origin)
+        source = Source(
+            name="celeba",
+            origin=str(files.origin),
+            names=files.names,
+            listing=files.listing,
+            preprocessing={"crop": crop, "resize": image_size},
+            image_shape=(3, image_size, image_size),
+            labels=None,
+            num_classes=None,
+            decode=lambda i: _decode(files, i, crop, image_size),
+        )
+        return cached(source, cache_dir=Path(cache_dir).expanduser(), max_bad_fraction=max_bad_fraction)
+
+
+def _decode(files: ImageFiles, i: int, crop: int | None, image_size: int) -> UInt8[np.ndarray, "3 h w"]:
+    image = load_image(files.read(i), channels=3)
+    if crop is not None:
+        image = centre_crop(image, crop)
+    return to_array(resize(image, image_size, image_size))
+
+
+def _find(root: Path, download: bool) -> Path:
+    target = root / "celeba" / f"{_STEM}.zip"
+    for base in (root / "celeba", root):
+        for path in (base / _STEM, base / f"{_STEM}.zip"):
+            if path.is_file() or (path.is_dir() and any(path.iterdir())):
+                return path
+    if root.is_file() or any(root.glob("*.jpg")):
+        return root
+    needs = f"CelebA needs the folder {_STEM} with its JPEGs, or {target.name}, in {target.parent}"
+    obtain(needs, folder=target.parent, download=download, fetch=_fetch)
+    return target
+
+
+def _fetch(scratch: Path) -> Path:
+    file_id, md5, name = next(entry for entry in CelebA.file_list if entry[2] == f"{_STEM}.zip")
+    download_file_from_google_drive(file_id, scratch, name, md5)
+    return scratch

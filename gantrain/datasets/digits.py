@@ -1,0 +1,52 @@
+"""10,000 handwritten digits that come with gantrain: MNIST's test file. See digits_data/NOTICE."""
+
+import gzip
+import hashlib
+import zlib
+from importlib.resources import files
+
+import numpy as np
+
+from gantrain.datasets.arrays import check_labels, in_memory, resize_array
+from gantrain.datasets.base import ImageDataset
+from gantrain.datasets.checks import check_count
+from gantrain.datasets.idx import parse_idx
+from gantrain.errors import DataError
+
+# Of the published files, decompressed.
+_SHA256 = {
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+
+
+def digits(*, image_size: int | None) -> ImageDataset:
+    """10,000 grey digits of 28x28 with labels 0 to 9; needs no network and no files.
+
+    They are resized in memory where image_size asks for it: that takes no longer than reading a cache.
+
+    Raises:
+        ConfigError: image_size is below 1.
+        DataError: the installed files are damaged.
+
+    Source: LeCun, Cortes, Burges 1998, "The MNIST database of handwritten digits".
+    """
+    if image_size is not None:
+        check_count("image_size", image_size)
+    images, labels = (parse_idx(_read(name), name) for name in _SHA256)
+    images = images[:, None]
+    if image_size is not None and image_size != images.shape[-1]:
+        images = np.stack([resize_array(image, image_size) for image in images])
+    labels = check_labels("digits", labels, num_images=len(images), num_classes=10)
+    return in_memory("digits", images, labels, num_classes=10)
+
+
+def _read(name: str) -> bytes:
+    file = files("gantrain.datasets") / "digits_data" / f"{name}.gz"
+    try:
+        content = gzip.decompress(file.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file} is missing or damaged ({error}); install gantrain again.") from error
+    if hashlib.sha256(content).hexdigest() != _SHA256[name]:
+        raise DataError(f"{file} is not the published file; install gantrain again.")
+    return content

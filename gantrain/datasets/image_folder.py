@@ -1,0 +1,63 @@
+"""Your own images: a folder or a zip of them."""
+
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from gantrain.datasets.base import ImageDataset
+from gantrain.datasets.cache import Source, cached
+from gantrain.datasets.checks import check_count, check_fraction
+from gantrain.datasets.image_files import ImageFiles, open_image_files
+from gantrain.datasets.images import centre_crop, load_image, resize_shorter_side, to_array
+from gantrain.errors import ConfigError
+
+
+def image_folder(
+    *, root: str | None, image_size: int, channels: int, cache_dir: str, max_bad_fraction: float
+) -> ImageDataset:
+    """All PNG, JPEG and WebP images below a folder or in a zip, of any size, as squares of image_size.
+
+    The shorter side is resized, then the middle is cut out. Where every image lies in a folder, and there are at least
+    two such folders at the first level, those are the classes.
+
+    Raises:
+        ConfigError: a setting is missing or out of range, or the cache cannot be written.
+        DataError: there are no images, or too many are bad.
+    """
+    if root is None:
+        raise ConfigError("dataset.root is not set: the folder or zip of images, for example dataset.root=photos")
+    check_count("image_size", image_size)
+    check_fraction("max_bad_fraction", max_bad_fraction)
+    if channels not in (1, 3):
+        raise ConfigError(f"dataset.channels={channels} must be 1 (grey) or 3 (RGB).")
+    with open_image_files(Path(root).expanduser()) as files:
+        labels, num_classes = _labels(files)
+        source = Source(
+            name="image_folder",
+            origin=str(files.origin),
+            names=files.names,
+            listing=files.listing,
+            preprocessing={"channels": channels, "resize_shorter_side": image_size, "crop": image_size},
+            image_shape=(channels, image_size, image_size),
+            labels=labels,
+            num_classes=num_classes,
+            decode=lambda i: _decode(files, i, channels, image_size),
+        )
+        return cached(source, cache_dir=Path(cache_dir).expanduser(), max_bad_fraction=max_bad_fraction)
+
+
+def _decode(files: ImageFiles, i: int, channels: int, image_size: int) -> UInt8[np.ndarray, "c h w"]:
+    image = resize_shorter_side(load_image(files.read(i), channels=channels), image_size)
+    return to_array(centre_crop(image, image_size))
+
+
+def _labels(files: ImageFiles) -> tuple[Int64[np.ndarray, " n"] | None, int | None]:
+    parts = [PurePosixPath(name).parts for name in files.names]
+    if files.origin.is_file() and len({path[0] for path in parts}) == 1:
+        parts = [path[1:] for path in parts]  # the folder that was zipped
+    classes = sorted({path[0] for path in parts})
+    if len(classes) < 2 or any(len(path) < 2 for path in parts):
+        return None, None
+    index = {name: i for i, name in enumerate(classes)}
+    return np.array([index[path[0]] for path in parts], np.int64), len(classes)

@@ -1,0 +1,69 @@
+"""MNIST and FashionMNIST, in the layout that torchvision uses on disk."""
+
+from pathlib import Path
+
+import torchvision
+
+from gantrain.datasets.arrays import array_dataset, check_labels
+from gantrain.datasets.base import ImageDataset
+from gantrain.datasets.download import obtain
+from gantrain.datasets.idx import read_idx
+from gantrain.errors import DataError
+
+_IMAGES, _LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+_NUM_CLASSES = 10
+
+
+def mnist(*, root: str, download: bool, image_size: int | None, cache_dir: str) -> ImageDataset:
+    """The 60,000 training images, 28x28 grey, labels 0 to 9.
+
+    Raises:
+        ConfigError: image_size is below 1, or the cache cannot be written.
+        DataError: the files are missing and cannot be downloaded, or are broken.
+
+    Source: LeCun, Cortes, Burges 1998, "The MNIST database of handwritten digits".
+    """
+    folder = Path(root).expanduser() / "MNIST" / "raw"
+    return _load("mnist", torchvision.datasets.MNIST, folder, download, image_size, Path(cache_dir).expanduser())
+
+
+def fashion_mnist(*, root: str, download: bool, image_size: int | None, cache_dir: str) -> ImageDataset:
+    """The 60,000 training images, 28x28 grey, 10 kinds of clothing.
+
+    Raises:
+        ConfigError: image_size is below 1, or the cache cannot be written.
+        DataError: the files are missing and cannot be downloaded, or are broken.
+
+    Source: Xiao, Rasul, Vollgraf 2017, "Fashion-MNIST".
+    """
+    folder = Path(root).expanduser() / "FashionMNIST" / "raw"
+    publisher = torchvision.datasets.FashionMNIST
+    return _load("fashion_mnist", publisher, folder, download, image_size, Path(cache_dir).expanduser())
+
+
+def _load(
+    name: str,
+    publisher: type[torchvision.datasets.MNIST],
+    folder: Path,
+    download: bool,
+    image_size: int | None,
+    cache_dir: Path,
+) -> ImageDataset:
+    def fetch(scratch: Path) -> Path:
+        return Path(publisher(scratch, download=True).raw_folder)
+
+    if not all(_find(folder, stem).exists() for stem in (_IMAGES, _LABELS)):
+        needs = f"{publisher.__name__} needs {_IMAGES} and {_LABELS} (plain or .gz) in {folder}"
+        obtain(needs, folder=folder, download=download, fetch=fetch)
+    images, labels = read_idx(_find(folder, _IMAGES)), read_idx(_find(folder, _LABELS))
+    if images.ndim != 3:
+        raise DataError(f"{_find(folder, _IMAGES)} has {images.ndim} dimensions, not 3; replace it.")
+    labels = check_labels(str(_find(folder, _LABELS)), labels, num_images=len(images), num_classes=_NUM_CLASSES)
+    return array_dataset(
+        name, images[:, None], labels, num_classes=_NUM_CLASSES, image_size=image_size, cache_dir=cache_dir
+    )
+
+
+def _find(folder: Path, stem: str) -> Path:
+    plain = folder / stem
+    return plain if plain.exists() else folder / f"{stem}.gz"

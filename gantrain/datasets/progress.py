@@ -1,0 +1,39 @@
+"""Progress of a long preparation, on stderr."""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+T = TypeVar("T")
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def track(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
+    """Yield the items and show how many have passed: a bar in a terminal, else a line now and then."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield from _with_lines(items, total, what, console)
+        return
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), _ImagesPerSecond(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        yield from progress.track(items, total=total)
+
+
+class _ImagesPerSecond(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:,.0f} images/s")
+
+
+def _with_lines(items: Iterable[T], total: int, what: str, console: Console) -> Iterator[T]:
+    start = last = time.monotonic()
+    for count, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if count == total or now - last > _SECONDS_BETWEEN_LINES:
+            last, rate = now, count / max(now - start, 1e-9)
+            line = f"{what}: {count:,} of {total:,}, {rate:,.0f} images/s, {(total - count) / rate:,.0f} s left"
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
