@@ -1,0 +1,21 @@
+"""What a loss is: two functions of logits."""
+
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+Logits = Float[Tensor, " n"]
+Scalar = Float[Tensor, ""]
+
+
+class Loss(Protocol):
+    """An adversarial objective; both functions are minimised."""
+
+    def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Scalar:
+        """Loss of the discriminator."""
+        ...
+
+    def generator(self, fake_logits: Logits) -> Scalar:
+        """Loss of the generator."""
+        ...

@@ -1,0 +1,51 @@
+"""What the generator starts from."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normal:
+    """z ~ N(0, 1), independent coordinates."""
+
+    z_dim: int
+
+    def __post_init__(self) -> None:
+        _check_dim(self.z_dim)
+
+    def __call__(
+        self, n: int, *, device: torch.device, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "n z_dim"]:
+        """Draw n codes; without a generator from torch's global one."""
+        return torch.randn(n, self.z_dim, device=device, generator=generator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uniform:
+    """z ~ U[low, high), independent coordinates."""
+
+    z_dim: int
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        _check_dim(self.z_dim)
+        if not self.low < self.high:
+            raise ValueError(f"low={self.low}, high={self.high}: low must be below high, for example -1 and 1.")
+
+    def __call__(
+        self, n: int, *, device: torch.device, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "n z_dim"]:
+        """Draw n codes; without a generator from torch's global one."""
+        return torch.rand(n, self.z_dim, device=device, generator=generator) * (self.high - self.low) + self.low
+
+
+Latent = Normal | Uniform
+
+
+def _check_dim(z_dim: int) -> None:
+    if z_dim < 1:
+        raise ValueError(f"z_dim={z_dim}: the generator needs at least one number to start from (100 is usual).")

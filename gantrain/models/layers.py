@@ -1,0 +1,93 @@
+"""The choices that the architectures share: activation, normalization, initialization."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+ActivationName = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "linear"]
+NormName = Literal["batch", "instance", "layer", "none"]
+BiasName = Literal["none", "ends", "all"]
+InitName = Literal["dcgan", "xavier", "kaiming", "orthogonal", "default"]
+
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "linear": nn.Identity,
+}
+
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "instance": partial(nn.InstanceNorm2d, affine=True),
+    "layer": partial(nn.GroupNorm, 1),  # over channels and positions of one sample, as Gulrajani 2017 advises
+}
+
+_NORMS_1D: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+
+
+def activation(name: ActivationName, slope: float = 0.0) -> nn.Module:
+    """Make an activation; `slope` is that of leaky_relu below 0."""
+    return nn.LeakyReLU(slope) if name == "leaky_relu" else _ACTIVATIONS[name]()
+
+
+def norm(name: NormName, num_features: int, *, dims: Literal[1, 2]) -> list[nn.Module]:
+    """Make the normalization that follows a layer, as a list that is empty for "none".
+
+    Raises:
+        ValueError: instance normalization of vectors, which would leave nothing of them.
+    """
+    if name == "none":
+        return []
+    kinds = _NORMS if dims == 2 else _NORMS_1D
+    if name not in kinds:
+        raise ValueError(f"norm={name}: vectors can be normalized by one of {[*kinds, 'none']}.")
+    return [kinds[name](num_features)]
+
+
+def check_width(width: int) -> None:
+    """Refuse a width that leaves a layer without units.
+
+    Raises:
+        ValueError: width is below 1.
+    """
+    if width < 1:
+        raise ValueError(f"width={width}: a layer needs at least one channel (64 is usual).")
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether the samples of a batch influence each other's output."""
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+
+
+_WEIGHTS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "dcgan": partial(nn.init.normal_, mean=0.0, std=0.02),
+    "xavier": nn.init.xavier_uniform_,
+    "kaiming": nn.init.kaiming_normal_,
+    "orthogonal": nn.init.orthogonal_,
+}
+
+
+def initialize(module: nn.Module, init: InitName) -> None:
+    """Initialize every layer of the module in place; "default" leaves torch's own.
+
+    "dcgan": weights N(0, 0.02), the scale of normalizations N(1, 0.02), every bias 0 (Radford 2016, section 3; the
+    scale after the released code). The others: the named rule for weights, scale 1, bias 0.
+    """
+    if init == "default":
+        return
+    for layer in module.modules():
+        weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
+        if isinstance(weight, nn.Parameter):
+            if weight.dim() > 1:
+                _WEIGHTS[init](weight)
+            elif init == "dcgan":
+                nn.init.normal_(weight, 1.0, 0.02)
+            else:
+                nn.init.ones_(weight)
+        if isinstance(bias, nn.Parameter):
+            nn.init.zeros_(bias)

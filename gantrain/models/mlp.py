@@ -1,0 +1,111 @@
+"""Fully connected networks, for vectors and small images."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gantrain.losses.base import Logits
+from gantrain.models import layers
+from gantrain.models.layers import ActivationName, InitName, NormName
+
+
+def _hidden(
+    dims: Sequence[int], *, activation: ActivationName, slope: float, norm: NormName, dropout: float
+) -> list[nn.Module]:
+    stack: list[nn.Module] = []
+    for num_in, num_out in pairwise(dims):
+        stack += [nn.Linear(num_in, num_out), *layers.norm(norm, num_out, dims=1), layers.activation(activation, slope)]
+        stack += [nn.Dropout(dropout)] if dropout else []
+    return stack
+
+
+def _dims(width: int, multipliers: Sequence[float]) -> list[int]:
+    dims = [round(width * m) for m in multipliers]
+    if not dims or min(dims) < 1:
+        raise ValueError(
+            f"width={width}, multipliers={list(multipliers)}: each product is a hidden layer's width and must be at "
+            "least 1; for two layers of 256 say width=256 and multipliers=[1, 1]."
+        )
+    return dims
+
+
+class Generator(nn.Module):
+    """z [n, z_dim] to samples [n, *image_shape].
+
+    Args:
+        image_shape: (c, h, w) or (d,).
+        width: times each of `multipliers` the width of a hidden layer.
+        slope: of leaky_relu below 0; the other activations ignore it.
+        output: activation of the last layer, "tanh" for images in [-1, 1], "linear" for unbounded data.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        z_dim: int,
+        *,
+        width: int,
+        multipliers: Sequence[float],
+        activation: ActivationName,
+        slope: float,
+        norm: NormName,
+        init: InitName,
+        output: ActivationName,
+    ):
+        super().__init__()
+        dims = [z_dim, *_dims(width, multipliers)]
+        self.layers = nn.Sequential(
+            *_hidden(dims, activation=activation, slope=slope, norm=norm, dropout=0.0),
+            nn.Linear(dims[-1], prod(image_shape)),
+            layers.activation(output),
+            nn.Unflatten(1, tuple(image_shape)),
+        )
+        layers.initialize(self, init)
+
+    def forward(self, z: Float[Tensor, "n z_dim"]) -> Float[Tensor, "n *image_shape"]:
+        """Make one sample from each code."""
+        samples: Tensor = self.layers(z)
+        return samples
+
+
+class Discriminator(nn.Module):
+    """Samples [n, *image_shape] to logits [n].
+
+    Args:
+        image_shape: (c, h, w) or (d,).
+        width: times each of `multipliers` the width of a hidden layer.
+        slope: of leaky_relu below 0; the other activations ignore it.
+        dropout: probability that a hidden unit is dropped, in [0, 1).
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        *,
+        width: int,
+        multipliers: Sequence[float],
+        activation: ActivationName,
+        slope: float,
+        norm: NormName,
+        init: InitName,
+        dropout: float,
+    ):
+        super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}: the probability of dropping a unit must lie in [0, 1).")
+        dims = [prod(image_shape), *_dims(width, multipliers)]
+        self.layers = nn.Sequential(
+            nn.Flatten(),
+            *_hidden(dims, activation=activation, slope=slope, norm=norm, dropout=dropout),
+            nn.Linear(dims[-1], 1),
+            nn.Flatten(0),
+        )
+        layers.initialize(self, init)
+
+    def forward(self, x: Float[Tensor, "n *image_shape"]) -> Logits:
+        """Score each sample."""
+        logits: Tensor = self.layers(x)
+        return logits

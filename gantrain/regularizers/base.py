@@ -1,0 +1,48 @@
+"""What a regularizer may do, and when."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gantrain.losses.base import Logits, Scalar
+
+
+@dataclass(frozen=True)
+class CriticBatch:
+    """What the critic was shown in one of its updates, and what it said.
+
+    Attributes:
+        real, fake: [n, ...], the fakes without gradient to G.
+        real_logits, fake_logits: [n], with gradient to the critic.
+        progress: the part of the training that is done, in [0, 1).
+    """
+
+    real: Float[Tensor, "n *shape"]
+    fake: Float[Tensor, "n *shape"]
+    real_logits: Logits
+    fake_logits: Logits
+    progress: float
+
+
+class Regularizer:
+    """Does nothing; override what is needed.
+
+    Attributes:
+        with_batch_norm: whether the theory allows batch normalization in the critic.
+    """
+
+    with_batch_norm: ClassVar[Literal["fine", "doubtful", "wrong"]] = "fine"
+    bounds_lipschitz: ClassVar[bool] = False
+
+    def perturb(self, x: Float[Tensor, "n *shape"], progress: float) -> Float[Tensor, "n *shape"]:
+        """Return what the critic is shown in place of x, real or fake."""
+        return x
+
+    def penalty(self, critic: nn.Module, batch: CriticBatch) -> Scalar | None:
+        """Return what is added to the critic's loss, weighted."""
+        return None
+
+    def project(self, critic: nn.Module) -> None:
+        """Change the critic in place after its optimizer's step."""

@@ -1,0 +1,28 @@
+"""Noise on the labels of real samples."""
+
+import torch
+from torch import nn
+
+from gantrain.losses.base import Scalar
+from gantrain.regularizers.base import CriticBatch, Regularizer
+
+
+class LabelNoise(Regularizer):
+    """One-sided: a real sample's label is 1 - u, u uniform in [0, amount), the amount decaying linearly to 0.
+
+    The loss with a soft label differs from the loss with label 1 by a term whose gradient in the logit is u, for
+    cross entropy (softplus(-l) becomes softplus(-l) + u l) and for least squares (1/2 (l - 1)^2 becomes
+    1/2 (l - 1)^2 + u (l - 1) + u^2 / 2) alike. So noisy labels are one penalty for every loss: E[u D(x)].
+
+    Source: Salimans 2016, section 3.4 (one-sided smoothing), with noise in place of a constant.
+    """
+
+    def __init__(self, *, amount: float):
+        if not 0 <= amount <= 1:
+            raise ValueError(f"amount={amount}: label noise is a part of the label, in [0, 1] (0.2 is usual).")
+        self.amount = amount
+
+    def penalty(self, critic: nn.Module, batch: CriticBatch) -> Scalar:
+        """E[u D(x)] over the real samples."""
+        noise = torch.rand_like(batch.real_logits) * (self.amount * (1 - batch.progress))
+        return (noise * batch.real_logits).mean()
