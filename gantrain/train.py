@@ -1,0 +1,143 @@
+"""The training algorithm, and the state that it changes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gantrain.datasets.batches import Batches
+from gantrain.ema import EMA
+from gantrain.losses.base import Logits, Loss
+from gantrain.models.latent import Latent
+from gantrain.models.layers import has_batch_norm
+from gantrain.regularizers.base import CriticBatch, Regularizer
+from gantrain.seeding import seed_everything
+
+
+@dataclass
+class TrainState:
+    """All that changes while training.
+
+    Attributes:
+        G_ema: the averaged generator, or None where no average is kept.
+        step: generator updates done.
+        batches_seen: batches of real samples shown to the critic.
+    """
+
+    G: nn.Module
+    D: nn.Module
+    G_optimizer: Optimizer
+    D_optimizer: Optimizer
+    G_ema: nn.Module | None = None
+    step: int = 0
+    batches_seen: int = 0
+
+
+Observations = dict[str, Tensor | float]
+"""What one step showed, by TensorBoard tag; a tensor of several numbers stands for their mean."""
+
+
+def train(
+    state: TrainState,
+    batches: Batches,
+    latent: Latent,
+    loss: Loss,
+    regularizers: dict[str, Regularizer],
+    *,
+    steps: int,
+    n_critic: Callable[[int], int],
+    seed: int,
+    device: torch.device,
+    ema: EMA | None = None,
+    callbacks: Sequence[Callable[[TrainState, Observations], None]] = (),
+) -> None:
+    """Train D and G in turn until `steps` generator updates are done.
+
+    With the Wasserstein loss and the gradient penalty this is Algorithm 1 of Gulrajani 2017; with weight clipping
+    Algorithm 1 of Arjovsky 2017; with n_critic = 1 and the minimax loss Algorithm 1 of Goodfellow 2014.
+
+    Args:
+        state: changed in place, and continued from where it stands.
+        n_critic: critic updates before generator update number `step`.
+        seed: every random number of a step is a function of it and the step's number.
+        callbacks: called after each step; all input and output is theirs.
+    """
+    G, D = state.G, state.D
+    judge = judge_apart if has_batch_norm(D) else judge_together
+
+    while state.step < steps:
+        seed_everything(seed, "step", state.step, device=device)
+        progress = state.step / steps
+
+        for _ in range(n_critic(state.step)):
+            x = batches[state.batches_seen]
+            with torch.no_grad():
+                x_fake = G(latent(len(x), device=device))
+            real, fake = perturb(regularizers, x, progress), perturb(regularizers, x_fake, progress)
+
+            real_logits, fake_logits = judge(D, real, fake)
+            batch = CriticBatch(real, fake, real_logits, fake_logits, progress)
+            D_loss = loss.discriminator(real_logits, fake_logits)
+            penalties = {name: p for name, r in regularizers.items() if (p := r.penalty(D, batch)) is not None}
+
+            descend(state.D_optimizer, sum(penalties.values(), start=D_loss))
+            for regularizer in regularizers.values():
+                regularizer.project(D)
+            state.batches_seen += 1
+
+        with frozen(D):
+            x_fake = G(latent(batches.batch_size, device=device))
+            G_loss = loss.generator(D(perturb(regularizers, x_fake, progress)))
+            descend(state.G_optimizer, G_loss)
+
+        if ema is not None and state.G_ema is not None:
+            ema.update(state.G_ema, G, num_images=batches.batch_size)
+        state.step += 1
+
+        observations: Observations = {
+            "loss/discriminator": D_loss.detach(),
+            "loss/generator": G_loss.detach(),
+            "logits/real": real_logits.detach(),
+            "logits/fake": fake_logits.detach(),
+            **{f"penalty/{name}": penalty.detach() for name, penalty in penalties.items()},
+        }
+        for callback in callbacks:
+            callback(state, observations)
+
+
+def judge_together(D: nn.Module, real: Tensor, fake: Tensor) -> tuple[Logits, Logits]:
+    """Score real [n, ...] and fake [m, ...] in one forward pass, which is faster than two."""
+    real_logits, fake_logits = D(torch.cat([real, fake])).split([len(real), len(fake)])
+    return real_logits, fake_logits
+
+
+def judge_apart(D: nn.Module, real: Tensor, fake: Tensor) -> tuple[Logits, Logits]:
+    """Score real and fake in a pass each, so that batch normalization sees one kind at a time (Radford 2016)."""
+    return D(real), D(fake)
+
+
+def perturb(regularizers: dict[str, Regularizer], x: Tensor, progress: float) -> Tensor:
+    """Pass what D is to be shown through every regularizer."""
+    for regularizer in regularizers.values():
+        x = regularizer.perturb(x, progress)
+    return x
+
+
+def descend(optimizer: Optimizer, loss: Tensor) -> None:
+    """Take one step of the optimizer down the gradient of the loss."""
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Let gradients pass through the module without computing those of its parameters."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
