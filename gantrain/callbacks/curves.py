@@ -1,0 +1,24 @@
+"""Draw the curves of the run when it is over."""
+
+from typing_extensions import override
+
+from gantrain import pictures
+from gantrain.callbacks.base import Callback
+from gantrain.callbacks.csv import read
+from gantrain.run import Run
+from gantrain.train import TrainState
+
+
+class Curves(Callback):
+    """curves.png from metrics.csv, which the callback csv must have written; nothing where it has fewer than 2 rows."""
+
+    @override
+    def start(self, run: Run) -> None:
+        self.folder = run.folder
+
+    @override
+    def finish(self, state: TrainState, status: str) -> None:
+        rows = read(self.folder / "metrics.csv")
+        picture = pictures.curves(rows) if len(rows) >= 2 else None
+        if picture is not None:
+            pictures.save_png(self.folder / "curves.png", picture)

@@ -1,0 +1,49 @@
+"""Judge the generator by the metrics."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from gantrain.callbacks.base import Callback
+from gantrain.errors import ConfigError
+from gantrain.run import Run
+from gantrain.sampling import sample
+from gantrain.train import Observations, TrainState
+
+
+class Evaluate(Callback):
+    """Every `evaluate_every` steps and at the last, add each metric's numbers to the observations as metric/<name>.
+
+    The codes are the same every time, so that the numbers differ by what the generator has learned alone.
+    """
+
+    @override
+    def start(self, run: Run) -> None:
+        self.run, self.every = run, run.config["evaluate_every"]
+        for name, metric in run.metrics.items():
+            try:
+                metric.check(run.dataset)
+            except ValueError as error:
+                raise ConfigError(f"metric {name}: {error}") from error
+
+    @override
+    def __call__(self, state: TrainState, observations: Observations) -> None:
+        if self.run.metrics and (state.step % self.every == 0 or state.step == self.run.steps):
+            for name, value in self.measure(state).items():
+                observations[f"metric/{name}"] = float(value)
+
+    def measure(self, state: TrainState) -> dict[str, float]:
+        """Compute all metrics of the generator as it is, of its average where there is one."""
+        run = self.run
+        G = state.G if state.G_ema is None else state.G_ema
+        samples = torch.empty(0)
+
+        def first(n: int) -> Float[Tensor, "n *shape"]:
+            # Sample i does not depend on how many are drawn, so that metrics can share them.
+            nonlocal samples
+            if len(samples) < n:
+                samples = sample(G, run.latent, n, device=run.device, key=(run.config["seed"], "evaluate"))
+            return samples[:n]
+
+        return {name: value for metric in run.metrics.values() for name, value in metric(first, run.dataset).items()}

@@ -1,0 +1,83 @@
+"""Tell the person at the terminal how far the run is."""
+
+import time
+from datetime import timedelta
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from typing_extensions import override
+
+from gantrain.callbacks.base import Callback
+from gantrain.console import console
+from gantrain.run import Run
+from gantrain.train import TrainState
+
+
+class Progress(Callback):
+    """A bar where stderr is a terminal, else a line now and then.
+
+    Args:
+        seconds_between_lines: at least so long from one line to the next; a bar does not wait.
+    """
+
+    SECONDS_BETWEEN_UPDATES = 0.1
+
+    def __init__(self, *, seconds_between_lines: float):
+        self.seconds_between_lines = seconds_between_lines
+
+    @override
+    def start(self, run: Run) -> None:
+        self.steps, self.first_step = run.steps, run.state.step
+        self.clock = time.monotonic()
+        self.updated = self.printed = float("-inf")
+        self.text = self.line = ""
+        self.bar = Bar(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}", markup=False),
+            TimeRemainingColumn(),
+            console=console,
+            refresh_per_second=5,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task(run.name, total=run.steps, completed=run.state.step, text="")
+
+    @override
+    def __call__(self, state: TrainState, observations: object) -> None:
+        # A step may take a millisecond, the bar's bookkeeping a tenth of that.
+        now = time.monotonic()
+        if now - self.updated >= self.SECONDS_BETWEEN_UPDATES:
+            self.update(state)
+            self.updated = now
+
+    @override
+    def scalars(self, state: TrainState, scalars: dict[str, float]) -> None:
+        self.text = (
+            f"loss D {scalars['loss/discriminator']:.3g} G {scalars['loss/generator']:.3g}"
+            f"  {scalars['throughput/images_per_second']:,.0f} images/s"
+        )
+        if console.is_terminal:
+            return
+        now = time.monotonic()
+        seconds_left = (now - self.clock) / max(1, state.step - self.first_step) * (self.steps - state.step)
+        self.line = f"step {state.step}/{self.steps}  {self.text}  {timedelta(seconds=round(seconds_left))} left"
+        if now - self.printed >= self.seconds_between_lines:
+            self.print_line(now)
+
+    @override
+    def finish(self, state: TrainState, status: str) -> None:
+        self.update(state)
+        self.bar.stop()
+        self.print_line(time.monotonic())
+
+    def update(self, state: TrainState) -> None:
+        """Bring the bar up to date; it appears with the first step, when nothing can be refused any more."""
+        self.bar.start()
+        self.bar.update(self.task, completed=state.step, text=self.text)
+
+    def print_line(self, now: float) -> None:
+        """Print the newest line unless it has been printed."""
+        if self.line:
+            console.print(self.line, highlight=False, markup=False, soft_wrap=True)
+            self.line, self.printed = "", now

@@ -1,0 +1,84 @@
+"""Show what the generator makes of the same codes as it learns."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from gantrain import pictures
+from gantrain.callbacks.base import Callback
+from gantrain.datasets.base import ImageDataset
+from gantrain.datasets.batches import to_signed
+from gantrain.run import Run
+from gantrain.sampling import evaluating, forward
+from gantrain.seeding import generator
+from gantrain.train import TrainState
+
+
+class Samples(Callback):
+    """Before the first step, every `sample_every` steps and at the end, a picture of samples from fixed noise.
+
+    Images as a grid, vectors as their distribution against that of the data; at the end the pictures as an animation.
+
+    Args:
+        num: in a grid.
+        num_vectors: where the data are vectors, how many real and generated ones are drawn.
+    """
+
+    def __init__(self, *, num: int, num_vectors: int):
+        if min(num, num_vectors) < 1:
+            raise ValueError(f"num={num}, num_vectors={num_vectors}: a picture needs at least 1 sample.")
+        self.num, self.num_vectors = num, num_vectors
+
+    @override
+    def start(self, run: Run) -> None:
+        self.run, self.every = run, run.config["sample_every"]
+        self.folder = run.folder / "samples"
+        self.folder.mkdir(exist_ok=True)
+        seed = run.config["seed"]
+        num = self.num if isinstance(run.dataset, ImageDataset) else self.num_vectors
+        # Drawn on the CPU, so that the codes are the same on every device.
+        codes = run.latent(num, device=torch.device("cpu"), generator=generator(seed, "fixed"))
+        self.z = codes.to(run.device)
+
+        if isinstance(run.dataset, ImageDataset):
+            chosen = torch.randperm(run.dataset.num_images, generator=generator(seed, "real"))[:num]
+            real = pictures.grid(to_signed(run.dataset.images[chosen]))
+        else:
+            self.real = run.dataset.sample(num, generator(seed, "real"))
+            real = pictures.distribution(self.real, None, None, title=run.dataset.name)
+        pictures.save_png(self.folder / "real.png", real)
+        run.publish_image("samples/real", real)
+        self.show(run.state)
+
+    @override
+    def __call__(self, state: TrainState, observations: object) -> None:
+        if state.step % self.every == 0:
+            self.show(state)
+
+    @override
+    def finish(self, state: TrainState, status: str) -> None:
+        if status in ("finished", "stopped") and state.step != self.shown_at:
+            self.show(state)
+        pictures.animation(self.run.folder / "samples.gif", sorted(self.folder.glob("step_*.png")))
+
+    def show(self, state: TrainState) -> None:
+        """Write and publish the picture of this step."""
+        G = state.G if state.G_ema is None else state.G_ema
+        x_fake = forward(G, self.z)
+        picture = pictures.grid(x_fake) if x_fake.dim() == 4 else self.compare(state, x_fake)
+        pictures.save_png(self.folder / f"step_{state.step:08d}.png", picture)
+        self.run.publish_image("samples/fixed", picture)
+        self.shown_at = state.step
+
+    def compare(self, state: TrainState, x_fake: Float[Tensor, "n d"]) -> pictures.Picture:
+        """Draw generated vectors against real ones, and publish the histogram of each coordinate."""
+        for i, values in enumerate(x_fake.T):
+            self.run.publish_histogram("samples/distribution" + (f"_{i}" if len(x_fake.T) > 1 else ""), values)
+
+        def critic(points: Tensor) -> Tensor:
+            with torch.no_grad(), evaluating(state.D):
+                logits: Tensor = state.D(points.to(self.run.device))
+            return logits.float().cpu()
+
+        return pictures.distribution(self.real, x_fake, critic, title=f"step {state.step:,}")

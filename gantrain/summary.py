@@ -1,0 +1,75 @@
+"""What a person reads before the first step and after the last."""
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gantrain.config import critic_schedule
+from gantrain.run import Run, device_name, num_parameters
+
+
+def summary(run: Run, choices: dict[str, Any]) -> RenderableType:
+    """Say what is about to run: data, networks, objective, device, steps and place."""
+    config, state, dataset = run.config, run.state, run.dataset
+    shape = "x".join(map(str, dataset.image_shape))
+    count = "sampled afresh" if dataset.num_images is None else f"{dataset.num_images:,} images"
+    classes = f", {dataset.num_classes} classes" if dataset.num_classes else ""
+    regularizers = " + ".join(f"{name} {_options(node)}".rstrip() for name, node in config["regularizer"].items())
+    groups = {"G": state.G_optimizer.param_groups[0], "D": state.D_optimizer.param_groups[0]}
+    kinds = {"G": type(state.G_optimizer).__name__, "D": type(state.D_optimizer).__name__}
+    optimizers = {player: f"{kinds[player]} {_rates(group)}" for player, group in groups.items()}
+    shared = len(set(optimizers.values())) == 1
+    epochs = "" if dataset.num_images is None else f" (about {_epochs(run):.3g} epochs)"
+
+    table = Table.grid(padding=(0, 2))
+    rows = {
+        "data": f"{dataset.name}: {count}, {shape}{classes}",
+        "generator": f"{choices['network']}, {num_parameters(state.G):,} parameters",
+        "discriminator": f"{choices['network']}, {num_parameters(state.D):,} parameters",
+        "objective": " + ".join(filter(None, [choices["loss"], regularizers])),
+        "optimizer": optimizers["G"] if shared else f"G {optimizers['G']}, D {optimizers['D']}",
+        "device": device_name(run.device),
+        "steps": f"{run.steps:,}{epochs}, batch {config['batch_size']}, {config['n_critic']} critic update"
+        f"{'s' if config['n_critic'] > 1 else ''} each",
+        "folder": str(run.folder),
+    }
+    for name, value in rows.items():
+        table.add_row(Text(name, style="bold"), Text(value))
+    return table
+
+
+def closing(run: Run) -> RenderableType:
+    """Say where things are, and the commands to look at them."""
+    folder = run.folder
+    grids = sorted(folder.glob("samples/step_*.png"))
+    lines = [Text(f"\nDone: {run.state.step:,} steps. All of it is in {folder}", style="bold")]
+    if grids:
+        lines.append(Text(f"  samples      {grids[-1]}"))
+    lines += [
+        Text(f"  {name:<12} {folder / name}") for name in ("samples.gif", "curves.png") if (folder / name).exists()
+    ]
+    if (folder / "tensorboard").exists():
+        lines.append(Text(f"  watch        tensorboard --logdir {folder}"))
+    if (folder / "checkpoints").exists():
+        lines.append(Text(f"  more         gantrain task=sample run={folder} num=100 output=samples.png"))
+    for line in lines:
+        line.no_wrap, line.overflow = True, "ignore"
+    return Group(*lines)
+
+
+def _options(node: dict[str, Any]) -> str:
+    values = [f"{value:g}" if isinstance(value, float) else str(value) for key, value in node.items() if key[0] != "_"]
+    return f"({', '.join(values)})" if values else ""
+
+
+def _rates(group: dict[str, Any]) -> str:
+    betas = f" betas {tuple(group['betas'])}" if "betas" in group else ""
+    return f"lr {group['lr']:g}{betas}"
+
+
+def _epochs(run: Run) -> float:
+    n_critic = critic_schedule(run.config)
+    assert run.dataset.num_images
+    return sum(map(n_critic, range(run.steps))) * float(run.config["batch_size"]) / run.dataset.num_images
