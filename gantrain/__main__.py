@@ -1,0 +1,5 @@
+"""`python -m gantrain` is the `gantrain` command."""
+
+from gantrain.cli import main
+
+main()

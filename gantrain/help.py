@@ -1,0 +1,77 @@
+"""The text of `gantrain --help`, read from the configs themselves."""
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from gantrain.config import CONF
+
+USAGE = """\
+gantrain trains generative adversarial networks.
+
+  gantrain                                     the default: DCGAN on the digits that come with it
+  gantrain model=wgan_gp dataset=celeba        a recipe on other data
+  gantrain model=dcgan loss=lsgan n_critic=2   a recipe, changed
+  gantrain experiment=gaussian                 a whole experiment by name
+  gantrain dataset=image_folder dataset.root=photos
+                                               your own pictures
+  gantrain -m model=dcgan,wgan_gp seed=0,1     a sweep: every combination, a run each
+  gantrain task=sample run=outputs/DATE/TIME num=10000 output=samples.npz
+                                               samples of a run
+  gantrain --cfg job                           print the composed config and stop
+  gantrain --version                           print the version
+
+Groups, chosen by group=option (lists by group=[one,two]):
+"""
+
+CLOSING = """
+Options of a choice are keys below its group: optimizer.lr=1e-4 model.generator.width=32 dataset.root=photos.
+Your own configs: gantrain --config-dir FOLDER experiment=NAME. Tab completion: eval "$(gantrain -sc install=bash)".
+More of Hydra's own flags: gantrain --hydra-help."""
+
+ORDER = ("model", "network", "latent", "loss", "regularizer", "optimizer", "discriminator_optimizer", "dataset")
+
+
+def help_text(arguments: Sequence[str]) -> str:
+    """Write the help: usage, every group with its options and a line on each, and the keys of the top level.
+
+    Args:
+        arguments: of the command; the groups of a --config-dir are listed too.
+    """
+    folders = [CONF, *_config_dirs(arguments)]
+    names = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
+    lines = [USAGE]
+    for group in sorted(names - {"hydra"}, key=lambda name: (ORDER.index(name) if name in ORDER else 99, name)):
+        files = {path.stem: path for folder in folders for path in sorted((folder / group).glob("*.yaml"))}
+        lines.append(f"{group}")
+        lines += [f"  {option:<22} {describe(path)}" for option, path in files.items()]
+    lines.append("\nKeys, set by key=value:")
+    lines += [f"  {key:<22} {comment} [{value}]" for key, value, comment in top_level_keys()]
+    return "\n".join([*lines, CLOSING])
+
+
+def describe(path: Path) -> str:
+    """Read the line that a config file says of itself: its first comment."""
+    for line in path.read_text().splitlines():
+        if line.startswith("# ") and not line.startswith("# @"):
+            return line[2:]
+    return ""
+
+
+def top_level_keys() -> list[tuple[str, str, str]]:
+    """Read the keys of conf/train.yaml with their values and comments."""
+    found, parent = [], ""
+    for line in (CONF / "train.yaml").read_text().splitlines():
+        if section := re.fullmatch(r"(\w+):", line):
+            parent = section[1]
+        if entry := re.fullmatch(r"(  )?(\w+): (.*?)  # (.*)", line):
+            indent, key, value, comment = entry.groups()
+            found.append((f"{parent}.{key}" if indent else key, value, comment))
+    return found
+
+
+def _config_dirs(arguments: Sequence[str]) -> list[Path]:
+    following = [b for a, b in pairwise(arguments) if a in ("--config-dir", "-cd")]
+    joined = [a.split("=", 1)[1] for a in arguments if a.startswith("--config-dir=")]
+    return [Path(folder) for folder in (*following, *joined) if Path(folder).is_dir()]
