@@ -23,9 +23,6 @@ from gantrain.help import help_text
 LIST_GROUPS = ("regularizer", "metric", "callback")
 """Groups of which a config takes a list of options."""
 
-failures: list[GantrainError] = []
-"""The errors of the jobs that this process ran."""
-
 
 @dataclass(frozen=True)
 class Job:
@@ -45,18 +42,19 @@ class Job:
     typed: list[str]
 
 
-def run_job(composed: DictConfig) -> None:
+def run_job(composed: DictConfig) -> GantrainError | None:
     """Do the task of one composed config; a sweep calls this for each of its jobs.
 
-    An error with a message for the user is printed and kept in `failures` rather than raised: Hydra would add a
-    message of its own, and a sweep is to go on with its other jobs.
+    Returns:
+        The error that the user has been told of, or None. It is not raised: Hydra would add a message of its own, and
+        a sweep is to go on with its other jobs.
     """
     config: Any = OmegaConf.to_container(composed, resolve=True)
     hydra_config = HydraConfig.get()
     choices = {group: choice for group, choice in hydra_config.runtime.choices.items() if "/" not in group}
     job = Job(
         name=choices["experiment"] or f"{choices['model']}-{choices['dataset']}",
-        folder=Path(hydra_config.runtime.output_dir),
+        folder=shortest(Path(hydra_config.runtime.output_dir)),
         config=config,
         choices=choices | {group: list(config[group]) for group in LIST_GROUPS},
         typed=list(hydra_config.overrides.task),
@@ -69,17 +67,22 @@ def run_job(composed: DictConfig) -> None:
         report(error)
         if isinstance(error, UserError):
             discard_unused(job.folder)
-        failures.append(error)
+        return error
+    return None
+
+
+def shortest(path: Path) -> Path:
+    """Write a path from the working directory where it lies below it, as a person would type it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def discard_unused(folder: Path) -> None:
     """Remove a run's folder that holds nothing but Hydra's notes, so that a mistake leaves no litter."""
     if {path.name for path in folder.iterdir()} == {".hydra"}:
-        shutil.rmtree(folder / ".hydra")
-        for empty in (folder, *folder.parents[:3]):
-            if empty.name in ("", "outputs") or any(empty.iterdir()):
-                break
-            empty.rmdir()
+        shutil.rmtree(folder)
+        day = folder.parent
+        if day.parent.name == "outputs" and not any(day.iterdir()):
+            day.rmdir()
 
 
 def report(error: GantrainError) -> None:
@@ -102,14 +105,18 @@ def main() -> None:
     sys.path.insert(0, str(Path.cwd()))  # a user's own modules, named by their own configs
     logging.basicConfig(level=logging.INFO, handlers=[ConsoleHandler()], force=True)
     register()
+    failures: list[GantrainError] = []
+
+    def task(composed: DictConfig) -> None:
+        if error := run_job(composed):
+            failures.append(error)
+
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(run_job)()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(task)()
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if wants_traceback:
-            raise
-        failure = explain(error, arguments)
+        failure = None if wants_traceback else explain(error, arguments)
         if failure is None:
             raise
         report(failure)

@@ -103,11 +103,9 @@ def claim_folder(path: str) -> str:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir(exist_ok=not by_time)
-        except FileExistsError:
-            if by_time:
-                continue
-            raise ConfigError(f"run_dir={path} is a file; give a folder that is new or empty.") from None
         except OSError as error:
+            if by_time and folder.is_dir():
+                continue
             raise ConfigError(f"run_dir={path} cannot be made ({error.strerror}); choose another place.") from None
         held = [name for name in RUN_FILES if (folder / name).exists()]
         if held:

@@ -59,7 +59,7 @@ def format_bytes(num_bytes: int) -> str:
     """Write a size as people read it, in powers of 1000."""
     size = float(num_bytes)
     for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
+        if size < 999.5:  # three digits would round the rest up to 1e+03
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"

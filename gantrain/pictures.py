@@ -21,7 +21,7 @@ from torchvision.utils import make_grid
 from gantrain.datasets.batches import to_bytes
 from gantrain.files import atomic_write
 
-Picture = UInt8[ndarray, "h w 3"]
+Picture = UInt8[ndarray, "height width 3"]
 Critic = Callable[[Tensor], Tensor]
 """From points [n, 2] to logits [n], both on the CPU."""
 
@@ -117,7 +117,7 @@ def scatter(
         axes.plot([], [], color="0.45", linewidth=0.8, label="critic (darker: more real)")
 
     for points, colour, label in _series(real, fake):
-        outside = ((points < torch.tensor([left, bottom])) | (points > torch.tensor([right, top]))).any(1)
+        inside = ((points >= torch.tensor([left, bottom])) & (points <= torch.tensor([right, top]))).all(1)
         axes.scatter(
             points[:, 0].numpy(),
             points[:, 1].numpy(),
@@ -125,7 +125,7 @@ def scatter(
             color=colour,
             alpha=0.6,
             linewidths=0,
-            label=label + _share_outside(outside),
+            label=label + _share_outside(inside),
         )
     axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xlabel="$x_0$", ylabel="$x_1$")
     axes.grid(visible=False)
@@ -146,15 +146,18 @@ def _draw_density(axes: Axes, real: Tensor, fake: Tensor | None) -> None:
     tallest = kernel_density(real, x).max().item()
     for values, colour, label in _series(real, fake):
         # Weights, and not `density=True`, so that what lies outside lowers the bars as it should.
-        weights = np.full(len(values), 1 / (len(values) * (bins[1] - bins[0])))
-        axes.hist(values.numpy(), bins=bins.tolist(), weights=weights, color=colour, alpha=0.3)
-        outside = _share_outside((values < low) | (values > high))
-        axes.plot(x.numpy(), kernel_density(values, x).numpy(), color=colour, linewidth=2, label=label + outside)
+        inside = (values >= low) & (values <= high)
+        weights = np.full(int(inside.sum()), 1 / (len(values) * (bins[1] - bins[0])))
+        # One outline and not sixty bars, which take ten times as long to draw.
+        style: Any = {"histtype": "stepfilled", "color": colour, "alpha": 0.3}
+        axes.hist(values[inside].numpy(), bins=bins.tolist(), weights=weights, **style)
+        label += _share_outside(inside)
+        axes.plot(x.numpy(), kernel_density(values, x).numpy(), color=colour, linewidth=2, label=label)
     axes.set(xlim=(low, high), ylim=(0, 2 * tallest))
 
 
-def _share_outside(outside: Tensor) -> str:
-    share = outside.float().mean().item()
+def _share_outside(inside: Tensor) -> str:
+    share = 1 - inside.float().mean().item()
     return f" ({share:.0%} outside)" if share >= 0.005 else ""
 
 
@@ -197,7 +200,7 @@ def curves(rows: Sequence[dict[str, float]]) -> Picture | None:
             steps, values = np.array([(row["step"], row[tag]) for row in rows if tag in row]).T
             _draw_curve(axes, steps, values, colour, tag.split("/")[1].replace("_", " "))
             drawn.append(values)
-        axes.set(title=panel, xlabel="generator updates")
+        axes.set(title=panel, xlabel="generator updates", xlim=(0, 1.03 * rows[-1]["step"]))
         if spans_decades(np.concatenate(drawn)):
             axes.set_yscale("log")
         if len(tags) > 1 or not panel.endswith(tags[0].split("/")[1].replace("_", " ")):

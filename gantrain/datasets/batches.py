@@ -4,7 +4,7 @@ Prefetching, sharding and resuming are then a matter of asking for other indices
 """
 
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -14,6 +14,7 @@ from gantrain.datasets.base import Dataset, Distribution, ImageDataset
 from gantrain.seeding import generator
 
 
+@runtime_checkable
 class Batches(Protocol):
     """An endless sequence of batches."""
 

@@ -1,6 +1,6 @@
 """What a loss is: two functions of logits."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -9,6 +9,7 @@ Logits = Float[Tensor, " n"]
 Scalar = Float[Tensor, ""]
 
 
+@runtime_checkable
 class Loss(Protocol):
     """An adversarial objective; both functions are minimised."""
 

@@ -1,13 +1,14 @@
 """What a metric is."""
 
 from collections.abc import Callable
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from gantrain.datasets.base import Dataset
 
 
+@runtime_checkable
 class Metric(Protocol):
     """A judgement of the generator by its samples.
 

@@ -27,7 +27,7 @@ class GradientPenalty(Regularizer):
     def penalty(self, critic: nn.Module, batch: CriticBatch) -> Scalar:
         """weight * E[(|grad D(x_hat)| - 1)^2], x_hat uniform on the lines from fake to real."""
         real, fake = batch.real.detach(), batch.fake
-        epsilon = torch.rand([len(real)] + [1] * (real.dim() - 1), device=real.device)
+        epsilon = torch.rand([len(real)] + [1] * (real.dim() - 1), dtype=real.dtype, device=real.device)
         x_hat = torch.lerp(fake, real, epsilon).requires_grad_()
         (gradient,) = torch.autograd.grad(critic(x_hat).sum(), x_hat, create_graph=True)
         norms: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)

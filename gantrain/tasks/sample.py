@@ -3,7 +3,7 @@
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,11 +112,8 @@ def _write_npz(
         header = {"shape": (num, *shape), "fortran_order": False, "descr": np.lib.format.dtype_to_descr(dtype)}
         np.lib.format.write_array_header_1_0(member, header)
         for block in blocks:
-            _write_rows(member, to_pixels(block) if is_image else block.numpy())
-
-
-def _write_rows(file: IO[bytes], rows: ndarray[Any, Any]) -> None:
-    file.write(np.ascontiguousarray(rows).tobytes())
+            rows: ndarray[Any, Any] = to_pixels(block) if is_image else block.numpy()
+            member.write(rows.tobytes())
 
 
 def to_pixels(images: Float[Tensor, "n c h w"]) -> UInt8[ndarray, "n h w c"]:

@@ -1,0 +1,99 @@
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gantrain.callbacks.base import Callback
+from gantrain.datasets.base import Dataset, ImageDataset
+from gantrain.datasets.batches import make_batches
+from gantrain.losses.nonsaturating import NonSaturating
+from gantrain.metrics.base import Metric
+from gantrain.models.latent import Normal
+from gantrain.models.mlp import Discriminator, Generator
+from gantrain.run import Run
+from gantrain.train import TrainState, train
+
+CPU = torch.device("cpu")
+MakeRun = Callable[..., Run]
+
+
+def make_images(num_images: int = 100) -> ImageDataset:
+    images = torch.randint(0, 256, (num_images, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    return ImageDataset("noise", images.byte(), labels=None, num_classes=None, fingerprint="f")
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    def make(
+        *callbacks: Callback,
+        dataset: Dataset | None = None,
+        steps: int = 10,
+        folder: str = "run",
+        metrics: dict[str, Metric] | None = None,
+        hyperparameters: dict[str, Any] | None = None,
+        ema: bool = False,
+        **config: Any,
+    ) -> Run:
+        torch.manual_seed(0)
+        dataset = make_images() if dataset is None else dataset
+        shape, latent = dataset.image_shape, Normal(z_dim=4)
+        common: dict[str, Any] = {"width": 16, "multipliers": [1], "slope": 0.2, "init": "default"}
+        G = Generator(shape, 4, activation="relu", norm="batch", output="linear", **common)
+        D = Discriminator(shape, activation="leaky_relu", norm="none", dropout=0.5, **common)
+        state = TrainState(
+            G,
+            D,
+            torch.optim.Adam(G.parameters(), lr=1e-3),
+            torch.optim.Adam(D.parameters(), lr=1e-3),
+            G_ema=copy.deepcopy(G) if ema else None,
+        )
+        (tmp_path / folder).mkdir(parents=True)
+        defaults = {
+            "seed": 0,
+            "batch_size": 16,
+            "log_every": 1,
+            "sample_every": 5,
+            "evaluate_every": 5,
+            "checkpoint": {"every": 4, "keep": 2},
+        }
+        return Run(
+            name="test",
+            folder=tmp_path / folder,
+            config=defaults | config,
+            state=state,
+            dataset=dataset,
+            latent=latent,
+            device=CPU,
+            steps=steps,
+            metrics=metrics or {},
+            hyperparameters=hyperparameters or {"optimizer.lr": 1e-3},
+            callbacks=list(callbacks),
+        )
+
+    return make
+
+
+@pytest.fixture
+def complete() -> Callable[..., None]:
+    def complete(run: Run, status: str = "finished", steps: int | None = None) -> None:
+        """Train the run from start to finish, or until `steps`."""
+        run.start()
+        batches = make_batches(run.dataset, batch_size=16, seed=0, device=CPU)
+        train(
+            run.state,
+            batches,
+            run.latent,
+            NonSaturating(),
+            {},
+            steps=run.steps if steps is None else steps,
+            n_critic=lambda _: 1,
+            seed=0,
+            device=CPU,
+            callbacks=run.callbacks,
+        )
+        run.finish(status)
+
+    return complete

@@ -1,0 +1,71 @@
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gantrain.callbacks.csv import MetricsCSV, read
+from gantrain.callbacks.curves import Curves
+from gantrain.callbacks.log import Log
+from gantrain.run import Run
+
+
+def publish(run: Run, step: int, **scalars: float) -> None:
+    run.state.step, run.state.batches_seen = step, 2 * step
+    run.publish_scalars({tag.replace("__", "/"): value for tag, value in scalars.items()})
+
+
+def test_numbers_come_back_exactly_and_new_columns_widen_the_table(make_run: Callable[..., Run]) -> None:
+    run = make_run(MetricsCSV())
+    run.start()
+    publish(run, 1, loss__generator=math.pi, loss__discriminator=1e-300)
+    publish(run, 2, loss__generator=0.1 + 0.2, loss__discriminator=1.0)
+    publish(run, 3, loss__generator=2.0, loss__discriminator=1.0, metric__fid=12.5)
+    publish(run, 4, loss__discriminator=7.0)
+    path = run.folder / "metrics.csv"
+    assert path.read_text().splitlines()[0] == "step,images,seconds,loss/generator,loss/discriminator,metric/fid"
+    rows = read(path)
+    seconds = [row.pop("seconds") for row in rows]
+    assert rows == [
+        {"step": 1, "images": 32, "loss/generator": math.pi, "loss/discriminator": 1e-300},
+        {"step": 2, "images": 64, "loss/generator": 0.1 + 0.2, "loss/discriminator": 1.0},
+        {"step": 3, "images": 96, "loss/generator": 2.0, "loss/discriminator": 1.0, "metric/fid": 12.5},
+        {"step": 4, "images": 128, "loss/discriminator": 7.0},
+    ]
+    assert seconds == sorted(seconds)
+    assert 0 <= seconds[0] <= seconds[-1] < 60
+    assert [p.name for p in run.folder.iterdir()] == ["metrics.csv"]
+
+
+def test_a_resumed_run_goes_on_after_its_step(make_run: Callable[..., Run]) -> None:
+    run = make_run(MetricsCSV())
+    run.start()
+    for step in (1, 2, 3):
+        publish(run, step, loss__generator=float(step))
+    run.state.step = 2
+    run.callbacks[0].start(run)
+    publish(run, 3, loss__generator=30.0)
+    assert [row["loss/generator"] for row in read(run.folder / "metrics.csv")] == [1, 2, 30]
+
+
+@pytest.mark.parametrize("steps", [1, 40])
+def test_curves_are_drawn_where_there_are_two_rows(
+    make_run: Callable[..., Run], complete: Callable[..., None], steps: int
+) -> None:
+    run = make_run(Log(), MetricsCSV(), Curves(), steps=steps)
+    complete(run)
+    assert len(read(run.folder / "metrics.csv")) == steps
+    if steps == 1:
+        assert not (run.folder / "curves.png").exists()
+    else:
+        with Image.open(run.folder / "curves.png") as image:
+            picture = np.asarray(image)
+        assert picture.shape == (340, 2 * 460, 3)  # losses and the estimate
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+
+
+def test_curves_without_a_table_are_none(make_run: Callable[..., Run], complete: Callable[..., None]) -> None:
+    run = make_run(Curves(), steps=1)
+    complete(run)
+    assert list(run.folder.iterdir()) == []

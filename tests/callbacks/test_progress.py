@@ -1,0 +1,74 @@
+import io
+import re
+import time
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+from rich.console import Console
+
+from gantrain.callbacks import progress
+from gantrain.callbacks.log import Log
+from gantrain.callbacks.progress import Progress
+from gantrain.run import Run
+
+SCALARS = {"loss/discriminator": 0.9312, "loss/generator": 1.4123, "throughput/images_per_second": 2310.4}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def use_console(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> io.StringIO:
+    text = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=text, force_terminal=terminal, width=120))
+    return text
+
+
+def test_lines_are_plain_and_rare(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, clock: list[float]
+) -> None:
+    text = use_console(monkeypatch, terminal=False)
+    run = make_run(Progress(seconds_between_lines=10.0), steps=1560)
+    run.start()
+    for step in range(1, 401):  # a logged step every 0.1 seconds
+        clock[0] += 0.1
+        run.state.step = step
+        run.callbacks[0](run.state, {})
+        run.publish_scalars(SCALARS)
+    run.finish("stopped")
+    run.finish("stopped")
+    lines = text.getvalue().splitlines()
+    steps = [int(re.fullmatch(r"step (\d+)/1560  .*", line).group(1)) for line in lines]  # type: ignore[union-attr]
+    assert len(steps) == 5
+    assert steps[0] == 1
+    assert steps[-1] == 400
+    assert all(100 <= b - a <= 102 for a, b in pairwise(steps[:-1]))
+    assert lines[-1] == "step 400/1560  loss D 0.931 G 1.41  2,310 images/s  0:01:56 left"
+    assert "\x1b" not in text.getvalue()
+
+
+def test_a_bar_is_drawn_on_a_terminal(
+    make_run: Callable[..., Run], complete: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = use_console(monkeypatch, terminal=True)
+    complete(make_run(Log(), Progress(seconds_between_lines=10.0), steps=20))
+    last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text.getvalue()).replace("\r", "\n").rstrip().splitlines()[-1]
+    assert re.search(r"test .*20/20 loss D \S+ G \S+  [\d,]+ images/s", last)
+    assert "left" not in text.getvalue()
+
+
+def test_a_step_costs_microseconds(make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    use_console(monkeypatch, terminal=True)
+    callback = Progress(seconds_between_lines=10.0)
+    run = make_run(callback, steps=10**6)
+    run.start()
+    start = time.perf_counter()
+    for _ in range(20_000):
+        callback(run.state, {})
+    elapsed = time.perf_counter() - start
+    run.finish("stopped")
+    assert elapsed / 20_000 < 20e-6

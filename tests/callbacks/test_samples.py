@@ -1,0 +1,121 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy import ndarray
+from PIL import Image
+from torch import Tensor
+
+from gantrain import pictures
+from gantrain.callbacks.base import Callback
+from gantrain.callbacks.samples import Samples
+from gantrain.datasets.batches import to_signed
+from gantrain.datasets.toys import gaussian, gaussians_8
+from gantrain.run import Run
+from gantrain.seeding import generator
+from gantrain.train import TrainState
+
+
+class Listener(Callback):
+    def __init__(self) -> None:
+        self.images: list[tuple[int, str, ndarray]] = []
+        self.histograms: list[tuple[int, str, Tensor]] = []
+
+    def image(self, state: TrainState, tag: str, image: ndarray) -> None:
+        self.images.append((state.step, tag, image))
+
+    def histogram(self, state: TrainState, tag: str, values: Tensor) -> None:
+        self.histograms.append((state.step, tag, values))
+
+
+def pixels(path: Path) -> ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def make() -> Samples:
+    return Samples(num=16, num_vectors=100)
+
+
+def test_grids_of_the_same_noise_at_the_start_each_interval_and_the_end(
+    make_run: Callable[..., Run], complete: Callable[..., None]
+) -> None:
+    listener = Listener()
+    run = make_run(make(), listener, steps=12, sample_every=5)
+    complete(run)
+    files = sorted((run.folder / "samples").glob("step_*.png"))
+    assert [f.name for f in files] == [f"step_{step:08d}.png" for step in (0, 5, 10, 12)]
+    published = [(step, tag) for step, tag, _ in listener.images]
+    assert published == [(0, "samples/real"), *((step, "samples/fixed") for step in (0, 5, 10, 12))]
+    for file, (_, _, image) in zip(files, listener.images[1:], strict=True):
+        np.testing.assert_array_equal(pixels(file), image)
+    with Image.open(run.folder / "samples.gif") as gif:
+        assert gif.n_frames == 4  # type: ignore[attr-defined]
+
+    # An independent computation of the last grid: the named noise, evaluation mode.
+    z = torch.randn(16, 4, generator=generator(0, "fixed"))
+    assert run.state.G.training
+    with torch.no_grad():
+        expected = pictures.grid(run.state.G.eval()(z))
+    np.testing.assert_array_equal(pixels(files[-1]), expected)
+
+
+def test_real_images_are_those_of_the_dataset(make_run: Callable[..., Run]) -> None:
+    listener = Listener()
+    run = make_run(make(), listener)
+    run.start()
+    chosen = torch.randperm(100, generator=generator(0, "real"))[:16]
+    expected = pictures.grid(to_signed(run.dataset.images[chosen]))  # type: ignore[union-attr]
+    np.testing.assert_array_equal(pixels(run.folder / "samples" / "real.png"), expected)
+
+
+def test_the_averaged_generator_is_shown_where_there_is_one(make_run: Callable[..., Run]) -> None:
+    run = make_run(make(), ema=True)
+    with torch.no_grad():
+        for parameter in run.state.G_ema.parameters():  # type: ignore[union-attr]
+            parameter.zero_()
+    run.start()
+    middle_grey = {128, 255}
+    assert set(np.unique(pixels(run.folder / "samples" / "step_00000000.png"))) == middle_grey
+
+
+def test_sampling_changes_nothing_that_training_sees(
+    make_run: Callable[..., Run], complete: Callable[..., None]
+) -> None:
+    watched, alone = make_run(make(), steps=6, sample_every=1, folder="a"), make_run(steps=6, folder="b")
+    complete(watched)
+    complete(alone)
+    for a, b in zip(watched.state.G.state_dict().values(), alone.state.G.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "tags"),
+    [
+        (gaussian(mean=3.0, std=1.0), ["samples/distribution"]),
+        (gaussians_8(radius=2.0, std=0.02, scale=1.414), ["samples/distribution_0", "samples/distribution_1"]),
+    ],
+)
+def test_vectors_are_shown_as_distributions(
+    make_run: Callable[..., Run], complete: Callable[..., None], dataset: object, tags: list[str]
+) -> None:
+    listener = Listener()
+    run = make_run(make(), listener, dataset=dataset, steps=5, sample_every=5)
+    complete(run)
+    assert [tag for step, tag, _ in listener.histograms if step == 5] == tags
+    assert all(values.shape == (100,) for _, _, values in listener.histograms)
+    names = {path.name for path in (run.folder / "samples").iterdir()}
+    assert names == {"real.png", "step_00000000.png", "step_00000005.png"}
+    assert (run.folder / "samples.gif").is_file()
+    assert run.state.D.training
+
+
+def test_after_a_divergence_the_frames_so_far_are_animated(
+    make_run: Callable[..., Run], complete: Callable[..., None]
+) -> None:
+    run = make_run(make(), steps=10, sample_every=4)
+    complete(run, status="diverged", steps=6)
+    with Image.open(run.folder / "samples.gif") as gif:
+        assert gif.n_frames == 2  # type: ignore[attr-defined]

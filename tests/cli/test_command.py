@@ -1,0 +1,89 @@
+"""What the command answers without training."""
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gantrain.config import CONF
+
+
+def test_help_lists_every_group_and_option_with_a_line_on_each(command) -> None:
+    result = command("--help")
+    assert result.status == 0
+    for folder in (f for f in CONF.iterdir() if f.is_dir()):
+        assert re.search(rf"^{folder.name}$", result.stdout, re.M), folder
+        for option in folder.glob("*.yaml"):
+            assert re.search(rf"^  {option.stem} +\S.+$", result.stdout, re.M), option
+    for example in ("gantrain model=wgan_gp dataset=celeba", "gantrain -m ", "task=sample", "--cfg job"):
+        assert example in result.stdout
+    for key in ("steps", "epochs", "batch_size", "n_critic", "checkpoint.every", "run_dir"):
+        assert re.search(rf"^  {key} +\S.+$", result.stdout, re.M), key
+
+
+def test_help_includes_the_users_own_configs(command, tmp_path) -> None:
+    (tmp_path / "my/experiment").mkdir(parents=True)
+    (tmp_path / "my/experiment/faces.yaml").write_text("# @package _global_\n# all of my faces\nseed: 3\n")
+    assert re.search(r"^  faces +all of my faces$", command("--config-dir", "my", "--help").stdout, re.M)
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--version"])
+def test_answers_at_once_without_torch(flag: str) -> None:
+    code = (
+        f"import sys; sys.argv[1:] = ['{flag}']; from gantrain.cli import main; main(); print('torch' in sys.modules)"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.monotonic() - started < 1.5
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_version(command) -> None:
+    from importlib.metadata import version
+
+    assert command("--version").stdout == f"gantrain {version('gantrain')}\n"
+
+
+def test_cfg_job_prints_the_config_and_runs_nothing(command, tmp_path) -> None:
+    from omegaconf import OmegaConf
+
+    result = command("--cfg", "job", "model=wgan_gp", "loss=lsgan", "n_critic=3")
+    config = OmegaConf.create(result.stdout)
+    assert result.status == 0
+    assert config.n_critic == 3
+    assert config.loss._target_.endswith("LeastSquares")
+    assert list(config.regularizer) == ["gradient_penalty"]
+    assert config.optimizer.betas == [0.0, 0.9]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tab_completion_knows_the_options(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "gantrain", "-sc", "query=bash"],
+        env={"COMP_LINE": "gantrain model=wg", "COMP_POINT": "17", "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert {"model=wgan", "model=wgan_gp"} <= set(done.stdout.split())
+
+
+def test_a_users_own_config_and_module_are_found(gantrain, tmp_path) -> None:
+    (tmp_path / "my/loss").mkdir(parents=True)
+    (tmp_path / "my/loss/hinge.yaml").write_text("# hinge\n_target_: my_losses.Hinge\nmargin: 1.0\n")
+    (tmp_path / "my_losses.py").write_text(
+        "from torch.nn.functional import relu\n"
+        "class Hinge:\n"
+        "    def __init__(self, *, margin: float):\n"
+        "        self.margin = margin\n"
+        "    def discriminator(self, real_logits, fake_logits):\n"
+        "        return relu(self.margin - real_logits).mean() + relu(self.margin + fake_logits).mean()\n"
+        "    def generator(self, fake_logits):\n"
+        "        return -fake_logits.mean()\n"
+    )
+    result = gantrain("--config-dir", "my", "loss=hinge", "model=wgan_gp", "steps=2", "batch_size=2", "run_dir=out")
+    assert result.status == 0, result.stderr
+    assert (tmp_path / "out/run.json").is_file()

@@ -1,0 +1,130 @@
+"""Every recipe, every experiment, every sensible cross: composes and trains two steps on small real files."""
+
+import gzip
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gantrain.config import CONF
+
+SMALL = ("batch_size=2", "steps=2", "n_critic=1", "callback=[evaluate,log]")
+NARROW = ("model.generator.width=2", "model.discriminator.width=2")
+
+
+def names(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a few images in the files of each real data set."""
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    digits = rng.integers(0, 256, (8, 28, 28), dtype=np.uint8)
+    for name in ("MNIST", "FashionMNIST"):
+        (root / name / "raw").mkdir(parents=True)
+        header = b"\x00\x00\x08\x03" + np.array(digits.shape, ">u4").tobytes()
+        (root / name / "raw/train-images-idx3-ubyte").write_bytes(header + digits.tobytes())
+        labels = b"\x00\x00\x08\x01" + np.array([8], ">u4").tobytes() + bytes(range(8))
+        with gzip.open(root / name / "raw/train-labels-idx1-ubyte.gz", "wb") as file:
+            file.write(labels)
+    (root / "cifar-10-batches-py").mkdir()
+    for i in range(1, 6):
+        batch = {b"data": rng.integers(0, 256, (10_000, 3072), dtype=np.uint8), b"labels": [i] * 10_000}
+        (root / f"cifar-10-batches-py/data_batch_{i}").write_bytes(pickle.dumps(batch, protocol=2))
+    (root / "celeba/img_align_celeba").mkdir(parents=True)
+    for i in range(4):
+        face = rng.integers(0, 256, (218, 178, 3), dtype=np.uint8)
+        Image.fromarray(face).save(root / f"celeba/img_align_celeba/{i + 1:06d}.jpg")
+    (root / "photos/cats").mkdir(parents=True)
+    Image.fromarray(rng.integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(root / "photos/cats/one.png")
+    return root
+
+
+def on(data: Path, dataset: str) -> list[str]:
+    """Say where the data is, for a data set that has files."""
+    if dataset == "image_folder":
+        return [f"dataset.root={data / 'photos'}", f"dataset.cache_dir={data / 'cache'}"]
+    if "root:" in (CONF / f"dataset/{dataset}.yaml").read_text():
+        return [f"dataset.root={data}", f"dataset.cache_dir={data / 'cache'}", "dataset.download=false"]
+    return []
+
+
+def dataset_of(experiment: str) -> str:
+    lines = (CONF / f"experiment/{experiment}.yaml").read_text().splitlines()
+    return next(line.split()[-1] for line in lines if "override /dataset:" in line)
+
+
+@pytest.mark.parametrize("experiment", names("experiment"))
+def test_every_experiment_trains(gantrain, data: Path, experiment: str) -> None:
+    result = gantrain(
+        f"experiment={experiment}", *on(data, dataset_of(experiment)), *SMALL, "critic_warmup=null", "run_dir=out"
+    )
+    assert result.status == 0, result.stderr
+    record = json.loads(Path("out/run.json").read_text())
+    assert (record["name"], record["status"], record["steps"]) == (experiment, "finished", 2)
+
+
+@pytest.mark.parametrize("model", names("model"))
+@pytest.mark.parametrize("dataset", names("dataset"))
+def test_every_model_trains_on_every_dataset(gantrain, data: Path, model: str, dataset: str) -> None:
+    size = ["dataset.image_size=16"] if dataset in ("celeba", "image_folder", "cifar10") else []
+    result = gantrain(f"model={model}", f"dataset={dataset}", *on(data, dataset), *size, *SMALL, *NARROW, "run_dir=out")
+    assert result.status == 0, result.stderr
+    assert json.loads(Path("out/run.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("loss", names("loss"))
+@pytest.mark.parametrize("regularizer", ["", *names("regularizer"), "gradient_penalty,input_noise,label_noise"])
+def test_every_loss_trains_with_every_regularizer(gantrain, loss: str, regularizer: str) -> None:
+    critic = "network=dcgan_critic"
+    result = gantrain(f"loss={loss}", f"regularizer=[{regularizer}]", critic, *SMALL, *NARROW, "run_dir=out")
+    assert result.status == 0, result.stderr
+
+
+@pytest.mark.parametrize("optimizer", names("optimizer"))
+@pytest.mark.parametrize("other", names("discriminator_optimizer"))
+def test_every_pair_of_optimizers_trains(gantrain, optimizer: str, other: str) -> None:
+    arguments = (f"optimizer={optimizer}", f"discriminator_optimizer={other}", "discriminator_optimizer.lr=1e-3")
+    result = gantrain(*arguments, *SMALL, *NARROW, "run_dir=out")
+    assert result.status == 0, result.stderr
+    last = json.loads(Path("out/run.json").read_text())["metrics"]["last"]
+    assert last["learning_rate/discriminator"] == 1e-3
+
+
+@pytest.mark.parametrize("network", names("network"))
+@pytest.mark.parametrize("latent", names("latent"))
+def test_every_network_trains_from_every_latent(gantrain, network: str, latent: str) -> None:
+    result = gantrain(f"network={network}", f"latent={latent}", *SMALL, *NARROW, "run_dir=out")
+    assert result.status == 0, result.stderr
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance", "layer", "none"])
+def test_dcgan_on_colour_and_other_sizes(gantrain, data: Path, norm: str) -> None:
+    norms = (f"model.generator.norm={norm}", f"model.discriminator.norm={norm}")
+    size = ("dataset=image_folder", *on(data, "image_folder"), "dataset.image_size=36")
+    assert gantrain(*size, *norms, *SMALL, *NARROW, "run_dir=out").status == 0
+    assert json.loads(Path("out/run.json").read_text())["dataset"]["image_shape"] == [3, 36, 36]
+
+
+def test_a_cross_that_is_wrong_by_theory_can_be_allowed_by_name(gantrain) -> None:
+    cross = ("model=wgan_gp", "network=dcgan", *SMALL, *NARROW)
+    assert gantrain(*cross, "run_dir=a").status == 2
+    assert gantrain(*cross, "allow=[gradient_penalty_with_batch_norm]", "run_dir=a").status == 0
+
+
+@pytest.mark.parametrize(
+    ("cross", "warning"),
+    [
+        (("model=wgan", "network=dcgan"), "regularizer=weight_clip with batch normalization"),
+        (("model=dcgan", "loss=wasserstein"), "nothing to keep the critic Lipschitz"),
+    ],
+)
+def test_a_doubtful_cross_is_warned_of_and_trains(gantrain, cross: tuple[str, ...], warning: str) -> None:
+    result = gantrain(*cross, *SMALL, *NARROW, "run_dir=out")
+    assert result.status == 0
+    assert warning in result.stderr
+    assert warning in Path("out/gantrain.log").read_text()

@@ -1,0 +1,171 @@
+"""Bad input: exit status 2, a message that names value, rule and remedy, no traceback, no litter."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gantrain import files
+
+QUICK = ("callback=[log]", "steps=1", "batch_size=2")
+
+MISTAKES = {
+    "stpes=5": "stpes: there is no such key or group. Did you mean steps?",
+    "modl=dcgan": "modl: there is no such key or group. Did you mean model?",
+    "optimizer.lrr=1": "optimizer.lrr: there is no such key or group. Did you mean optimizer.lr?",
+    "model.generator.widht=3": "Did you mean model.generator.width?",
+    "lr=1e-3": "lr: there is no such key or group. Did you mean optimizer.lr?",
+    "model=dcgann": "model=dcgann: no such option. Did you mean dcgan? The options are dcgan, lsgan, vanilla",
+    "dataset=cifar": "dataset=cifar: no such option. Did you mean cifar10?",
+    "regularizer=[gradient_penality]": "Did you mean gradient_penalty?",
+    "experiment=gausian": "Did you mean gaussian?",
+    "steps=abc": "steps=abc: must be a whole number",
+    "batch_size=1.5": "batch_size=1.5: must be a whole number",
+    "epochs=ten": "epochs=ten: must be a number",
+    "steps=0": "steps=0: must be at least 1",
+    "n_critic=0": "n_critic=0: must be at least 1",
+    "batch_size=0": "batch_size=0: must be at least 1",
+    "epochs=-1": "epochs=-1.0: must be a number above 0",
+    "epochs=nan": "epochs=nan: must be a number above 0",
+    "log_every=0": "log_every=0: must be at least 1",
+    "sample_every=0": "sample_every=0: must be at least 1",
+    "checkpoint.keep=0": "checkpoint.keep=0: must be at least 1",
+    "optimizer.lr=-1": "optimizer.lr=-1: a learning rate is a number above 0",
+    "optimizer.lr=abc": "optimizer.lr=abc: a learning rate is a number above 0",
+    "optimizer.lr=nan": "optimizer.lr=nan: a learning rate is a number above 0",
+    "optimizer.betas=[0.5,1.5]": "optimizer.betas=[0.5, 1.5]: Adam's betas are two numbers in [0, 1)",
+    "optimizer.betas=[0.5]": "optimizer.betas=[0.5]: Adam's betas are two numbers",
+    "discriminator_optimizer.lr=0": "discriminator_optimizer.lr=0: a learning rate is a number above 0",
+    "model.generator.width=0": "width=0: a layer needs at least one channel",
+    "model.generator.width=true": "model.generator.width=True is not of the right type; Generator takes int",
+    "model.generator.norm=bacth": "Generator takes one of batch, instance, layer, none",
+    "latent.z_dim=0": "z_dim=0: the generator needs at least one number",
+    "runtime.device=cuda:99": "use runtime.device=cpu or runtime.device=auto",
+    "runtime.device=gpu": "use runtime.device=cpu or runtime.device=auto",
+    "dataset.image_size=30": "DCGAN makes images of 16 to 256 pixels a side, a multiple of 4, but the data has 30; try",
+    "run=somewhere": "run=somewhere belongs to task=sample",
+    "allow=[everything]": "allow=[everything] names nothing that this config needs allowed",
+    "foo=[1": "An override is key=value",
+    "run_dir=/dev/null/x": "run_dir=/dev/null/x cannot be made",
+    "dataset=image_folder": "dataset.root is not set",
+    "dataset=gaussian epochs=3": "sampled afresh and has no epochs; give the budget in generator updates",
+    "dataset=gaussian network=dcgan": "DCGAN makes square images, but the data has shape (1,)",
+    "steps=3 epochs=3": "steps=3 and epochs=3.0 are two budgets; give one of them",
+    "model=wgan_gp network=dcgan": "allow=[gradient_penalty_with_batch_norm]",
+    "optimizer=rmsprop +optimizer.betas=[0,0.9]": "optimizer.betas is not an option of RMSprop, which takes",
+    "task=sample": "run is not set: task=sample needs run and output",
+    "task=sample run=nowhere output=x.npz": "run=nowhere is not the folder of a run",
+    "task=sample run=nowhere output=x.txt": "must end in .npz (an array) or .png (a grid)",
+    "task=sample run=nowhere output=x.npz model=wgan": "model=wgan: task=sample takes its networks from the run",
+}
+
+
+@pytest.mark.parametrize("typed", MISTAKES)
+def test_a_mistake_is_named_with_its_remedy(gantrain, tmp_path: Path, typed: str) -> None:
+    given = typed.split()
+    keys = {override.split("=")[0] for override in given}
+    quick = [q for q in QUICK if q.split("=")[0] not in keys and not ("epochs" in keys and "steps" in q)]
+    result = gantrain(*given, *(quick if "task=sample" not in given else ()))
+    assert result.status == 2
+    assert MISTAKES[typed] in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == []
+
+
+def test_the_traceback_is_shown_on_request(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    result = command("stpes=5")
+    assert result.status != 0
+    assert "Traceback" in result.stderr
+    assert "ConfigCompositionException" in result.stderr
+
+
+def test_missing_data_without_network_says_which_files_go_where(gantrain, monkeypatch: pytest.MonkeyPatch) -> None:
+    import urllib.error
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    for dataset, wanted in (
+        ("mnist", "train-images-idx3-ubyte"),
+        ("fashion_mnist", "train-images-idx3-ubyte"),
+        ("cifar10", "data_batch_1"),
+        ("celeba", "img_align_celeba"),
+    ):
+        result = gantrain(f"dataset={dataset}", "dataset.root=nowhere", *QUICK)
+        assert result.status == 2
+        assert wanted in result.stderr
+        assert "nowhere" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_folders_and_images_that_do_not_serve(gantrain, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    arguments = ("dataset=image_folder", f"dataset.root={folder}", "dataset.image_size=16", *QUICK)
+    missing = gantrain(*arguments)
+    assert missing.status == 2
+    assert str(folder) in missing.stderr
+
+    folder.mkdir()
+    empty = gantrain(*arguments)
+    assert empty.status == 2
+    assert "empty" in empty.stderr
+
+    (folder / "notes.txt").write_text("no picture")
+    without = gantrain(*arguments)
+    assert without.status == 2
+    assert ".txt" in without.stderr
+
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(folder / "good.jpg")
+    (folder / "broken.jpg").write_bytes((folder / "good.jpg").read_bytes()[:200])
+    broken = gantrain(*arguments)
+    assert broken.status == 2
+    assert "broken.jpg" in broken.stderr
+    assert "max_bad_fraction" in broken.stderr
+    allowed = gantrain(*arguments, "dataset.max_bad_fraction=0.5")
+    assert allowed.status == 0
+    assert "broken.jpg" in allowed.stderr
+
+
+def test_a_full_disk_is_foreseen(gantrain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "free_bytes", lambda _: 1_000_000)
+    result = gantrain("callback=[checkpoint,log]", "steps=1", "batch_size=2")
+    assert result.status == 2
+    assert "has only 1 MB free" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_run_is_never_overwritten(gantrain, tmp_path: Path) -> None:
+    first = gantrain("run_dir=mine", *QUICK)
+    assert first.status == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
+    second = gantrain("run_dir=mine", "seed=1", *QUICK)
+    assert second.status == 2
+    assert "run_dir=mine holds a run already" in second.stderr
+    assert {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()} == before
+
+
+def test_two_runs_of_one_second_get_folders_of_their_own(gantrain, tmp_path: Path) -> None:
+    (tmp_path / "outputs/2026-01-02/03-04-05").mkdir(parents=True)
+    result = gantrain("run_dir=outputs/2026-01-02/03-04-05", *QUICK)
+    assert result.status == 0
+    assert (tmp_path / "outputs/2026-01-02/03-04-05-2/run.json").is_file()
+    assert not any((tmp_path / "outputs/2026-01-02/03-04-05").iterdir())
+
+
+def test_a_folder_that_a_scheduler_made_is_taken(gantrain, tmp_path: Path) -> None:
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job/slurm.log").write_text("started")
+    assert gantrain("run_dir=job", *QUICK).status == 0
+    assert (tmp_path / "job/run.json").is_file()
+    assert (tmp_path / "job/slurm.log").read_text() == "started"
+
+
+def test_a_config_of_the_users_own_that_does_not_exist(gantrain) -> None:
+    result = gantrain("--config-dir", "nowhere", *QUICK)
+    assert result.status == 2
+    assert "nowhere" in result.stderr

@@ -1,0 +1,105 @@
+"""task=sample: what it writes, and on what each sample depends."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4")
+
+
+@pytest.fixture
+def run(gantrain, tmp_path: Path) -> Path:
+    assert gantrain(*SMALL, "steps=3", "run_dir=run").status == 0
+    return tmp_path / "run"
+
+
+def images(path: str | Path) -> np.ndarray:
+    with np.load(path) as archive:
+        assert archive.files == ["images"]
+        return archive["images"]
+
+
+def test_images_come_as_bytes_channels_last(gantrain, run: Path) -> None:
+    result = gantrain("task=sample", "run=run", "num=70", "output=a.npz")
+    assert result.status == 0, result.stderr
+    pixels = images("a.npz")
+    assert pixels.shape == (70, 28, 28, 1)
+    assert pixels.dtype == np.uint8
+    assert not (Path("outputs")).exists()
+    assert not (Path(".hydra")).exists()
+
+
+def test_sample_i_depends_on_the_seed_and_i_alone(gantrain, run: Path) -> None:
+    for name, *more in (("a", "num=130"), ("b", "num=130", "batch_size=7"), ("c", "num=5"), ("d", "num=130", "seed=1")):
+        assert gantrain("task=sample", "run=run", f"output={name}.npz", *more).status == 0
+    np.testing.assert_array_equal(images("a.npz"), images("b.npz"))
+    np.testing.assert_array_equal(images("a.npz")[:5], images("c.npz"))
+    assert (images("a.npz") != images("d.npz")).mean() > 0.1
+
+
+def test_the_generator_is_in_eval_mode(gantrain, run: Path) -> None:
+    gantrain("task=sample", "run=run", "num=64", "output=a.npz")
+    from gantrain.models.dcgan import Generator
+    from gantrain.seeding import generator
+
+    G = Generator((1, 28, 28), 100, width=2, norm="batch", activation="relu", slope=0.2, bias="none", init="dcgan")
+    G.load_state_dict(torch.load(run / "checkpoints/step_00000003.pt", weights_only=True)["G"])
+    z = torch.randn(64, 100, generator=generator(0, "sample", 0))
+    with torch.no_grad():
+        expected = ((G.eval()(z) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()
+        in_training = ((G.train()(z) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(images("a.npz"), expected)
+    assert (images("a.npz") != in_training).mean() > 0.1
+
+
+def test_a_png_is_a_grid(gantrain, run: Path) -> None:
+    result = gantrain("task=sample", "run=run", "num=16", "output=grid.png")
+    assert result.status == 0, result.stderr
+    width, height = Image.open("grid.png").size
+    assert width == height >= 4 * 28
+
+
+def test_vectors_come_as_floats(gantrain, tmp_path: Path) -> None:
+    assert gantrain("experiment=gaussian", "steps=2", "run_dir=run").status == 0
+    assert gantrain("task=sample", "run=run", "num=100", "output=a.npz").status == 0
+    with np.load("a.npz") as archive:
+        assert archive["samples"].shape == (100, 1)
+        assert archive["samples"].dtype == np.float32
+    refused = gantrain("task=sample", "run=run", "output=a.png")
+    assert refused.status == 2
+    assert "vectors make no picture" in refused.stderr
+
+
+def test_the_average_is_sampled_where_there_is_one(gantrain, tmp_path: Path) -> None:
+    assert gantrain(*SMALL, "steps=3", "ema_halflife_images=1e9", "optimizer.lr=0.5", "run_dir=run").status == 0
+    assert gantrain("task=sample", "run=run", "output=averaged.npz").status == 0
+    assert images("averaged.npz").std() < 40  # the weights at the start make grey pictures, those of lr 0.5 do not
+
+
+def test_nothing_is_overwritten_and_missing_checkpoints_are_named(gantrain, run: Path) -> None:
+    Path("a.npz").write_text("mine")
+    taken = gantrain("task=sample", "run=run", "output=a.npz")
+    assert taken.status == 2
+    assert "output=a.npz exists already" in taken.stderr
+    assert Path("a.npz").read_text() == "mine"
+    (run / "checkpoints/step_00000003.pt").unlink()
+    without = gantrain("task=sample", "run=run", "output=b.npz")
+    assert without.status == 2
+    assert "has no checkpoint" in without.stderr
+
+
+def test_memory_is_bounded(gantrain, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tracemalloc
+
+    gantrain("task=sample", "run=run", "num=64", "output=warm.npz")
+    peaks = []
+    for num in (640, 6400):
+        tracemalloc.start()
+        assert gantrain("task=sample", "run=run", f"num={num}", f"output={num}.npz").status == 0
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert images("6400.npz").nbytes > 5_000_000
+    assert peaks[1] < peaks[0] + 2_000_000

@@ -1,0 +1,43 @@
+import pytest
+import torch
+from torch import Tensor
+
+from gantrain.datasets.toys import gaussian, gaussians_25, swiss_roll
+from gantrain.metrics.modes import Modes
+
+MIXTURE = gaussians_25(spacing=2.0, std=0.05, scale=1.0)
+
+
+def judge(points: Tensor) -> dict[str, float]:
+    return Modes(num_samples=len(points), radius_stds=3.0)(lambda n: points[:n], MIXTURE)
+
+
+def test_a_sample_within_three_deviations_captures_its_mode() -> None:
+    assert MIXTURE.modes is not None
+    near, far = MIXTURE.modes[:7] + torch.tensor([0.149, 0]), MIXTURE.modes[7:] + torch.tensor([0.151, 0])
+    assert judge(torch.cat([near, far])) == pytest.approx({"modes_covered": 7, "high_quality": 7 / 25})
+
+
+def test_a_mode_counts_once() -> None:
+    assert MIXTURE.modes is not None
+    assert judge(MIXTURE.modes[3].expand(40, 2)) == {"modes_covered": 1, "high_quality": 1}
+    assert judge(torch.full((40, 2), 1.0)) == {"modes_covered": 0, "high_quality": 0}
+    assert judge(torch.full((40, 2), torch.nan)) == {"modes_covered": 0, "high_quality": 0}
+
+
+def test_the_data_itself_covers_all_modes() -> None:
+    numbers = judge(MIXTURE.sample(2500, torch.Generator().manual_seed(0)))
+    assert numbers["modes_covered"] == 25
+    # In two dimensions a Gaussian has 1 - exp(-9 / 2) = 0.989 of its mass within 3 deviations.
+    assert numbers["high_quality"] == pytest.approx(0.9889, abs=0.008)
+
+
+@pytest.mark.parametrize("dataset", [gaussian(mean=0.0, std=1.0), swiss_roll(std=0.25, scale=7.5)])
+def test_data_without_modes_are_refused(dataset: object) -> None:
+    with pytest.raises(ValueError, match="no separate modes"):
+        Modes(num_samples=10, radius_stds=3.0).check(dataset)  # type: ignore[arg-type]
+
+
+def test_knobs_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="radius_stds=0"):
+        Modes(num_samples=10, radius_stds=0.0)
