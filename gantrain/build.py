@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gantrain.callbacks.base import Callback
-from gantrain.config import Node
+from gantrain.config import Node, chosen
 from gantrain.datasets.base import Dataset
 from gantrain.ema import EMA
 from gantrain.errors import ConfigError, GantrainError
@@ -184,17 +184,21 @@ def build_ema(config: Node) -> EMA | None:
 
 def build_regularizers(config: Node) -> dict[str, Regularizer]:
     """Make the regularizers, by name, in the order given."""
-    return {name: build(f"regularizer.{name}", node) for name, node in config["regularizer"].items()}
+    return _build_all(config, "regularizer")
 
 
 def build_metrics(config: Node) -> dict[str, Metric]:
     """Make the metrics, by name."""
-    return {name: build(f"metric.{name}", node) for name, node in config["metric"].items()}
+    return _build_all(config, "metric")
 
 
 def build_callbacks(config: Node) -> list[Callback]:
     """Make the callbacks, in the order given."""
-    return [build(f"callback.{name}", node) for name, node in config["callback"].items()]
+    return list(_build_all(config, "callback").values())
+
+
+def _build_all(config: Node, group: str) -> dict[str, Any]:
+    return {name: build(f"{group}.{name}", config[group][name]) for name in chosen(config, group)}
 
 
 def check_cross(D: nn.Module, loss: Loss, regularizers: dict[str, Regularizer], allow: Sequence[str]) -> None:

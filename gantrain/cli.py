@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
-from gantrain.config import CONF, Node, register
+from gantrain.config import CONF, Node, chosen, register
 from gantrain.console import console
 from gantrain.errors import GantrainError, UserError
 from gantrain.explain import explain
@@ -56,7 +56,7 @@ def run_job(composed: DictConfig) -> GantrainError | None:
         name=choices["experiment"] or f"{choices['model']}-{choices['dataset']}",
         folder=shortest(Path(hydra_config.runtime.output_dir)),
         config=config,
-        choices=choices | {group: list(config[group]) for group in LIST_GROUPS},
+        choices=choices | {group: chosen(config, group) for group in LIST_GROUPS},
         typed=list(hydra_config.overrides.task),
     )
     if hydra_config.mode == hydra.types.RunMode.MULTIRUN:
@@ -77,8 +77,8 @@ def shortest(path: Path) -> Path:
 
 
 def discard_unused(folder: Path) -> None:
-    """Remove a run's folder that holds nothing but Hydra's notes, so that a mistake leaves no litter."""
-    if {path.name for path in folder.iterdir()} == {".hydra"}:
+    """Remove a run's folder that holds nothing but notes of the start, so that a mistake leaves no litter."""
+    if ".hydra" in (names := {path.name for path in folder.iterdir()}) and names <= {".hydra", "gantrain.log"}:
         shutil.rmtree(folder)
         day = folder.parent
         if day.parent.name == "outputs" and not any(day.iterdir()):

@@ -183,6 +183,14 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def chosen(config: Node, group: str) -> list[str]:
+    """List the options taken of a group that takes several.
+
+    An experiment may set an option of one that the user did not take, which leaves a node without a target.
+    """
+    return [name for name, node in config[group].items() if "_target_" in node]
+
+
 def lookup(config: Node, key: str) -> Any:
     """Find the value under a dotted key."""
     value: Any = config

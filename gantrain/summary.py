@@ -16,7 +16,8 @@ def summary(run: Run, choices: dict[str, Any]) -> RenderableType:
     shape = "x".join(map(str, dataset.image_shape))
     count = "sampled afresh" if dataset.num_images is None else f"{dataset.num_images:,} images"
     classes = f", {dataset.num_classes} classes" if dataset.num_classes else ""
-    regularizers = " + ".join(f"{name} {_options(node)}".rstrip() for name, node in config["regularizer"].items())
+    nodes = {name: config["regularizer"][name] for name in choices["regularizer"]}
+    regularizers = " + ".join(f"{name} {_options(node)}".rstrip() for name, node in nodes.items())
     groups = {"G": state.G_optimizer.param_groups[0], "D": state.D_optimizer.param_groups[0]}
     kinds = {"G": type(state.G_optimizer).__name__, "D": type(state.D_optimizer).__name__}
     optimizers = {player: f"{kinds[player]} {_rates(group)}" for player, group in groups.items()}

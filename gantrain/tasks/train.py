@@ -49,6 +49,12 @@ def train(job: Job) -> None:
         DivergedError: the training left the finite numbers.
         SystemExit: a signal stopped the run; 128 + its number.
     """
+    with log_file(job.folder / "gantrain.log"):
+        run_recorded(job)
+
+
+def run_recorded(job: Job) -> None:
+    """Build what the config names and train it, under a record."""
     config = settle_budget(job.config, job.typed)
     check(config)
     device = build_device(config["runtime"])
@@ -71,7 +77,7 @@ def train(job: Job) -> None:
         hyperparameters=hyperparameters(config, job.choices, job.typed),
         callbacks=callbacks,
     )
-    with log_file(run.folder / "gantrain.log"), recorded(run, Record(run, job.choices)) as stop:
+    with recorded(run, Record(run, job.choices)) as stop:
         console.print(summary(run, job.choices))
         run.start()
         run_algorithm(

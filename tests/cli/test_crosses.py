@@ -33,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             file.write(labels)
     (root / "cifar-10-batches-py").mkdir()
     for i in range(1, 6):
-        batch = {b"data": rng.integers(0, 256, (10_000, 3072), dtype=np.uint8), b"labels": [i] * 10_000}
+        batch = {"data": rng.integers(0, 256, (10_000, 3072), dtype=np.uint8), "labels": [i] * 10_000}
         (root / f"cifar-10-batches-py/data_batch_{i}").write_bytes(pickle.dumps(batch, protocol=2))
     (root / "celeba/img_align_celeba").mkdir(parents=True)
     for i in range(4):

@@ -1,0 +1,20 @@
+import os
+import warnings
+from importlib import import_module
+
+import torch
+from beartype.roar import BeartypeDecorHintPep585DeprecationWarning
+from jaxtyping import install_import_hook
+
+# Every annotated type and shape in gantrain is checked whenever a test calls it. An int passes for a float, as it does
+# to mypy.
+install_import_hook("gantrain", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", BeartypeDecorHintPep585DeprecationWarning)  # about OmegaConf's annotations
+    import_module("gantrain.cli")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores already, and the processes that they start do too.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"

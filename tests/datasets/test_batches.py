@@ -1,0 +1,139 @@
+import math
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+from scipy import stats
+
+from gantrain.datasets.base import ImageDataset
+from gantrain.datasets.batches import Batches, FreshBatches, ImageBatches, make_batches, to_bytes, to_signed
+from gantrain.datasets.toys import gaussian, gaussians_8
+
+CPU = torch.device("cpu")
+# Data sets that the batch divides, that it does not, that are as large, a little smaller, and many times smaller.
+SIZES = [(12, 4), (10, 4), (7, 3), (5, 5), (5, 7), (3, 20), (1, 4)]
+
+
+def numbered(num_images: int) -> ImageDataset:
+    """Image i is filled with the number i."""
+    images = torch.arange(num_images, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
+    return ImageDataset("numbered", images, labels=None, num_classes=None, fingerprint="f")
+
+
+def batches_of(num_images: int, batch_size: int, *, seed: int = 0) -> ImageBatches:
+    return ImageBatches(numbered(num_images), batch_size=batch_size, seed=seed, device=CPU)
+
+
+@pytest.mark.parametrize(("num_images", "batch_size"), SIZES)
+def test_every_image_is_seen_exactly_once_an_epoch(num_images: int, batch_size: int) -> None:
+    batches = batches_of(num_images, batch_size)
+    num_epochs = 6
+    shown = torch.cat([batches.indices(i) for i in range(math.ceil(num_epochs * num_images / batch_size))])
+    for epoch in shown[: num_epochs * num_images].view(num_epochs, num_images):
+        assert sorted(epoch.tolist()) == list(range(num_images))
+
+
+@pytest.mark.parametrize(("num_images", "batch_size"), SIZES)
+def test_a_batch_is_a_function_of_its_number_whatever_was_asked_before(num_images: int, batch_size: int) -> None:
+    in_order = batches_of(num_images, batch_size)
+    expected = {i: in_order[i] for i in range(20)}
+    for i in (19, 0, 7, 7, 3, 18, 1):
+        torch.testing.assert_close(batches_of(num_images, batch_size)[i], expected[i], atol=0, rtol=0)
+    backwards = batches_of(num_images, batch_size)
+    for i in reversed(range(20)):
+        torch.testing.assert_close(backwards[i], expected[i], atol=0, rtol=0)
+
+
+def test_batches_neither_read_nor_move_the_global_randomness() -> None:
+    torch.manual_seed(0)
+    first = batches_of(50, 8)[3]
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    torch.testing.assert_close(batches_of(50, 8)[3], first, atol=0, rtol=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    batches = batches_of(50, 50)
+    orders = [batches.indices(0), batches.indices(1), batches_of(50, 50, seed=1).indices(0)]
+    for i, order in enumerate(orders):
+        assert not torch.equal(order, torch.arange(50))
+        assert not any(torch.equal(order, other) for other in orders[:i])
+
+
+def test_every_image_is_as_likely_at_every_place() -> None:
+    first = torch.stack([batches_of(5, 5, seed=seed).indices(0) for seed in range(2000)])
+    for place in first.T:
+        counts = torch.bincount(place, minlength=5)
+        assert stats.chisquare(counts.numpy()).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(("num_images", "batch_size"), SIZES)
+def test_batches_are_whole_and_hold_the_images_of_their_indices(num_images: int, batch_size: int) -> None:
+    batches = batches_of(num_images, batch_size)
+    for i in range(10):
+        batch = batches[i]
+        assert batch.shape == (batch_size, 1, 2, 2)
+        expected = batches.indices(i).float()[:, None, None, None].expand(-1, 1, 2, 2) / 127.5 - 1
+        torch.testing.assert_close(batch, expected)
+
+
+def test_the_images_of_the_dataset_stay_as_they_are() -> None:
+    dataset = numbered(10)
+    before = dataset.images.clone()
+    batches = ImageBatches(dataset, batch_size=10, seed=0, device=CPU)
+    batches[0].zero_()
+    assert torch.equal(dataset.images, before)
+    assert batches[0].unique().numel() == 10
+
+
+def test_all_256_values_survive_the_round_trip() -> None:
+    values = torch.arange(256, dtype=torch.uint8)
+    signed = to_signed(values)
+    assert signed.dtype == torch.float32
+    torch.testing.assert_close(signed.double(), torch.linspace(-1, 1, 256, dtype=torch.float64), atol=1e-7, rtol=0)
+    assert torch.equal(to_bytes(signed), values)
+
+
+def test_signed_images_span_exactly_minus_1_to_1() -> None:
+    assert to_signed(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
+
+
+def test_bytes_are_the_nearest_and_what_lies_outside_is_clipped() -> None:
+    images = torch.tensor([-7.0, -1.001, -1 + 0.4 / 127.5, -1 + 0.6 / 127.5, 1 - 0.4 / 127.5, 1.001, 7.0])
+    before = images.clone()
+    assert to_bytes(images).tolist() == [0, 0, 0, 1, 255, 255, 255]
+    assert torch.equal(images, before)
+
+
+def test_fresh_batches_are_a_function_of_seed_and_number() -> None:
+    def fresh(seed: int) -> FreshBatches:
+        return FreshBatches(gaussians_8(radius=2.0, std=0.02, scale=1.414), batch_size=6, seed=seed, device=CPU)
+
+    batch = fresh(0)[5]
+    assert batch.shape == (6, 2)
+    assert batch.dtype == torch.float32
+    torch.testing.assert_close(fresh(0)[5], batch, atol=0, rtol=0)
+    assert not torch.equal(fresh(0)[6], batch)
+    assert not torch.equal(fresh(1)[5], batch)
+
+
+def test_fresh_batches_follow_the_distribution() -> None:
+    batches = FreshBatches(gaussian(mean=3.0, std=2.0), batch_size=100, seed=0, device=CPU)
+    samples = torch.cat([batches[i] for i in range(50)])
+    assert stats.kstest(samples.flatten().numpy(), "norm", (3.0, 2.0)).pvalue > 1e-3
+
+
+def test_images_are_served_by_permutations_and_distributions_afresh() -> None:
+    images = make_batches(numbered(10), batch_size=4, seed=0, device=CPU)
+    vectors = make_batches(gaussian(mean=0.0, std=1.0), batch_size=4, seed=0, device=CPU)
+    assert isinstance(images, ImageBatches)
+    assert isinstance(vectors, FreshBatches)
+    for batches in (images, vectors):
+        assert isinstance(batches, Batches)
+        assert len(batches[0]) == batches.batch_size == 4
+
+
+def test_images_that_are_not_bytes_are_refused() -> None:
+    with pytest.raises(TypeCheckError):
+        ImageDataset("floats", torch.rand(4, 1, 2, 2), labels=None, num_classes=None, fingerprint="f")

@@ -1,0 +1,292 @@
+import math
+from collections.abc import Callable
+from copy import deepcopy
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+from omegaconf import OmegaConf
+from scipy import stats
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+
+from gantrain.build import build_regularizers
+from gantrain.config import CONF
+from gantrain.losses.lsgan import LeastSquares
+from gantrain.losses.nonsaturating import NonSaturating
+from gantrain.models import dcgan, mlp
+from gantrain.regularizers.base import CriticBatch, Regularizer
+from gantrain.regularizers.gradient_penalty import GradientPenalty
+from gantrain.regularizers.input_noise import InputNoise
+from gantrain.regularizers.label_noise import LabelNoise
+from gantrain.regularizers.weight_clip import WeightClip
+
+NAMES = sorted(path.stem for path in CONF.glob("regularizer/*.yaml"))
+
+
+class Critic(nn.Module):
+    def __init__(self, score: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.score = score
+        self.shown: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.shown.append(x.detach().clone())
+        return self.score(x)
+
+
+def linear(w: Tensor) -> Critic:
+    return Critic(lambda x: x.flatten(1) @ w)
+
+
+def batch_of(real: Tensor, fake: Tensor, critic: nn.Module | None = None, *, progress: float = 0.0) -> CriticBatch:
+    critic = critic or Critic(lambda x: x.flatten(1).sum(1))
+    return CriticBatch(real, fake, critic(real), critic(fake), progress)
+
+
+def batch_of_logits(real_logits: Tensor, *, progress: float) -> CriticBatch:
+    x = torch.zeros(len(real_logits), 2)
+    return CriticBatch(x, x, real_logits, torch.zeros_like(real_logits), progress)
+
+
+def conv_critic(activation: str, norm: str) -> nn.Module:
+    return dcgan.Discriminator(
+        (1, 16, 16), width=1, norm=norm, activation=activation, slope=0.2, bias="all", init="default"
+    )
+
+
+def mlp_critic(activation: str, norm: str) -> nn.Module:
+    return mlp.Discriminator(
+        (3,), width=5, multipliers=[1, 1], activation=activation, slope=0.2, norm=norm, init="default", dropout=0.0
+    )
+
+
+def make(name: str) -> Regularizer:
+    node = OmegaConf.to_container(OmegaConf.load(CONF / "regularizer" / f"{name}.yaml"))
+    (regularizer,) = build_regularizers({"regularizer": node}).values()
+    return regularizer
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 4, 5)])
+@pytest.mark.parametrize("weight", [0.1, 10.0])
+def test_penalty_of_a_linear_critic_is_that_of_its_slope(shape: tuple[int, ...], weight: float) -> None:
+    torch.manual_seed(0)
+    w = torch.randn(math.prod(shape), dtype=torch.float64)
+    real, fake = torch.randn(2, 6, *shape, dtype=torch.float64)
+    penalty = GradientPenalty(weight=weight).penalty(linear(w), batch_of(real, fake))
+    torch.testing.assert_close(penalty, weight * (w.square().sum().sqrt() - 1) ** 2)
+
+
+def test_a_critic_of_slope_1_is_not_penalised() -> None:
+    real, fake = torch.randn(2, 6, 2, dtype=torch.float64)
+    w = torch.tensor([0.6, -0.8], dtype=torch.float64)
+    penalty = GradientPenalty(weight=10.0).penalty(linear(w), batch_of(real, fake))
+    torch.testing.assert_close(penalty, torch.zeros_like(penalty), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 4, 5)])
+def test_the_norm_is_taken_of_each_sample_alone(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(5, *shape, dtype=torch.float64)
+    quadratic = Critic(lambda x: 1.5 * x.flatten(1).square().sum(1))
+    penalty = GradientPenalty(weight=2.0).penalty(quadratic, batch_of(x, x))
+    norms = [3 * math.sqrt(sample.square().sum()) for sample in x]
+    torch.testing.assert_close(penalty.item(), 2 * sum((norm - 1) ** 2 for norm in norms) / len(norms))
+
+
+def test_interpolates_lie_on_the_lines_between_real_and_fake_at_a_point_of_each_samples_own() -> None:
+    torch.manual_seed(0)
+    real, fake = torch.randn(2, 2000, 3, 2, 2, dtype=torch.float64)
+    critic = Critic(lambda x: x.flatten(1).sum(1))
+    GradientPenalty(weight=10.0).penalty(critic, batch_of(real, fake))
+    (shown,) = critic.shown
+    epsilon = ((shown - fake) / (real - fake)).flatten(1)
+    torch.testing.assert_close(epsilon, epsilon[:, :1].expand_as(epsilon))
+    assert stats.kstest(epsilon[:, 0].numpy(), "uniform").pvalue > 1e-3
+
+
+def test_interpolates_are_drawn_anew_each_time() -> None:
+    real, fake = torch.ones(4, 1), torch.zeros(4, 1)
+    critic = Critic(lambda x: x.sum(1))
+    for _ in range(2):
+        GradientPenalty(weight=10.0).penalty(critic, batch_of(real, fake))
+    first, second = critic.shown
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("norm", ["none", "layer"])
+@pytest.mark.parametrize("activation", ["silu", "leaky_relu"])
+@pytest.mark.parametrize(("make_critic", "shape"), [(conv_critic, (1, 16, 16)), (mlp_critic, (3,))])
+def test_the_penaltys_gradient_in_the_parameters_is_that_of_finite_differences(
+    make_critic: Callable[[str, str], nn.Module], shape: tuple[int, ...], activation: str, norm: str
+) -> None:
+    torch.manual_seed(0)
+    critic = make_critic(activation, norm).double()
+    batch = batch_of(*torch.randn(2, 3, *shape, dtype=torch.float64))
+    names = [name for name, _ in critic.named_parameters()]
+
+    def penalty(*parameters: Tensor) -> Tensor:
+        torch.manual_seed(1)
+        with_these = Critic(lambda x: functional_call(critic, dict(zip(names, parameters, strict=True)), (x,)))
+        return GradientPenalty(weight=10.0).penalty(with_these, batch)
+
+    assert torch.autograd.gradcheck(penalty, tuple(critic.parameters()))
+
+
+@pytest.mark.parametrize(("make_critic", "shape"), [(conv_critic, (1, 16, 16)), (mlp_critic, (3,))])
+def test_a_critic_without_slope_has_a_finite_penalty_and_gradient(
+    make_critic: Callable[[str, str], nn.Module], shape: tuple[int, ...]
+) -> None:
+    critic = make_critic("leaky_relu", "none")
+    for parameter in critic.parameters():
+        nn.init.zeros_(parameter)
+    penalty = GradientPenalty(weight=10.0).penalty(critic, batch_of(*torch.randn(2, 3, *shape)))
+    torch.testing.assert_close(penalty, torch.tensor(10.0))
+    penalty.backward()
+    for parameter in critic.parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, torch.zeros_like(parameter))
+
+
+def test_a_critic_that_scores_in_a_column_is_refused_by_the_batch() -> None:
+    x = torch.zeros(4, 2)
+    with pytest.raises(TypeCheckError):
+        CriticBatch(x, x, torch.zeros(4, 1), torch.zeros(4, 1), 0.0)
+    with pytest.raises(TypeCheckError):
+        CriticBatch(x, x[:3], torch.zeros(4), torch.zeros(3), 0.0)
+
+
+def test_weights_beyond_the_limit_are_clipped_and_no_others() -> None:
+    critic = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4))
+    weight, bias = torch.tensor([[-2.0], [-0.005], [0.0], [0.02]]), torch.tensor([0.01, 3.0, -0.01, -1e-9])
+    critic[0].weight.data.copy_(weight)
+    critic[0].bias.data.copy_(bias)
+    parameters, buffers = list(critic.parameters()), deepcopy(dict(critic.named_buffers()))
+    WeightClip(limit=0.01).project(critic)
+    torch.testing.assert_close(critic[0].weight.data, torch.tensor([[-0.01], [-0.005], [0.0], [0.01]]))
+    torch.testing.assert_close(critic[0].bias.data, torch.tensor([0.01, 0.01, -0.01, -1e-9]))
+    torch.testing.assert_close(critic[1].weight.data, torch.full([4], 0.01))
+    assert all(after is before for after, before in zip(critic.parameters(), parameters, strict=True))
+    assert all(parameter.requires_grad for parameter in critic.parameters())
+    torch.testing.assert_close(dict(critic.named_buffers()), buffers)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.25])
+@pytest.mark.parametrize(
+    ("loss", "loss_with_labels"),
+    [
+        (NonSaturating(), cross_entropy),
+        (
+            LeastSquares(fake_label=0.0, real_label=1.0, generator_label=1.0),
+            lambda logits, labels: ((logits - labels) ** 2).mean() / 2,
+        ),
+    ],
+)
+def test_label_noise_gives_the_gradient_of_soft_labels(
+    loss: NonSaturating | LeastSquares, loss_with_labels: Callable[[Tensor, Tensor], Tensor], progress: float
+) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(6, dtype=torch.float64).requires_grad_()
+    fake_logits = torch.randn(6, dtype=torch.float64)
+
+    torch.manual_seed(1)
+    penalty = LabelNoise(amount=0.2).penalty(nn.Identity(), batch_of_logits(logits, progress=progress))
+    (gradient,) = torch.autograd.grad(loss.discriminator(logits, fake_logits) + penalty, logits)
+
+    torch.manual_seed(1)
+    labels = 1 - torch.rand(6, dtype=torch.float64) * 0.2 * (1 - progress)
+    (expected,) = torch.autograd.grad(loss_with_labels(logits, labels), logits)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_label_noise_is_one_sided() -> None:
+    real_logits, fake_logits = torch.randn(2, 5).unbind()
+    fake_logits.requires_grad_()
+    x = torch.zeros(5, 2)
+    batch = CriticBatch(x, x, real_logits.requires_grad_(), fake_logits, 0.0)
+    penalty = LabelNoise(amount=0.2).penalty(nn.Identity(), batch)
+    assert torch.autograd.grad(penalty, fake_logits, allow_unused=True) == (None,)
+
+
+def test_label_noise_is_uniform_up_to_the_amount_and_decays_linearly_to_none() -> None:
+    logits = torch.zeros(20_000, requires_grad=True)
+
+    def noise(progress: float) -> Tensor:
+        torch.manual_seed(0)
+        penalty = LabelNoise(amount=0.2).penalty(nn.Identity(), batch_of_logits(logits, progress=progress))
+        return torch.autograd.grad(penalty, logits)[0] * len(logits)
+
+    assert stats.kstest(noise(0.0).numpy() / 0.2, "uniform").pvalue > 1e-3
+    torch.testing.assert_close(noise(0.75), noise(0.0) / 4)
+    torch.testing.assert_close(noise(1.0), torch.zeros_like(logits))
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 4, 4)])
+def test_input_noise_is_gaussian_and_decays_linearly_to_none(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2000, *shape)
+
+    def noise(progress: float) -> Tensor:
+        torch.manual_seed(1)
+        return InputNoise(std=0.07).perturb(x, progress) - x
+
+    assert stats.kstest(noise(0.0).flatten().numpy() / 0.07, "norm").pvalue > 1e-3
+    torch.testing.assert_close(noise(0.75), noise(0.0) / 4, atol=1e-6, rtol=0)
+    torch.testing.assert_close(noise(1.0), torch.zeros_like(x))
+
+
+def test_input_noise_is_fresh_and_lets_gradients_through() -> None:
+    x = torch.zeros(3, 2, requires_grad=True)
+    noise = InputNoise(std=0.5)
+    first, second = noise.perturb(x, 0.0), noise.perturb(x, 0.0)
+    assert not torch.equal(first, second)
+    (gradient,) = torch.autograd.grad(first.sum(), x)
+    torch.testing.assert_close(gradient, torch.ones(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("regularizer", "values", "remedy"),
+    [
+        (GradientPenalty, {"weight": -1.0}, "at least 0"),
+        (WeightClip, {"limit": 0.0}, "> 0"),
+        (WeightClip, {"limit": -0.01}, "> 0"),
+        (LabelNoise, {"amount": -0.1}, r"in \[0, 1\]"),
+        (LabelNoise, {"amount": 1.1}, r"in \[0, 1\]"),
+        (InputNoise, {"std": -0.1}, "at least 0"),
+    ],
+)
+def test_values_without_meaning_are_refused(
+    regularizer: type[Regularizer], values: dict[str, float], remedy: str
+) -> None:
+    ((name, value),) = values.items()
+    with pytest.raises(ValueError, match=f"{name}={value}.*{remedy}"):
+        regularizer(**values)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_regularizer_leaves_shapes_alone_and_a_critic_that_learns(name: str) -> None:
+    torch.manual_seed(0)
+    regularizer, critic = make(name), conv_critic("leaky_relu", "none")
+    real, fake = (regularizer.perturb(x, 0.5) for x in torch.randn(2, 4, 1, 16, 16))
+    assert real.shape == (4, 1, 16, 16)
+    batch = batch_of(real, fake, critic, progress=0.5)
+    loss = batch.fake_logits.mean() - batch.real_logits.mean()
+    penalty = regularizer.penalty(critic, batch)
+    (loss if penalty is None else loss + penalty).backward()
+    regularizer.project(critic)
+    for parameter in critic.parameters():
+        assert parameter.isfinite().all()
+        assert parameter.requires_grad
+    assert any(parameter.grad.abs().sum() > 0 for parameter in critic.parameters())
+
+
+def test_the_plain_regularizer_does_nothing() -> None:
+    critic = mlp_critic("relu", "none")
+    before = deepcopy(critic.state_dict())
+    x = torch.randn(4, 3)
+    regularizer = Regularizer()
+    assert regularizer.perturb(x, 0.0) is x
+    assert regularizer.penalty(critic, batch_of(x, x, critic)) is None
+    regularizer.project(critic)
+    torch.testing.assert_close(critic.state_dict(), before)

@@ -1,0 +1,107 @@
+"""It learns: what the default and two toys reach, judged by something that the training has not seen."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from gantrain.datasets.batches import to_signed
+from gantrain.datasets.digits import digits
+
+pytestmark = pytest.mark.slow
+
+
+def gantrain(folder: Path, *arguments: str) -> None:
+    # One thread: the tests beside this one keep the other core busy.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "gantrain", *arguments]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def last_row(run: Path) -> dict[str, float]:
+    with (run / "metrics.csv").open() as file:
+        *_, last = csv.DictReader(file)
+    return {tag: float(value) for tag, value in last.items() if value}
+
+
+def test_gaussian_reaches_mean_and_std(tmp_path: Path) -> None:
+    gantrain(tmp_path, "experiment=gaussian", "run_dir=run")
+    gantrain(tmp_path, "task=sample", "run=run", "num=20000", "output=samples.npz", "seed=1")
+    with np.load(tmp_path / "samples.npz") as archive:
+        samples = archive["samples"].astype(np.float64)
+    assert abs(samples.mean() - 3) <= 0.15
+    assert abs(samples.std() - 1) <= 0.15
+    assert last_row(tmp_path / "run")["metric/mean"] == pytest.approx(samples.mean(), abs=0.05)
+
+
+def test_wgan_gp_reaches_all_eight_modes(tmp_path: Path) -> None:
+    gantrain(tmp_path, "experiment=toy", "dataset=gaussians_8", "run_dir=run")
+    gantrain(tmp_path, "task=sample", "run=run", "num=8000", "output=samples.npz", "seed=1")
+    with np.load(tmp_path / "samples.npz") as archive:
+        samples = archive["samples"].astype(np.float64)
+    angles = np.arange(8) * np.pi / 4
+    centres = 2 / 1.414 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    distances = np.linalg.norm(samples[:, None] - centres, axis=2)
+    near = distances.min(axis=1) < 0.2
+    assert near.mean() > 0.75
+    counts = np.bincount(distances.argmin(axis=1)[near], minlength=8)
+    assert counts.min() > 0.04 * len(samples)
+    assert counts.max() < 0.30 * len(samples)
+
+
+def train_classifier() -> nn.Module:
+    """Train a small convolutional classifier on the labelled digits, and make sure that it can be trusted."""
+    torch.manual_seed(0)
+    data = digits(image_size=None)
+    x, y = to_signed(data.images), data.labels
+    assert y is not None
+    net = nn.Sequential(
+        nn.Conv2d(1, 16, 5, stride=2, padding=2),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 5, stride=2, padding=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 7 * 7, 64),
+        nn.ReLU(),
+        nn.Linear(64, 10),
+    )
+    optimizer = torch.optim.Adam(net.parameters(), 2e-3)
+    for _ in range(4):
+        for i in torch.randperm(9_000).split(100):
+            loss = cross_entropy(net(x[i]), y[i])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    accuracy = (net(x[9_000:]).argmax(1) == y[9_000:]).float().mean()
+    assert accuracy > 0.95
+    return net
+
+
+def test_the_default_run_makes_all_ten_digits(tmp_path: Path) -> None:
+    gantrain(tmp_path, "run_dir=run")
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["name"] == "dcgan-digits"
+    gantrain(tmp_path, "task=sample", "run=run", "num=2000", "output=samples.npz", "seed=1")
+    with np.load(tmp_path / "samples.npz") as archive:
+        x = to_signed(torch.from_numpy(archive["images"]).permute(0, 3, 1, 2))
+    net = train_classifier()
+
+    with torch.no_grad():
+        chances: Tensor = net(x).softmax(1)
+        noise_chances: Tensor = net(torch.rand(2000, 1, 28, 28) * 2 - 1).softmax(1)
+    sure, kind = chances.max(1)
+    confident = torch.bincount(kind[sure > 0.9], minlength=10)
+    assert confident.min() >= 20, confident
+    assert confident.sum() > 0.5 * len(x)
+    # The judge is one: it does not find ten digits in anything.
+    assert torch.bincount(noise_chances.argmax(1), minlength=10).gt(20).sum() < 5
