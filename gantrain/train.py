@@ -109,7 +109,7 @@ def train(
 
 
 def judge_together(D: nn.Module, real: Tensor, fake: Tensor) -> tuple[Logits, Logits]:
-    """Score real [n, ...] and fake [m, ...] in one forward pass, which is faster than two."""
+    """Score real [n, ...] and fake [n, ...] in one forward pass, which is faster than two."""
     real_logits, fake_logits = D(torch.cat([real, fake])).split([len(real), len(fake)])
     return real_logits, fake_logits
 

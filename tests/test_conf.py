@@ -1,0 +1,141 @@
+"""Every config file that there is, found by itself: a new one is tested without a word here."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from gantrain.build import _fits, _type_hints
+from gantrain.cli import LIST_GROUPS
+from gantrain.config import CONF, check, register, settle_budget
+from gantrain.help import describe
+
+FILES = sorted(CONF.glob("*/*.yaml"))
+RECIPES = ("experiment", "model")
+NAMES = [f"{path.parent.name}/{path.stem}" for path in FILES]
+each_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
+
+
+@cache
+def composed(*overrides: str) -> dict[str, Any]:
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
+        return config
+
+
+def choice(path: Path) -> str:
+    group, option = path.parent.name, path.stem
+    return f"{group}=[{option}]" if group in LIST_GROUPS else f"{group}={option}"
+
+
+def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield path, node
+        for key, value in node.items():
+            yield from targets(value, f"{path}.{key}".lstrip("."))
+
+
+def test_there_are_options_of_every_group() -> None:
+    assert len(FILES) > 60
+    groups = {path.parent.name for path in FILES}
+    assert groups == {path.name for path in CONF.iterdir() if path.is_dir()}
+    assert set(LIST_GROUPS) <= groups
+
+
+@each_file
+def test_every_option_composes_and_passes_the_checks(path: Path) -> None:
+    config = composed(choice(path))
+    if path.parent.name != "task":
+        check(settle_budget(config, [choice(path)]))
+
+
+@each_file
+def test_every_target_takes_exactly_the_options_of_its_node(path: Path) -> None:
+    found = list(targets(composed(choice(path))))
+    assert found
+    for where, node in found:
+        target = get_object(node["_target_"])
+        keys = set(node) - {"_target_"}
+        parameters = inspect.signature(target).parameters
+        knobs = {name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+        if node["_target_"].startswith("gantrain."):
+            assert keys == knobs, where
+        else:
+            assert keys <= set(parameters), where
+
+
+@each_file
+def test_every_option_of_a_target_is_of_the_annotated_type(path: Path) -> None:
+    for where, node in targets(composed(choice(path))):
+        hints = _type_hints(get_object(node["_target_"]))
+        for name, value in node.items():
+            assert name not in hints or _fits(value, hints[name]), f"{where}.{name}={value}"
+
+
+@each_file
+def test_hyperparameters_have_no_default_in_python(path: Path) -> None:
+    for where, node in targets(composed(choice(path))):
+        if node["_target_"].startswith("gantrain."):
+            for name, parameter in inspect.signature(get_object(node["_target_"])).parameters.items():
+                assert parameter.default is parameter.empty, f"{where}.{name}"
+
+
+@each_file
+def test_every_file_says_first_what_it_is(path: Path) -> None:
+    comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    first = next(line for line in comments if not line.startswith("# @package"))
+    assert re.fullmatch(r"# \S.{10,}", first)
+    assert path.read_text().index(first) < min(map(path.read_text().index, re.findall(r"(?m)^\w+:", path.read_text())))
+    assert describe(path) == first.removeprefix("# ")
+    assert len(describe(path)) <= 95
+
+
+@each_file
+def test_targets_are_in_leaves_and_recipes_choose_among_them(path: Path) -> None:
+    node = yaml.safe_load(path.read_text())
+    assert (path.parent.name not in RECIPES) or not list(targets(node))
+
+
+def test_the_primary_config_names_no_target() -> None:
+    assert "_target_" not in (CONF / "train.yaml").read_text()
+
+
+@each_file
+def test_no_value_is_the_word_none(path: Path) -> None:
+    def values(node: Any) -> Iterator[Any]:
+        if isinstance(node, dict):
+            node = list(node.values())
+        if isinstance(node, list):
+            for value in node:
+                yield from values(value)
+        else:
+            yield node
+
+    # norm=none and bias=none name a choice; None is YAML for a string of four letters.
+    assert "None" not in list(values(yaml.safe_load(path.read_text())))
+
+
+@pytest.mark.parametrize("group", LIST_GROUPS)
+def test_options_of_a_list_have_a_key_of_their_own_name_so_that_they_merge(group: str) -> None:
+    options = sorted(path.stem for path in CONF.glob(f"{group}/*.yaml"))
+    config = composed(f"{group}=[{','.join(options)}]")
+    assert list(config[group]) == options
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name in RECIPES], ids=lambda path: path.stem)
+def test_what_is_typed_wins_over_a_recipe(path: Path) -> None:
+    config = composed(choice(path), "loss=lsgan", "n_critic=3", "regularizer=[label_noise]", "latent.z_dim=7")
+    assert config["loss"]["_target_"].endswith("LeastSquares")
+    assert config["n_critic"] == 3
+    assert [name for name, node in config["regularizer"].items() if "_target_" in node] == ["label_noise"]
+    assert config["latent"]["z_dim"] == 7

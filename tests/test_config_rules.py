@@ -1,0 +1,268 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from gantrain.config import (
+    CONF,
+    RUN_FILES,
+    check,
+    chosen,
+    claim_folder,
+    count_steps,
+    critic_schedule,
+    hyperparameters,
+    register,
+    settle_budget,
+)
+from gantrain.errors import ConfigError
+
+BY_TIME = "outputs/2026-01-02/03-04-05"
+
+
+@pytest.fixture(scope="module")
+def default() -> dict[str, Any]:
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose("train"), resolve=True)
+        return config
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    claim_folder.cache_clear()
+    yield
+    claim_folder.cache_clear()
+
+
+def changed(config: dict[str, Any], key: str, value: object) -> dict[str, Any]:
+    first, _, rest = key.partition(".")
+    return config | {first: changed(config[first], rest, value) if rest else value}
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "typed", "expected"),
+    [
+        (100, None, [], (100, None)),
+        (None, 6.0, [], (None, 6.0)),
+        (100, 6.0, ["steps=100"], (100, None)),
+        (5000, 3.0, ["epochs=3"], (None, 3.0)),
+        (100, 6.0, ["seed=1", "++steps=100"], (100, None)),
+        (None, 6.0, ["steps=null"], (None, 6.0)),
+        (100, None, ["steps=100", "epochs=null"], (100, None)),
+    ],
+)
+def test_the_budget_that_was_typed_wins(
+    steps: int | None, epochs: float | None, typed: list[str], expected: tuple[int | None, float | None]
+) -> None:
+    given = {"steps": steps, "epochs": epochs, "seed": 0}
+    settled = settle_budget(given, typed)
+    assert (settled["steps"], settled["epochs"]) == expected
+    assert settled["seed"] == 0
+    assert given == {"steps": steps, "epochs": epochs, "seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "typed", "message"),
+    [
+        (10, 2.0, ["steps=10", "epochs=2"], "steps=10 and epochs=2.0 are two budgets"),
+        (10, 2.0, [], "exactly one must be a number"),
+        (None, None, [], "exactly one must be a number"),
+        (None, None, ["epochs=null"], "exactly one must be a number"),
+    ],
+)
+def test_two_budgets_or_none_are_refused(
+    steps: int | None, epochs: float | None, typed: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settle_budget({"steps": steps, "epochs": epochs}, typed)
+
+
+def test_the_default_is_right(default: dict[str, Any]) -> None:
+    check(default)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("batch_size", 1),
+        ("seed", 0),
+        ("epochs", 0.01),
+        ("ema_halflife_images", 1.0),
+        ("critic_warmup", {"n_critic": 1, "steps": 0, "every": 1}),
+        ("optimizer.lr", 1),
+        ("optimizer.betas", [0, 0.9]),
+        ("optimizer.betas", (0.0, 0.0)),
+        ("discriminator_optimizer.lr", 1e-9),
+    ],
+)
+def test_values_at_the_edge_of_what_has_a_meaning_pass(default: dict[str, Any], key: str, value: object) -> None:
+    check(changed(default, key, value))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        *((key, 0, f"{key}=0: must be at least 1, for example {key}=1") for key in ("batch_size", "n_critic")),
+        *((key, -3, f"{key}=-3: must be at least 1") for key in ("log_every", "sample_every", "evaluate_every")),
+        ("checkpoint.every", 0, "checkpoint.every=0: must be at least 1"),
+        ("checkpoint.keep", 0, "checkpoint.keep=0: must be at least 1"),
+        ("steps", 0, "steps=0: must be at least 1"),
+        ("epochs", 0.0, "epochs=0.0: must be a number above 0, or null"),
+        ("epochs", float("nan"), "epochs=nan: must be a number above 0"),
+        ("epochs", float("inf"), "epochs=inf: must be a number above 0"),
+        ("ema_halflife_images", 0.0, "ema_halflife_images=0.0: must be a number above 0, or null"),
+        ("critic_warmup", {"n_critic": 0, "steps": 25, "every": 500}, "critic_warmup.n_critic=0: must be at least 1"),
+        ("critic_warmup", {"n_critic": 9, "steps": -1, "every": 500}, "critic_warmup.steps=-1: must be at least 0"),
+        ("critic_warmup", {"n_critic": 9, "steps": 25, "every": 0}, "critic_warmup.every=0: must be at least 1"),
+        ("run", "outputs/x", "run=outputs/x belongs to task=sample"),
+        ("output", "x.npz", "output=x.npz belongs to task=sample"),
+        *(
+            (f"{group}.lr", rate, rf"{group}.lr={rate}: a learning rate is a number above 0")
+            for group in ("optimizer", "discriminator_optimizer")
+            for rate in (0, -1e-4, float("inf"), float("nan"), "fast", True)
+        ),
+        *(
+            (f"{group}.betas", betas, rf"{group}.betas=.*: Adam's betas are two numbers in \[0, 1\)")
+            for group in ("optimizer", "discriminator_optimizer")
+            for betas in ([0.5], [0.5, 1.0], [-0.1, 0.9], [0.5, 0.9, 0.99], 0.5, ["a", 0.9], [True, 0.9])
+        ),
+    ],
+)
+def test_values_without_meaning_are_named_with_the_rule(
+    default: dict[str, Any], key: str, value: object, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check(changed(default, key, value))
+
+
+def test_the_critic_schedule_without_warmup_is_constant() -> None:
+    schedule = critic_schedule({"n_critic": 5, "critic_warmup": None})
+    assert {schedule(step) for step in range(2000)} == {5}
+
+
+def test_the_critic_schedule_of_wgan() -> None:
+    schedule = critic_schedule({"n_critic": 5, "critic_warmup": {"n_critic": 100, "steps": 25, "every": 500}})
+    warm = [step for step in range(2001) if schedule(step) == 100]
+    assert warm == [*range(25), 500, 1000, 1500, 2000]
+    assert {schedule(step) for step in range(2001)} == {5, 100}
+
+
+def budget(**config: Any) -> dict[str, Any]:
+    return {"steps": None, "epochs": 1.0, "batch_size": 64, "n_critic": 1, "critic_warmup": None} | config
+
+
+@pytest.mark.parametrize(
+    ("config", "num_images", "expected"),
+    [
+        (budget(), 60_000, 938),  # 937.5 batches
+        (budget(), 64, 1),
+        (budget(), 65, 2),
+        (budget(epochs=30.0), 60_000, 28_125),
+        (budget(epochs=0.5), 128, 1),
+        (budget(epochs=0.001), 64, 1),
+        (budget(n_critic=5), 60_000, 188),  # 938 batches
+        (budget(n_critic=5, epochs=10.0), 60_000, 1875),
+        (budget(steps=123, epochs=None), 60_000, 123),
+        (budget(steps=123, epochs=None), None, 123),
+    ],
+)
+def test_a_budget_in_epochs_becomes_generator_updates(
+    config: dict[str, Any], num_images: int | None, expected: int
+) -> None:
+    assert count_steps(config, num_images) == expected
+
+
+def test_warmup_batches_count_as_seen() -> None:
+    config = budget(epochs=2.0, n_critic=5, critic_warmup={"n_critic": 100, "steps": 25, "every": 500}, batch_size=64)
+    batches = 2 * 202_599 / 64  # 6331.2
+    # 25 steps take 2,500; 475 up to step 500 take 2,375; step 500 takes 100; the rest take 5 each.
+    assert count_steps(config, 202_599) == 501 + -(-(batches - 4975) // 5)
+
+
+def test_epochs_of_data_without_end_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"epochs=1.0: .*no epochs; .*steps=5000"):
+        count_steps(budget(), None)
+
+
+def test_a_folder_is_made_with_its_parents_and_is_the_same_when_asked_again() -> None:
+    assert claim_folder("a/b/c") == "a/b/c"
+    assert Path("a/b/c").is_dir()
+    Path("a/b/c/run.json").touch()
+    assert claim_folder("a/b/c") == "a/b/c"
+
+
+def test_an_empty_folder_or_one_with_other_files_may_be_used() -> None:
+    Path("mine").mkdir()
+    Path("mine/notes.txt").touch()
+    assert claim_folder("mine") == "mine"
+
+
+@pytest.mark.parametrize("name", RUN_FILES)
+def test_a_folder_that_holds_a_run_is_refused_and_stays_as_it_is(name: str) -> None:
+    Path("old").mkdir()
+    (Path("old") / name).touch()
+    with pytest.raises(
+        ConfigError, match=rf"run_dir=old holds a run already \({name}\), and runs are never overwritten"
+    ):
+        claim_folder("old")
+    assert [path.name for path in Path("old").iterdir()] == [name]
+
+
+@pytest.mark.parametrize("folder", [BY_TIME, BY_TIME.replace("outputs", "outputs/multirun")])
+def test_runs_of_the_same_second_get_folders_of_their_own(folder: str) -> None:
+    claimed = []
+    for _ in range(3):
+        claim_folder.cache_clear()  # another process
+        claimed.append(claim_folder(folder))
+    assert claimed == [folder, f"{folder}-2", f"{folder}-3"]
+    assert all(Path(name).is_dir() for name in claimed)
+
+
+@pytest.mark.parametrize("path", ["file", "file/below"])
+def test_a_file_in_the_way_is_named(path: str) -> None:
+    Path("file").touch()
+    with pytest.raises(ConfigError, match=rf"run_dir={path} cannot be made \(.+\); choose another place"):
+        claim_folder(path)
+    assert Path("file").is_file()
+
+
+def test_a_file_in_the_way_of_a_folder_by_time_is_named() -> None:
+    Path("outputs").touch()
+    with pytest.raises(ConfigError, match=rf"run_dir={BY_TIME} cannot be made \(.+\)"):
+        claim_folder(BY_TIME)
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ConfigError, match="run_dir=locked cannot be written to"):
+        claim_folder("locked")
+
+
+def test_options_of_what_was_not_chosen_are_no_choice() -> None:
+    config = {"callback": {"csv": {"_target_": "x"}, "samples": {"num": 32}, "log": {"_target_": "y"}}}
+    assert chosen(config, "callback") == ["csv", "log"]
+
+
+def test_runs_of_a_sweep_are_compared_by_choices_usual_numbers_and_what_was_typed(default: dict[str, Any]) -> None:
+    choices = dict.fromkeys(("model", "network", "dataset", "loss", "optimizer"), "x")
+    flat = hyperparameters(
+        default,
+        choices | {"regularizer": ["label_noise", "input_noise"]},
+        ["model=x", "+allow=[a]", "loss=x", "checkpoint.every=7", "run_dir=there", "latent.z_dim=100"],
+    )
+    assert flat["regularizer"] == "label_noise+input_noise"
+    assert flat["model"] == "x"
+    assert flat["batch_size"] == 64
+    assert flat["optimizer.lr"] == 2e-4
+    assert flat["optimizer.betas"] == "[0.5, 0.999]"
+    assert flat["latent.z_dim"] == 100
+    assert flat["checkpoint.every"] == default["checkpoint"]["every"]
+    assert "run_dir" not in flat
+    assert all(isinstance(value, bool | int | float | str) for value in flat.values())
+    assert hyperparameters(default, choices | {"regularizer": []}, [])["regularizer"] == "none"
