@@ -60,7 +60,8 @@ def run_job(composed: DictConfig) -> GantrainError | None:
         typed=list(hydra_config.overrides.task),
     )
     if hydra_config.mode == hydra.types.RunMode.MULTIRUN:
-        console.rule(f"run {hydra_config.job.num}: {', '.join(job.typed)}")
+        heading = f"\nRun {hydra_config.job.num}: {' '.join(job.typed)}"
+        console.print(heading, style="bold", markup=False, soft_wrap=True)
     try:
         get_method(config["task"]["_target_"])(job)
     except GantrainError as error:
@@ -104,6 +105,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # have Hydra hand its errors over instead of printing them
     sys.path.insert(0, str(Path.cwd()))  # a user's own modules, named by their own configs
     logging.basicConfig(level=logging.INFO, handlers=[ConsoleHandler()], force=True)
+    logging.getLogger("hydra").setLevel(logging.WARNING)  # that a job starts is said by run_job
     register()
     failures: list[GantrainError] = []
 

@@ -256,17 +256,24 @@ def count_steps(config: Node, num_images: int | None) -> int:
     return steps
 
 
+NOT_TRAINING = ("run_dir", "callback", "log_every", "sample_every", "evaluate_every", "checkpoint", "metric", "hydra")
+"""Keys that change what is written, not what is trained."""
+
+
 def hyperparameters(config: Node, choices: Node, typed: Sequence[str]) -> dict[str, bool | float | str]:
-    """Flatten what the runs of a sweep are compared by: the choices, the usual numbers, what was typed."""
-    keys = ["batch_size", "n_critic", "seed", "optimizer.lr", "optimizer.betas"]
-    keys += [override.lstrip("+").split("=")[0] for override in typed]
-    groups = ("model", "network", "dataset", "loss", "regularizer", "optimizer")
-    flat: dict[str, Any] = {group: choices[group] for group in groups}
-    flat["regularizer"] = "+".join(flat["regularizer"]) or "none"
-    for key in dict.fromkeys(keys):
+    """Flatten what the runs of a sweep are compared by: what was typed, and what one always wants to know.
+
+    No more than that: TensorBoard shows only the first few at once.
+    """
+    keys = [override.lstrip("+~").split("=")[0].split("@")[0] for override in typed]
+    keys = [key for key in keys if key.split(".")[0] not in NOT_TRAINING]
+    flat: dict[str, bool | float | str] = {}
+    for key in dict.fromkeys(["model", "dataset", "batch_size", "optimizer.lr", "seed", *keys]):
         try:
-            flat.setdefault(key, lookup(config, key))
+            value = choices[key] if key in choices else lookup(config, key)
         except (KeyError, TypeError):
-            continue  # a group, or a key that this optimizer lacks
-    flat.pop("run_dir", None)
-    return {key: value if is_number(value) or isinstance(value, bool) else str(value) for key, value in flat.items()}
+            continue  # taken out, or of an optimizer without it
+        if isinstance(value, list):
+            value = ", ".join(map(str, value))
+        flat[key] = value if is_number(value) or isinstance(value, bool) else str(value)
+    return flat

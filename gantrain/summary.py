@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -41,23 +41,19 @@ def summary(run: Run, choices: dict[str, Any]) -> RenderableType:
     return table
 
 
-def closing(run: Run) -> RenderableType:
+def closing(run: Run) -> str:
     """Say where things are, and the commands to look at them."""
     folder = run.folder
-    grids = sorted(folder.glob("samples/step_*.png"))
-    lines = [Text(f"\nDone: {run.state.step:,} steps. All of it is in {folder}", style="bold")]
-    if grids:
-        lines.append(Text(f"  samples      {grids[-1]}"))
-    lines += [
-        Text(f"  {name:<12} {folder / name}") for name in ("samples.gif", "curves.png") if (folder / name).exists()
-    ]
+    grids = sorted(folder.glob("samples/step_*.png"))[-1:]
+    pictures = [("samples", path) for path in grids]
+    pictures += [(path.stem, path) for path in (folder / "samples.gif", folder / "curves.png") if path.exists()]
+    lines = [f"\nDone: {run.state.step:,} steps. All of it is in {folder}"]
+    lines += [f"  {name:<9} {path}" for name, path in pictures]
     if (folder / "tensorboard").exists():
-        lines.append(Text(f"  watch        tensorboard --logdir {folder}"))
+        lines.append(f"  watch     tensorboard --logdir {folder}")
     if (folder / "checkpoints").exists():
-        lines.append(Text(f"  more         gantrain task=sample run={folder} num=100 output=samples.png"))
-    for line in lines:
-        line.no_wrap, line.overflow = True, "ignore"
-    return Group(*lines)
+        lines.append(f"  more      gantrain task=sample run={folder} num=100 output=samples.png")
+    return "\n".join(lines)
 
 
 def _options(node: dict[str, Any]) -> str:

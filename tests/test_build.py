@@ -151,7 +151,7 @@ def test_the_discriminators_optimizer_is_the_generators_by_default() -> None:
 
 
 def test_the_discriminators_optimizer_changes_only_what_it_names() -> None:
-    state = state_of("discriminator_optimizer.lr=1e-5", "optimizer.betas=[0.1,0.9]")
+    state = state_of("optimizer.lr=2e-4", "discriminator_optimizer.lr=1e-5", "optimizer.betas=[0.1,0.9]")
     assert (state.G_optimizer.defaults["lr"], state.D_optimizer.defaults["lr"]) == (2e-4, 1e-5)
     assert list(state.D_optimizer.defaults["betas"]) == [0.1, 0.9]
 

@@ -13,7 +13,7 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10_000, 9_000, 1_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10_000, 9_000, 1_000))
 
 
 def test_a_block_that_ends_well_leaves_the_file_and_nothing_else(tmp_path: Path) -> None:

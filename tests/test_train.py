@@ -67,7 +67,7 @@ def run(state: TrainState, **options: Any) -> TrainState:
         "loss": NonSaturating(),
         "regularizers": {},
         "steps": 3,
-        "n_critic": lambda step: 2,
+        "n_critic": lambda _: 2,
         "seed": 0,
     }
     train(state, latent=LATENT, device=CPU, **defaults | options)
@@ -157,7 +157,7 @@ def test_the_discriminator_is_shown_fakes_without_a_way_back_to_the_generator() 
     state.D.register_forward_pre_hook(
         lambda D, args: shown.append((args[0].requires_grad, next(D.parameters()).requires_grad))
     )
-    run(state, steps=1, n_critic=lambda step: 2)
+    run(state, steps=1, n_critic=lambda _: 2)
     # (gradient to the image, gradient to D): two critic updates, then the generator's with D frozen.
     assert shown == [(False, True), (False, True), (True, False)]
 
@@ -183,7 +183,7 @@ def test_frozen_parameters_thaw_even_after_an_error() -> None:
 
 def test_the_critic_is_updated_as_scheduled_and_sees_every_batch_once() -> None:
     state, batches, updates = make_state(), RecordedBatches(), []
-    state.D_optimizer.register_step_post_hook(lambda *args: updates.append(state.step))
+    state.D_optimizer.register_step_post_hook(lambda *_: updates.append(state.step))
     schedule = critic_schedule({"n_critic": 2, "critic_warmup": {"n_critic": 4, "steps": 2, "every": 3}})
     run(state, batches=batches, steps=8, n_critic=schedule)
     assert [updates.count(step) for step in range(8)] == [4, 4, 2, 4, 2, 2, 4, 2]
@@ -261,8 +261,8 @@ def test_real_and_fake_are_told_apart_in_the_right_order() -> None:
 @pytest.mark.parametrize(("norm", "num_shown"), [("batch", [5, 5, 5]), ("none", [10, 5]), ("layer", [10, 5])])
 def test_with_batch_norm_a_batch_holds_one_kind(norm: str, num_shown: list[int]) -> None:
     state, shown = make_state(norm_of_D=norm), []
-    state.D.register_forward_pre_hook(lambda D, args: shown.append(len(args[0])))
-    run(state, steps=1, n_critic=lambda step: 1)
+    state.D.register_forward_pre_hook(lambda _, args: shown.append(len(args[0])))
+    run(state, steps=1, n_critic=lambda _: 1)
     assert shown == num_shown
 
 
@@ -290,9 +290,9 @@ class Spy(Regularizer):
 
 def test_regularizers_are_asked_in_order_and_see_what_the_critic_sees() -> None:
     state, spy = make_state(), Spy()
-    state.D_optimizer.register_step_post_hook(lambda *args: spy.events.append("D"))
-    state.G_optimizer.register_step_post_hook(lambda *args: spy.events.append("G"))
-    run(state, regularizers={"spy": spy}, steps=4, n_critic=lambda step: 1)
+    state.D_optimizer.register_step_post_hook(lambda *_: spy.events.append("D"))
+    state.G_optimizer.register_step_post_hook(lambda *_: spy.events.append("G"))
+    run(state, regularizers={"spy": spy}, steps=4, n_critic=lambda _: 1)
     assert spy.events == ["perturb", "perturb", "penalty", "D", "project", "perturb", "G"] * 4
     assert spy.progress == [step / 4 for step in range(4) for _ in range(3)]
     for batch in spy.batches:
@@ -347,7 +347,7 @@ def test_the_average_follows_the_generator() -> None:
     run(
         state,
         ema=EMA(halflife_images=10.0),
-        callbacks=[lambda state, observations: visited.append(deepcopy(list(state.G.parameters())))],
+        callbacks=[lambda state, _: visited.append(deepcopy(list(state.G.parameters())))],
     )
     decay = 0.5 ** (BATCH_SIZE / 10)
     for average, value, *later in zip(state.G_ema.parameters(), start.parameters(), *visited, strict=True):
@@ -442,7 +442,7 @@ def test_wgan_gp_is_algorithm_1_of_the_paper() -> None:
         Wasserstein(),
         {"gradient_penalty": GradientPenalty(weight=weight)},
         steps=steps,
-        n_critic=lambda step: n_critic,
+        n_critic=lambda _: n_critic,
         seed=5,
         device=CPU,
     )
@@ -476,7 +476,7 @@ def test_wgan_gp_is_algorithm_1_of_the_paper() -> None:
 def test_what_is_reported_is_the_last_critic_updates_and_the_generators_own_batch(loss: Loss) -> None:
     seen: list[Observations] = []
     state = make_state(lr=0.0, norm_of_G="none")
-    run(state, loss=loss, steps=1, callbacks=[lambda state, observations: seen.append(observations)])
+    run(state, loss=loss, steps=1, callbacks=[lambda _, observations: seen.append(observations)])
     torch.manual_seed(key(0, "step", 0))
     for _ in range(2):
         z = LATENT(BATCH_SIZE, device=CPU)

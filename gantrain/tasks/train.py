@@ -93,7 +93,7 @@ def run_recorded(job: Job) -> None:
             ema=build_ema(config),
             callbacks=[*callbacks, stop],
         )
-    console.print(closing(run))
+    console.print(closing(run), markup=False, soft_wrap=True)
 
 
 @contextmanager

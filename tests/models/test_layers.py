@@ -183,5 +183,5 @@ def test_batch_norm_is_found_at_any_depth(layer: nn.Module, expected: bool) -> N
 
 def test_a_width_below_1_is_refused() -> None:
     check_width(1)
-    with pytest.raises(ValueError, match="width=0: .* at least one channel"):
+    with pytest.raises(ValueError, match=r"width=0: .* at least one channel"):
         check_width(0)
