@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import re
 import typing
 from collections.abc import Sequence
 from copy import deepcopy
@@ -21,7 +22,6 @@ from gantrain.datasets.base import Dataset
 from gantrain.ema import EMA
 from gantrain.errors import ConfigError, GantrainError
 from gantrain.losses.base import Loss
-from gantrain.losses.wasserstein import Wasserstein
 from gantrain.metrics.base import Metric
 from gantrain.models.latent import Latent
 from gantrain.models.layers import has_batch_norm
@@ -41,6 +41,8 @@ def build(path: str, node: Node, *facts: object) -> Any:
     Raises:
         ConfigError: naming the option that does not exist, is missing, or has a wrong value.
     """
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise ConfigError(f"{path}={node}: must be an option of its group, or a mapping with a _target_.")
     try:
         target = get_object(node["_target_"])
     except (ImportError, ValueError, TypeError) as error:
@@ -53,9 +55,9 @@ def build(path: str, node: Node, *facts: object) -> Any:
         cause = error.__cause__
         if isinstance(cause, GantrainError):
             raise cause from None
-        if isinstance(cause, ValueError | TypeError):
+        if isinstance(cause, ValueError | TypeError | OSError):
             raise ConfigError(f"{path}: {cause}") from error
-        raise
+        raise cause or error from None
 
 
 def _check_options(path: str, target: Any, options: Node, facts: tuple[object, ...]) -> None:
@@ -82,7 +84,7 @@ def _check_options(path: str, target: Any, options: Node, facts: tuple[object, .
 
 
 def _type_hints(target: Any) -> dict[str, Any]:
-    if not getattr(target, "__module__", "").startswith("gantrain"):
+    if getattr(target, "__module__", "").split(".")[0] != "gantrain":
         return {}  # hints of others (torch's tuples, say) are narrower than what they accept
     return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
 
@@ -114,14 +116,17 @@ def build_device(runtime: Node) -> torch.device:
     name = str(runtime["device"])
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    remedy = "use runtime.device=cpu or runtime.device=auto"
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise ConfigError(f"runtime.device={name}: must be one of auto, cpu, cuda, cuda:1, mps; {remedy}.")
+    device = torch.device(name)
     try:
-        device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"runtime.device={name} is not to be had here ({reason}); use runtime.device=cpu or runtime.device=auto."
-        ) from error
+        raise ConfigError(f"runtime.device={name} is not to be had here ({reason}); {remedy}.") from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # seeding and memory figures are those of the current device
     return device
 
 
@@ -153,8 +158,10 @@ def build_discriminator(config: Node, image_shape: Sequence[int]) -> nn.Module:
 
 def build_state(config: Node, image_shape: Sequence[int], latent: Latent, device: torch.device) -> TrainState:
     """Make networks and optimizers, a function of the config alone."""
-    seed_everything(config["seed"], "weights", device=torch.device("cpu"))
+    # Each from a key of its own, so that a change of one network leaves the start of the other as it was.
+    seed_everything(config["seed"], "weights", "G", device=torch.device("cpu"))
     G = build_generator(config, image_shape, latent).to(device)
+    seed_everything(config["seed"], "weights", "D", device=torch.device("cpu"))
     D = build_discriminator(config, image_shape).to(device)
     own = {key: value for key, value in config["discriminator_optimizer"].items() if value is not None}
     # Without a target of its own it only changes what it names.
@@ -229,8 +236,9 @@ def check_cross(D: nn.Module, loss: Loss, regularizers: dict[str, Regularizer], 
                     "in one sample; model.discriminator.norm=none is safer.",
                     name,
                 )
-    if isinstance(loss, Wasserstein) and not any(r.bounds_lipschitz for r in regularizers.values()):
+    if getattr(loss, "needs_lipschitz", False) and not any(r.bounds_lipschitz for r in regularizers.values()):
         logger.warning(
-            "loss=wasserstein with nothing to keep the critic Lipschitz: its scores will grow without bound; "
-            "add regularizer=[gradient_penalty] or regularizer=[weight_clip]."
+            "loss: %s with nothing to keep the critic Lipschitz: its scores will grow without bound; "
+            "add regularizer=[gradient_penalty] or regularizer=[weight_clip].",
+            type(loss).__name__,
         )

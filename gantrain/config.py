@@ -31,7 +31,7 @@ class CriticWarmup:
 
     n_critic: int = MISSING
     steps: int = MISSING
-    every: int = MISSING
+    every: int | None = MISSING
 
 
 @dataclass
@@ -62,13 +62,13 @@ class Config:
     batch_size: int = MISSING
     seed: int = MISSING
     n_critic: int = MISSING
-    critic_warmup: CriticWarmup | None = MISSING
+    critic_warmup: CriticWarmup | None = field(default_factory=CriticWarmup)
     ema_halflife_images: float | None = MISSING
     allow: list[str] = MISSING
     log_every: int = MISSING
     sample_every: int = MISSING
     evaluate_every: int = MISSING
-    checkpoint: CheckpointConfig = MISSING
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     run_dir: str = MISSING
     run: str | None = MISSING
     num: int = MISSING
@@ -86,6 +86,7 @@ def register() -> None:
     """Make the schema and the resolver known to Hydra."""
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("run_folder", claim_folder, replace=True)
+    OmegaConf.register_new_resolver("sweep_folder", claim_sweep_folder, replace=True)
 
 
 @cache
@@ -97,11 +98,14 @@ def claim_folder(path: str) -> str:
     Raises:
         ConfigError: the folder holds a run already, or cannot be written.
     """
+    if not path:
+        raise ConfigError("run_dir is empty: a run needs a folder of its own; name one, or leave it out: one by date.")
     by_time = re.fullmatch(r"outputs/(multirun/)?\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d", path)
     for attempt in range(1, 1000):
         folder = Path(path if attempt == 1 else f"{path}-{attempt}")
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
+            existed = folder.is_dir()
             folder.mkdir(exist_ok=not by_time)
         except OSError as error:
             if by_time and folder.is_dir():
@@ -115,8 +119,23 @@ def claim_folder(path: str) -> str:
             )
         if not os.access(folder, os.W_OK):
             raise ConfigError(f"run_dir={path} cannot be written to; choose another place.")
+        if not existed:
+            created.add(str(folder.absolute()))
         return str(folder)
-    raise ConfigError(f"run_dir={path}: a thousand runs started in this second.")
+    raise ConfigError(f"run_dir={path}: a thousand runs started in this second; choose a folder with run_dir=PATH.")
+
+
+created: set[str] = set()
+"""The folders, by absolute path, that this process has made for its runs."""
+
+
+def claim_sweep_folder(run_dir: str) -> str:
+    """Create the folder of a sweep: the one that run_dir names, else one by the time.
+
+    Raises:
+        ConfigError: as claim_folder.
+    """
+    return claim_folder(re.sub(r"^outputs/(?=\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d$)", "outputs/multirun/", run_dir))
 
 
 def settle_budget(config: Node, typed: Sequence[str]) -> Node:
@@ -153,7 +172,8 @@ def check(config: Node) -> None:
     if config["critic_warmup"] is not None:
         at_least(config, "critic_warmup.n_critic", 1)
         at_least(config, "critic_warmup.steps", 0)
-        at_least(config, "critic_warmup.every", 1)
+        if config["critic_warmup"]["every"] is not None:
+            at_least(config, "critic_warmup.every", 1)
     for key in SAMPLE_ONLY:
         if key != "num" and config[key] is not None:
             raise ConfigError(f"{key}={config[key]} belongs to task=sample; add task=sample or leave it out.")
@@ -167,6 +187,9 @@ def check_optimizer(key: str, optimizer: Node) -> None:
     Raises:
         ConfigError: naming the value, the rule and the remedy.
     """
+    for name in ("lr", "betas"):
+        if key == "optimizer" and name in optimizer and optimizer[name] is None:
+            raise ConfigError(f"{key}.{name}=null: must be given, for example optimizer.lr=2e-4.")
     rate, betas = optimizer.get("lr"), optimizer.get("betas")
     if rate is not None and (not is_number(rate) or not 0 < rate < math.inf):
         raise ConfigError(f"{key}.lr={rate}: a learning rate is a number above 0, for example {key}.lr=2e-4.")
@@ -224,9 +247,11 @@ def above_zero(config: Node, key: str) -> None:
 def critic_schedule(config: Node) -> Callable[[int], int]:
     """Make the function from a step to its number of critic updates."""
     n_critic, warmup = config["n_critic"], config["critic_warmup"]
+    if warmup is None:
+        return lambda _: n_critic
 
     def updates(step: int) -> int:
-        warm = warmup is not None and (step < warmup["steps"] or step % warmup["every"] == 0)
+        warm = step < warmup["steps"] or (warmup["every"] is not None and step % warmup["every"] == 0)
         return int(warmup["n_critic"] if warm else n_critic)
 
     return updates
@@ -244,7 +269,7 @@ def count_steps(config: Node, num_images: int | None) -> int:
         return int(config["steps"])
     if num_images is None:
         raise ConfigError(
-            f"epochs={config['epochs']}: this data is sampled afresh and has no epochs; "
+            f"epochs={config['epochs']:g}: this data is sampled afresh and has no epochs; "
             "give the budget in generator updates, for example steps=5000."
         )
     n_critic = critic_schedule(config)

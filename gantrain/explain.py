@@ -3,16 +3,22 @@
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gantrain.config import CONF
 from gantrain.errors import ConfigError, GantrainError
+from gantrain.help import config_folders
+
+LIST_GROUPS = ("regularizer", "metric", "callback")
+"""Groups of which a config takes a list of options."""
 
 
 def explain(error: BaseException, arguments: Sequence[str]) -> GantrainError | None:
@@ -20,8 +26,14 @@ def explain(error: BaseException, arguments: Sequence[str]) -> GantrainError | N
     for cause in causes(error):
         if isinstance(cause, GantrainError):
             return cause
+        if isinstance(cause, OverrideParseException):
+            return ConfigError(_unreadable(cause.override))
+        if isinstance(cause, yaml.MarkedYAMLError) and (mark := cause.problem_mark):
+            return ConfigError(f"{mark.name}, line {mark.line + 1}: {cause.problem}; the file is not YAML there.")
     if isinstance(error, MissingConfigException):
-        return ConfigError(_missing_option(str(error)))
+        return ConfigError(_missing_option(str(error), config_folders(arguments)))
+    if isinstance(error, InstantiationException):
+        return None  # the object's own failure
     if isinstance(error, HydraException | OmegaConfBaseException):
         return ConfigError(_composition("\n".join(str(cause) for cause in causes(error)), arguments))
     return None
@@ -35,7 +47,17 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def _missing_option(message: str) -> str:
+def _unreadable(override: str) -> str:
+    key, _, value = override.partition("=")
+    if value.startswith("~"):
+        return f"{override}: this shell leaves ~ as it is; write {key}=$HOME{value[1:]}."
+    return (
+        f"{override} cannot be read. An override is key=value, the key of a-z, 0-9, _ and dots; put quotes around "
+        "values that hold spaces, commas, braces or other signs, for example 'run_dir=\"my run\"'."
+    )
+
+
+def _missing_option(message: str, folders: Sequence[Path]) -> str:
     found = re.search(
         r"Could not find '([^']+)'|Could not load '([^']+)'|Cannot find primary config '([^']+)'", message
     )
@@ -43,7 +65,7 @@ def _missing_option(message: str) -> str:
         return message.strip()
     name = next(filter(None, found.groups()))
     group, _, option = name.rpartition("/")
-    available = options(group)
+    available = options(group, folders)
     if not available:
         return f"{name}: there is no such config; see gantrain --help for the groups and their options."
     return f"{group}={option}: no such option.{nearest(option, available)} The options are {', '.join(available)}."
@@ -51,21 +73,38 @@ def _missing_option(message: str) -> str:
 
 def _composition(message: str, arguments: Sequence[str]) -> str:
     first = message.strip().splitlines()[0]
+    full_key = re.search(r"full_key: (\S+)", message)
     if found := re.search(r"Could not override '([^']+)'", message):
-        key = found.group(1)
-        return f"{key}: there is no such key or group.{nearest(key, known_keys(arguments))} See gantrain --help."
+        # One is what was typed, the other may lie below it: dataset={rot: photos}.
+        return _unknown_key(max(found[1], full_key[1] if full_key else "", key=len), message, arguments)
+    if found := re.search(r"Could not append to config. An item is already at '([^']+)'", message):
+        return f"+{found[1]}: the key is there already; leave out the +."
+    if found := re.search(r"Could not delete '([^']+)'", message):
+        if found[1] in LIST_GROUPS:
+            return f"~{found[1]}: it is a list; empty it by {found[1]}=[]."
+        return f"~{found[1]}: there is no such key or group.{nearest(found[1], known_keys(arguments))}"
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", message):
+        key, _, value = found[1].partition("=")
+        return f"{found[1]}: values separated by commas are a sweep: add -m; a list is '{key}=[{value}]'."
+    if found := re.search(r"Error merging override (\S+)=null", message):
+        return f"{found[1]}=null: must have a value; leave it out for the one of the recipe."
     if found := re.search(r"Value '(.*?)'.* of type '.*?' could not be converted to (\w+)", message):
         value, wanted = found.groups()
-        where = re.search(r"full_key: (\S+)", message)
-        key = where.group(1) if where else "a key"
+        key = full_key[1] if full_key else "a key"
         return f"{key}={value}: must be {_kind(wanted)}, and {value!r} is not."
-    if "LexerNoViableAltException" in message or "mismatched input" in message or "no viable alternative" in message:
+    return f"{full_key[1]}: {first}" if full_key and full_key[1] not in first else first
+
+
+def _unknown_key(key: str, message: str, arguments: Sequence[str]) -> str:
+    names, parent = known_keys(arguments), key.rpartition(".")[0]
+    siblings = [name for name in names if name.rpartition(".")[0] == parent]
+    if f"{parent}._target_" in siblings and not nearest(key, siblings):
+        added = re.search(r"To append to your config use (.+)", message)
         return (
-            f"{first} An override is key=value; put quotes around values that hold "
-            "spaces, commas or braces, for example 'run_dir=\"my run\"'."
+            f"{key}: the config lists no such key. An option that the class takes but the config does not list "
+            f"is added with +: {added[1] if added else f'+{key}=...'}"
         )
-    where = re.search(r"full_key: (\S+)", message)
-    return f"{where.group(1)}: {first}" if where and where.group(1) not in first else first
+    return f"{key}: there is no such key or group.{nearest(key, names)} See gantrain --help."
 
 
 def _kind(name: str) -> str:
@@ -73,33 +112,45 @@ def _kind(name: str) -> str:
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """Suggest the nearest of the names, as a sentence, or nothing."""
-    last = name.rsplit(".", 1)[-1]
-    candidates = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
-    candidates = candidates or [n for n in names if n.rsplit(".", 1)[-1] == last][:1]
+    """Suggest the nearest of the names, as a sentence, or nothing.
+
+    One beside it comes first, then one of that very name elsewhere, then one below a parent of nearly that name.
+    """
+    parent, _, last = name.rpartition(".")
+    beside = [n for n in names if n.rpartition(".")[0] == parent]
+    elsewhere = [n for n in names if n.rpartition(".")[2] == last]
+    candidates = difflib.get_close_matches(name, names if parent and not beside else [], n=1, cutoff=0.7)
+    close = difflib.get_close_matches(last, [n.rpartition(".")[2] for n in beside], n=1, cutoff=0.7)
+    candidates = [f"{parent}.{c}".lstrip(".") for c in close] or candidates or elsewhere
     return f" Did you mean {candidates[0]}?" if candidates else ""
 
 
-def options(group: str) -> list[str]:
-    """List the options of a group of the shipped configs."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml")) if group else []
+def options(group: str, folders: Sequence[Path] = (CONF,)) -> list[str]:
+    """List the options of a group."""
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")}) if group else []
 
 
-def groups() -> list[str]:
-    """List the groups of the shipped configs."""
-    return sorted(path.name for path in CONF.iterdir() if path.is_dir())
+def groups(folders: Sequence[Path] = (CONF,)) -> list[str]:
+    """List the groups of the configs in the folders."""
+    return sorted({path.name for folder in folders for path in folder.iterdir() if path.is_dir()})
 
 
 def known_keys(arguments: Sequence[str]) -> list[str]:
     """List every key and group that could have been meant, given the groups that the arguments choose."""
-    chosen = [a for a in arguments if (m := re.fullmatch(r"(\w+)=(\w+)", a)) and m[2] in options(m[1])]
+    folders = config_folders(arguments)
+    chosen = [
+        argument
+        for argument in arguments
+        if (m := re.fullmatch(r"(\w+)=\[?([\w,]+)\]?", argument)) and set(m[2].split(",")) <= {*options(m[1], folders)}
+    ]
+    own = ",".join(f"'file://{folder.absolute()}'" for folder in folders[1:])
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(CONF.absolute()), version_base="1.3"):
-            config = OmegaConf.to_container(compose("train", overrides=chosen))
+            config = OmegaConf.to_container(compose("train", overrides=[*chosen, f"hydra.searchpath=[{own}]"]))
     except HydraException:  # what was chosen does not compose either; there is nothing to suggest
         config = {}
-    return [*flat_keys(config), *groups()]
+    return [*flat_keys(config), *groups(folders)]
 
 
 def flat_keys(node: Any, prefix: str = "") -> list[str]:

@@ -27,6 +27,7 @@ Groups, chosen by group=option (lists by group=[one,two]):
 
 CLOSING = """
 Options of a choice are keys below its group: optimizer.lr=1e-4 model.generator.width=32 dataset.root=photos.
+Every key with its value: gantrain --cfg job model=wgan_gp. What a class takes beyond: +optimizer.eps=1e-7.
 Your own configs: gantrain --config-dir FOLDER experiment=NAME. Tab completion: eval "$(gantrain -sc install=bash)".
 More of Hydra's own flags: gantrain --hydra-help."""
 
@@ -39,7 +40,7 @@ def help_text(arguments: Sequence[str]) -> str:
     Args:
         arguments: of the command; the groups of a --config-dir are listed too.
     """
-    folders = [CONF, *_config_dirs(arguments)]
+    folders = config_folders(arguments)
     names = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
     lines = [USAGE]
     for group in sorted(names - {"hydra"}, key=lambda name: (ORDER.index(name) if name in ORDER else 99, name)):
@@ -71,7 +72,8 @@ def top_level_keys() -> list[tuple[str, str, str]]:
     return found
 
 
-def _config_dirs(arguments: Sequence[str]) -> list[Path]:
+def config_folders(arguments: Sequence[str]) -> list[Path]:
+    """List the folders that hold configs: the shipped one, then those of --config-dir."""
     following = [b for a, b in pairwise(arguments) if a in ("--config-dir", "-cd")]
     joined = [a.split("=", 1)[1] for a in arguments if a.startswith("--config-dir=")]
-    return [Path(folder) for folder in (*following, *joined) if Path(folder).is_dir()]
+    return [CONF, *(Path(folder) for folder in (*following, *joined) if Path(folder).is_dir())]

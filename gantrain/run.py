@@ -57,11 +57,21 @@ class Run:
         """Real samples shown to the critic so far."""
         return self.state.batches_seen * int(self.config["batch_size"])
 
+    def __post_init__(self) -> None:
+        self.callbacks = sorted(self.callbacks, key=lambda callback: not callback.adds_observations)
+
+    def check(self) -> None:
+        """Let the callbacks refuse what cannot work, before anything is written."""
+        for callback in self.callbacks:
+            callback.check(self)
+
     def start(self) -> None:
-        """Start the callbacks, the last first: those that receive are ready before those that publish."""
-        for callback in reversed(self.callbacks):
+        """Start the callbacks; only when all are ready do they begin to publish."""
+        for callback in self.callbacks:
             callback.start(self)
-            self.active.insert(0, callback)
+            self.active.append(callback)
+        for callback in self.callbacks:
+            callback.begin(self.state)
 
     def finish(self, status: str) -> None:
         """Finish the callbacks that have started, in their order; one that fails keeps no other from finishing."""

@@ -1,5 +1,7 @@
 """What a person reads before the first step and after the last."""
 
+import re
+import shlex
 from typing import Any
 
 from rich.console import RenderableType
@@ -32,8 +34,7 @@ def summary(run: Run, choices: dict[str, Any]) -> RenderableType:
         "objective": " + ".join(filter(None, [choices["loss"], regularizers])),
         "optimizer": optimizers["G"] if shared else f"G {optimizers['G']}, D {optimizers['D']}",
         "device": device_name(run.device),
-        "steps": f"{run.steps:,}{epochs}, batch {config['batch_size']}, {config['n_critic']} critic update"
-        f"{'s' if config['n_critic'] > 1 else ''} each",
+        "steps": f"{run.steps:,}{epochs}, batch {config['batch_size']}, {_critic_updates(config)}",
         "folder": str(run.folder),
     }
     for name, value in rows.items():
@@ -44,16 +45,23 @@ def summary(run: Run, choices: dict[str, Any]) -> RenderableType:
 def closing(run: Run) -> str:
     """Say where things are, and the commands to look at them."""
     folder = run.folder
+    quoted = shlex.quote(str(folder))
     grids = sorted(folder.glob("samples/step_*.png"))[-1:]
     pictures = [("samples", path) for path in grids]
-    pictures += [(path.stem, path) for path in (folder / "samples.gif", folder / "curves.png") if path.exists()]
+    pictures += [("animation", folder / "samples.gif"), ("curves", folder / "curves.png")]
     lines = [f"\nDone: {run.state.step:,} steps. All of it is in {folder}"]
-    lines += [f"  {name:<9} {path}" for name, path in pictures]
+    lines += [f"  {name:<9} {path}" for name, path in pictures if path.exists()]
     if (folder / "tensorboard").exists():
-        lines.append(f"  watch     tensorboard --logdir {folder}")
+        lines.append(f"  watch     tensorboard --logdir {quoted}")
     if (folder / "checkpoints").exists():
-        lines.append(f"  more      gantrain task=sample run={folder} num=100 output=samples.png")
+        where = shlex.quote(f"run={_hydra_quote(str(folder))}")
+        lines.append(f"  more      gantrain task=sample {where} num=100 output=samples.png")
     return "\n".join(lines)
+
+
+def _hydra_quote(value: str) -> str:
+    # Hydra's grammar takes these without quotes.
+    return value if re.fullmatch(r"[\w./:+-]+", value, re.ASCII) else f"'{value}'"
 
 
 def _options(node: dict[str, Any]) -> str:
@@ -64,6 +72,16 @@ def _options(node: dict[str, Any]) -> str:
 def _rates(group: dict[str, Any]) -> str:
     betas = f" betas {tuple(group['betas'])}" if "betas" in group else ""
     return f"lr {group['lr']:g}{betas}"
+
+
+def _critic_updates(config: dict[str, Any]) -> str:
+    n_critic, warmup = config["n_critic"], config["critic_warmup"]
+    text = f"{n_critic} critic update{'s' if n_critic > 1 else ''} each"
+    if warmup is None:
+        return text
+    when = [f"in the first {warmup['steps']}"] if warmup["steps"] else []
+    when += [f"at every {warmup['every']}th"] if warmup["every"] else []
+    return f"{text} ({warmup['n_critic']} {' and '.join(when)})" if when else text
 
 
 def _epochs(run: Run) -> float:

@@ -136,8 +136,11 @@ def descend(optimizer: Optimizer, loss: Tensor) -> None:
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """Let gradients pass through the module without computing those of its parameters."""
-    module.requires_grad_(False)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
-        module.requires_grad_(True)
+        for parameter in trained:
+            parameter.requires_grad_(True)

@@ -187,7 +187,7 @@ def test_warmup_batches_count_as_seen() -> None:
 
 
 def test_epochs_of_data_without_end_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"epochs=1.0: .*no epochs; .*steps=5000"):
+    with pytest.raises(ConfigError, match=r"epochs=1: .*no epochs; .*steps=5000"):
         count_steps(budget(), None)
 
 

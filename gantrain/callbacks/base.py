@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from jaxtyping import UInt8
 from numpy import ndarray
@@ -17,15 +17,25 @@ if TYPE_CHECKING:
 class Callback:
     """Does nothing; override what is needed.
 
-    The order of a run's callbacks is that of the config's list: what one adds to the observations of a step, those
-    after it see.
+    Attributes:
+        adds_observations: whether it puts numbers of its own into a step's observations; it then goes before those
+            that read them, wherever the config names it.
     """
 
-    def start(self, run: Run) -> None:
-        """Get ready, before the first step; the run's state, config and folder are complete.
+    adds_observations: ClassVar[bool] = False
 
-        The last of the list starts first, so that what another publishes in its start arrives.
+    def check(self, run: Run) -> None:
+        """Refuse what cannot work, before anything is written.
+
+        Raises:
+            UserError: with the remedy.
         """
+
+    def start(self, run: Run) -> None:
+        """Get ready to take things in; the run's state, config and folder are complete."""
+
+    def begin(self, state: TrainState) -> None:
+        """Publish what belongs before the first step; every callback has started."""
 
     def __call__(self, state: TrainState, observations: Observations) -> None:
         """Look at the state after a step. Read a tensor only where something is written: it waits for the device."""

@@ -10,7 +10,7 @@ import torch
 from typing_extensions import override
 
 from gantrain.callbacks.base import Callback
-from gantrain.errors import ConfigError, DataError
+from gantrain.errors import DataError, DivergedError
 from gantrain.files import atomic_write, require_space
 from gantrain.run import Run
 from gantrain.train import TrainState
@@ -26,16 +26,15 @@ class Checkpoint(Callback):
     """
 
     @override
+    def check(self, run: Run) -> None:
+        # One more than are kept, for the oldest goes when the newest is whole.
+        keep = run.config["checkpoint"]["keep"]
+        num_bytes = (keep + 1) * estimate_bytes(run.state) + RESERVE_BYTES
+        require_space(run.folder, num_bytes, f"A run with checkpoint.keep={keep}")
+
+    @override
     def start(self, run: Run) -> None:
         self.run, self.every, self.keep = run, run.config["checkpoint"]["every"], run.config["checkpoint"]["keep"]
-        if min(self.every, self.keep) < 1:
-            raise ConfigError(
-                f"checkpoint.every={self.every}, checkpoint.keep={self.keep}: both must be at least 1 "
-                "(callback without checkpoint saves none)."
-            )
-        # One more than are kept, for the oldest goes when the newest is whole.
-        num_bytes = (self.keep + 1) * estimate_bytes(run.state) + RESERVE_BYTES
-        require_space(run.folder, num_bytes, f"A run with checkpoint.keep={self.keep}")
         self.folder = run.folder / "checkpoints"
         self.folder.mkdir(exist_ok=True)
         self.saved_at: int | None = None
@@ -51,7 +50,18 @@ class Checkpoint(Callback):
             self.save(state)
 
     def save(self, state: TrainState) -> None:
-        """Write a checkpoint, then delete what is older than the last `keep`."""
+        """Write a checkpoint, then delete what is older than the last `keep`.
+
+        Raises:
+            DivergedError: a weight is no number any more; the checkpoints before stay.
+        """
+        for network, module in (("G", state.G), ("D", state.D)):
+            for name, parameter in module.named_parameters():
+                if not parameter.isfinite().all():
+                    raise DivergedError(
+                        f"{network}.{name} holds numbers that are not finite at step {state.step}: the training has "
+                        "diverged, and no checkpoint of it is written; try a lower optimizer.lr."
+                    )
         save(self.folder / f"step_{state.step:08d}.pt", self.run)
         self.saved_at = state.step
         for path in _by_step(self.folder)[: -self.keep]:
@@ -84,10 +94,13 @@ def load(path: Path, map_location: torch.device | str) -> dict[str, Any]:
     """
     try:
         content: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        missing = sorted({"G", "D", "G_ema", "image_shape", "step"} - content.keys())
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such checkpoint; see what the folder {path.parent} holds.") from error
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
         raise DataError(f"{path} is damaged or no checkpoint of gantrain; take another one of its folder.") from error
+    if missing:
+        raise DataError(f"{path} is no checkpoint of gantrain: it has no {', '.join(missing)}.")
     return content
 
 
@@ -107,7 +120,7 @@ def latest(folder: Path) -> Path:
 
 
 def _by_step(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step_*.pt"), key=lambda path: int(path.stem.removeprefix("step_")))
+    return sorted(folder.glob("step_" + "[0-9]" * 8 + ".pt"))
 
 
 def estimate_bytes(state: TrainState) -> int:

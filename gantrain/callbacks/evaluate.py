@@ -18,14 +18,19 @@ class Evaluate(Callback):
     The codes are the same every time, so that the numbers differ by what the generator has learned alone.
     """
 
+    adds_observations = True
+
     @override
-    def start(self, run: Run) -> None:
-        self.run, self.every = run, run.config["evaluate_every"]
+    def check(self, run: Run) -> None:
         for name, metric in run.metrics.items():
             try:
                 metric.check(run.dataset)
             except ValueError as error:
                 raise ConfigError(f"metric {name}: {error}") from error
+
+    @override
+    def start(self, run: Run) -> None:
+        self.run, self.every = run, run.config["evaluate_every"]
 
     @override
     def __call__(self, state: TrainState, observations: Observations) -> None:

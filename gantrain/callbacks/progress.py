@@ -67,7 +67,8 @@ class Progress(Callback):
 
     @override
     def finish(self, state: TrainState, status: str) -> None:
-        self.update(state)
+        if self.updated > float("-inf"):
+            self.update(state)
         self.bar.stop()
         self.print_line(time.monotonic())
 

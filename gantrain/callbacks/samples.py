@@ -21,7 +21,7 @@ class Samples(Callback):
     Images as a grid, vectors as their distribution against that of the data; at the end the pictures as an animation.
 
     Args:
-        num: in a grid.
+        num: how many images a grid shows.
         num_vectors: where the data are vectors, how many real and generated ones are drawn.
     """
 
@@ -48,8 +48,12 @@ class Samples(Callback):
             self.real = run.dataset.sample(num, generator(seed, "real"))
             real = pictures.distribution(self.real, None, None, title=run.dataset.name)
         pictures.save_png(self.folder / "real.png", real)
-        run.publish_image("samples/real", real)
-        self.show(run.state)
+        self.real_picture = real
+
+    @override
+    def begin(self, state: TrainState) -> None:
+        self.run.publish_image("samples/real", self.real_picture)
+        self.show(state)
 
     @override
     def __call__(self, state: TrainState, observations: object) -> None:
@@ -60,7 +64,8 @@ class Samples(Callback):
     def finish(self, state: TrainState, status: str) -> None:
         if status in ("finished", "stopped") and state.step != self.shown_at:
             self.show(state)
-        pictures.animation(self.run.folder / "samples.gif", sorted(self.folder.glob("step_*.png")))
+        if frames := sorted(self.folder.glob("step_*.png")):
+            pictures.animation(self.run.folder / "samples.gif", frames)
 
     def show(self, state: TrainState) -> None:
         """Write and publish the picture of this step."""

@@ -1,28 +1,34 @@
 """What a dataset is: stored images, or a distribution that is sampled afresh."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
+from typing_extensions import override
 
 
-@dataclass(frozen=True)
 class ImageDataset:
     """Images of one shape, in memory or memory-mapped.
 
     Attributes:
-        images: uint8 [n, c, h, w] in [0, 255].
+        images: uint8 [n, c, h, w] in [0, 255]; to be read only, because a write to mapped ones ends the process.
         labels: int64 [n] in [0, num_classes), or None.
         fingerprint: sha256 of the images and labels, as trained on.
     """
 
-    name: str
-    images: UInt8[Tensor, "n c h w"]
-    labels: Int64[Tensor, " n"] | None
-    num_classes: int | None
-    fingerprint: str
+    def __init__(
+        self,
+        name: str,
+        images: UInt8[Tensor, "n c h w"],
+        labels: Int64[Tensor, " n"] | None,
+        num_classes: int | None,
+        fingerprint: str,
+    ):
+        self.name, self.num_classes = name, num_classes
+        self.images, self.labels, self.fingerprint = images, labels, fingerprint
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -33,6 +39,66 @@ class ImageDataset:
     def num_images(self) -> int:
         """How many images there are."""
         return len(self.images)
+
+    def prepare(self) -> None:
+        """Do now what would be done when the images are first asked for: nothing, since they are here."""
+
+
+class ImagesOnDemand(ImageDataset):
+    """Images that are loaded when they, their labels or their fingerprint are first asked for, or by prepare().
+
+    What else there is to know is known before, so that it can be checked before minutes of decoding. Until then
+    num_images is the number of files; afterwards it is smaller by the bad ones, where those may be left out.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        num_images: int,
+        image_shape: tuple[int, ...],
+        num_classes: int | None,
+        load: Callable[[], ImageDataset],
+    ):
+        self.name, self.num_classes = name, num_classes
+        self._shape = (num_images, *image_shape)
+        self._load = load
+
+    @cached_property
+    def _loaded(self) -> ImageDataset:
+        loaded = self._load()
+        self._shape = tuple(loaded.images.shape)
+        del self._load  # and with it what the images were decoded from
+        return loaded
+
+    @cached_property
+    @override
+    def images(self) -> UInt8[Tensor, "n c h w"]:  # type: ignore[override]
+        return self._loaded.images
+
+    @cached_property
+    @override
+    def labels(self) -> Int64[Tensor, " n"] | None:  # type: ignore[override]
+        return self._loaded.labels
+
+    @cached_property
+    @override
+    def fingerprint(self) -> str:  # type: ignore[override]
+        return self._loaded.fingerprint
+
+    @property
+    @override
+    def image_shape(self) -> tuple[int, ...]:
+        return self._shape[1:]
+
+    @property
+    @override
+    def num_images(self) -> int:
+        return self._shape[0]
+
+    @override
+    def prepare(self) -> None:
+        _ = self._loaded
 
 
 class Distribution(ABC):
@@ -56,6 +122,9 @@ class Distribution(ABC):
     mode_std: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+    def prepare(self) -> None:  # noqa: B027
+        """Do nothing: there is nothing to decode."""
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n d"]:

@@ -10,9 +10,12 @@ import json
 import logging
 import math
 import os
+import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +24,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 
-from gantrain.datasets.base import ImageDataset
+from gantrain.datasets.base import ImageDataset, ImagesOnDemand
 from gantrain.datasets.images import BadImageError
 from gantrain.datasets.progress import track
 from gantrain.errors import ConfigError, DataError
@@ -31,6 +34,7 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 _NUM_BAD_SHOWN = 5
 _CHUNK = 32
+_STALE_SECONDS = 24 * 60 * 60
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,22 @@ class Source:
 
 
 def cached(source: Source, *, cache_dir: Path, max_bad_fraction: float) -> ImageDataset:
-    """Memory-map the decoded images, decoding them first unless an earlier run did.
+    """Memory-map the decoded images once they are asked for, decoding them first unless an earlier run did.
 
-    Raises:
+    Asking for them raises:
         ConfigError: cache_dir cannot be written, or its disk is too small.
-        DataError: more than max_bad_fraction of the images are bad.
+        DataError: more than max_bad_fraction of the images are bad, or the cache cannot be read.
     """
+    return ImagesOnDemand(
+        source.name,
+        num_images=len(source.names),
+        image_shape=source.image_shape,
+        num_classes=source.num_classes,
+        load=lambda: _load_or_build(source, cache_dir, max_bad_fraction),
+    )
+
+
+def _load_or_build(source: Source, cache_dir: Path, max_bad_fraction: float) -> ImageDataset:
     key = source.key()
     stem = cache_dir / f"{source.name}-{key[:16]}"
     found = _load(stem, key)
@@ -80,11 +94,17 @@ def cached(source: Source, *, cache_dir: Path, max_bad_fraction: float) -> Image
     _report_bad(source, bad, max_bad_fraction)
     return ImageDataset(
         name=source.name,
-        images=torch.from_numpy(images),
+        images=_as_tensor(images),
         labels=None if labels is None else torch.from_numpy(labels),
         num_classes=source.num_classes,
         fingerprint=digest,
     )
+
+
+def _as_tensor(images: UInt8[np.ndarray, "n c h w"]) -> UInt8[torch.Tensor, "n c h w"]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(images)
 
 
 def fingerprint(images: UInt8[np.ndarray, "n c h w"], labels: Int64[np.ndarray, " n"] | None) -> str:
@@ -107,8 +127,8 @@ def _load(stem: Path, key: str) -> tuple[str, dict[str, str], Any, Any] | None:
         manifest = json.loads(path.read_bytes())
         if (manifest["version"], manifest["key"]) != (FORMAT_VERSION, key):
             raise ValueError("another key")
-        # Copy on write: torch warns about arrays that cannot be written, and the file stays as it is.
-        images = np.load(f"{stem}.npy", mmap_mode="c")
+        # Read-only: private writable pages would count as used memory, and data larger than that could not be mapped.
+        images = np.load(f"{stem}.npy", mmap_mode="r")
         if (list(images.shape), images.dtype) != (manifest["shape"], np.uint8):
             raise ValueError(f"shape {list(images.shape)}")
         num_bytes = Path(f"{stem}.npy").stat().st_size
@@ -118,14 +138,19 @@ def _load(stem: Path, key: str) -> tuple[str, dict[str, str], Any, Any] | None:
         if labels is not None and (labels.shape, labels.dtype) != (images.shape[:1], np.int64):
             raise ValueError(f"labels of shape {list(labels.shape)}")
         return manifest["fingerprint"], manifest["bad"], images, labels
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, EOFError, ValueError, KeyError, TypeError) as error:
         logger.warning("The cache %s.npy does not match its manifest (%s); decoding again.", stem, error)
         return None
+    except OSError as error:  # decoding again would not help
+        raise DataError(
+            f"The cache {stem}.npy cannot be read ({error.strerror}); mend that or choose another dataset.cache_dir."
+        ) from error
 
 
 def _build(source: Source, stem: Path, key: str) -> None:
     total = len(source.names)
     _make_folder(stem.parent)
+    _remove_stale_temporaries(stem.parent, source.name)
     require_space(stem.parent, total * math.prod(source.image_shape), f"The cache of {source.origin}")
     logger.info("Decoding %s images of %s into %s.npy, once.", f"{total:,}", source.origin, stem)
     digest = hashlib.sha256()
@@ -205,6 +230,14 @@ def _make_folder(folder: Path) -> None:
         writable = False
     if not writable:
         raise ConfigError(f"dataset.cache_dir={folder} cannot be written; choose another folder.")
+
+
+def _remove_stale_temporaries(folder: Path, name: str) -> None:
+    # A builder that was killed could not remove its own. One at work writes to its file all the time.
+    for path in folder.glob(f".{name}-*.tmp"):
+        with suppress(OSError):  # another process was faster, or the file belongs to someone else
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                path.unlink()
 
 
 def _report_bad(source: Source, bad: Mapping[str, str], max_bad_fraction: float) -> None:

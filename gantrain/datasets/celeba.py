@@ -37,22 +37,22 @@ def celeba(
     if crop is not None:
         check_count("crop", crop)
     check_fraction("max_bad_fraction", max_bad_fraction)
-    with open_image_files(_find(Path(root).expanduser(), download)) as files:
-        num_found = len(files.names)
-        level = logging.INFO if num_found >= _NUM_PUBLISHED else logging.WARNING
-        logger.log(level, "Found %s of %s CelebA images in %s.", f"{num_found:,}", f"{_NUM_PUBLISHED:,}", files.origin)
-        source = Source(
-            name="celeba",
-            origin=str(files.origin),
-            names=files.names,
-            listing=files.listing,
-            preprocessing={"crop": crop, "resize": image_size},
-            image_shape=(3, image_size, image_size),
-            labels=None,
-            num_classes=None,
-            decode=lambda i: _decode(files, i, crop, image_size),
-        )
-        return cached(source, cache_dir=Path(cache_dir).expanduser(), max_bad_fraction=max_bad_fraction)
+    files = open_image_files(_find(Path(root).expanduser(), download))
+    num_found = len(files.names)
+    level = logging.INFO if num_found >= _NUM_PUBLISHED else logging.WARNING
+    logger.log(level, "Found %s of %s CelebA images in %s.", f"{num_found:,}", f"{_NUM_PUBLISHED:,}", files.origin)
+    source = Source(
+        name="celeba",
+        origin=str(files.origin),
+        names=files.names,
+        listing=files.listing,
+        preprocessing={"crop": crop, "resize": image_size},
+        image_shape=(3, image_size, image_size),
+        labels=None,
+        num_classes=None,
+        decode=lambda i: _decode(files, i, crop, image_size),
+    )
+    return cached(source, cache_dir=Path(cache_dir).expanduser(), max_bad_fraction=max_bad_fraction)
 
 
 def _decode(files: ImageFiles, i: int, crop: int | None, image_size: int) -> UInt8[np.ndarray, "3 h w"]:

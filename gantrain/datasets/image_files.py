@@ -1,10 +1,11 @@
 """The image files of a folder or of a zip, read through one interface."""
 
 import os
+import weakref
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -30,27 +31,31 @@ class ImageFiles:
     read: Callable[[int], bytes]
 
 
-@contextmanager
-def open_image_files(path: Path) -> Iterator[ImageFiles]:
+def open_image_files(path: Path) -> ImageFiles:
     """List the image files below a folder or inside a zip, at any depth.
 
-    Hidden files and the __MACOSX folders that Finder adds are left out.
+    Hidden files and the __MACOSX folders that Finder adds are left out. A zip stays open while the result is in use.
 
     Raises:
         DataError: it is missing, unreadable, or holds no images; the message says what it holds instead.
     """
     if path.is_dir():
-        yield _of_folder(path)
-    elif path.exists():
-        with ExitStack() as stack:
-            try:
-                # ZipFile counts the readers of a file that it opened itself, which is not safe from several threads.
-                archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(path.open("rb"))))
-            except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-                raise DataError(f"{path} is neither a folder nor a readable zip ({error}); replace it.") from error
-            yield _of_zip(path, archive)
-    else:
-        raise DataError(f"{path} does not exist; set dataset.root to the folder or zip that holds the images.")
+        return _of_folder(path)
+    if path.exists():
+        return _of_zip(path, _open_zip(path))
+    raise DataError(f"{path} does not exist; set dataset.root to the folder or zip that holds the images.")
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    with ExitStack() as stack:
+        try:
+            # ZipFile counts the readers of a file that it opened itself, which is not safe from several threads.
+            archive = zipfile.ZipFile(stack.enter_context(path.open("rb")))
+        except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            raise DataError(f"{path} is neither a folder nor a readable zip ({error}); replace it.") from error
+        # For the same reason it would leave this file open, and images are read long after they were listed.
+        weakref.finalize(archive, stack.pop_all().close)
+    return archive
 
 
 def _of_folder(root: Path) -> ImageFiles:
@@ -108,12 +113,13 @@ def _images_among(root: Path, found: list[tuple[str, int, int]]) -> list[tuple[s
     images = sorted(entry for entry in visible if _suffix(entry[0]) in SUFFIXES)
     if images:
         return images
+    if not visible:
+        raise DataError(f"dataset.root={root} is empty; put PNG, JPEG or WebP images there.")
     counts = Counter(_suffix(name) or "without a suffix" for name, *_ in visible)
     instead = ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common(8))
     raise DataError(
-        f"{root} holds no images (PNG, JPEG or WebP), "
-        + (f"but these files: {instead}. " if visible else "it is empty. ")
-        + "Set dataset.root to the folder or zip that holds the images."
+        f"{root} holds no PNG, JPEG or WebP images, only other files ({instead}); "
+        "put images there, or set dataset.root to the folder or zip that holds them."
     )
 
 

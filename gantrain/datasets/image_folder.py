@@ -31,20 +31,20 @@ def image_folder(
     check_fraction("max_bad_fraction", max_bad_fraction)
     if channels not in (1, 3):
         raise ConfigError(f"dataset.channels={channels} must be 1 (grey) or 3 (RGB).")
-    with open_image_files(Path(root).expanduser()) as files:
-        labels, num_classes = _labels(files)
-        source = Source(
-            name="image_folder",
-            origin=str(files.origin),
-            names=files.names,
-            listing=files.listing,
-            preprocessing={"channels": channels, "resize_shorter_side": image_size, "crop": image_size},
-            image_shape=(channels, image_size, image_size),
-            labels=labels,
-            num_classes=num_classes,
-            decode=lambda i: _decode(files, i, channels, image_size),
-        )
-        return cached(source, cache_dir=Path(cache_dir).expanduser(), max_bad_fraction=max_bad_fraction)
+    files = open_image_files(Path(root).expanduser())
+    labels, num_classes = _labels(files)
+    source = Source(
+        name="image_folder",
+        origin=str(files.origin),
+        names=files.names,
+        listing=files.listing,
+        preprocessing={"channels": channels, "resize_shorter_side": image_size, "crop": image_size},
+        image_shape=(channels, image_size, image_size),
+        labels=labels,
+        num_classes=num_classes,
+        decode=lambda i: _decode(files, i, channels, image_size),
+    )
+    return cached(source, cache_dir=Path(cache_dir).expanduser(), max_bad_fraction=max_bad_fraction)
 
 
 def _decode(files: ImageFiles, i: int, channels: int, image_size: int) -> UInt8[np.ndarray, "c h w"]:

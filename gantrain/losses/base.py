@@ -11,7 +11,10 @@ Scalar = Float[Tensor, ""]
 
 @runtime_checkable
 class Loss(Protocol):
-    """An adversarial objective; both functions are minimised."""
+    """An adversarial objective; both functions are minimised.
+
+    One that is a distance only for a Lipschitz discriminator says so by `needs_lipschitz = True`.
+    """
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Scalar:
         """Loss of the discriminator."""

@@ -14,7 +14,7 @@ class Metric(Protocol):
 
     Attributes:
         num_samples: how many samples it wants.
-        better: by number that it returns, whether higher or lower is better, or closeness to the number given.
+        better: by number that it returns, whether higher or lower is better.
     """
 
     num_samples: int

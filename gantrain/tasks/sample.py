@@ -18,7 +18,7 @@ from gantrain.cli import Job
 from gantrain.config import SAMPLE_ONLY, Node, at_least
 from gantrain.console import console
 from gantrain.datasets.batches import to_bytes
-from gantrain.errors import ConfigError
+from gantrain.errors import ConfigError, DataError
 from gantrain.files import atomic_write, require_space
 from gantrain.models.latent import Latent
 from gantrain.pictures import grid, save_png
@@ -82,11 +82,15 @@ def load_generator(run: Path, device: torch.device) -> tuple[nn.Module, Latent, 
     saved = run / ".hydra" / "config.yaml"
     if not saved.is_file():
         raise ConfigError(f"run={run} is not the folder of a run: it has no {saved.relative_to(run)}.")
-    checkpoint = load(latest(run), device)
+    path = latest(run)
+    checkpoint = load(path, "cpu")
     config: Any = OmegaConf.to_container(OmegaConf.load(saved), resolve=False)
     latent, image_shape = build_latent(config), tuple(checkpoint["image_shape"])
     G = build_generator(config, image_shape, latent).to(device)
-    G.load_state_dict(checkpoint["G_ema"] or checkpoint["G"])
+    try:
+        G.load_state_dict(checkpoint["G_ema"] or checkpoint["G"])
+    except RuntimeError as error:
+        raise DataError(f"{path} does not fit the network of {saved}: {error}") from error
     return G, latent, image_shape, device
 
 

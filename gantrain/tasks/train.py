@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from omegaconf import OmegaConf
+
 from gantrain.build import (
     build_callbacks,
     build_dataset,
@@ -21,10 +23,11 @@ from gantrain.build import (
     check_cross,
 )
 from gantrain.cli import Job
-from gantrain.config import check, count_steps, critic_schedule, hyperparameters, settle_budget
+from gantrain.config import Node, check, count_steps, critic_schedule, hyperparameters, settle_budget
 from gantrain.console import console
 from gantrain.datasets.batches import make_batches
 from gantrain.errors import DivergedError
+from gantrain.files import atomic_write
 from gantrain.run import Record, Run
 from gantrain.summary import closing, summary
 from gantrain.train import Observations, TrainState
@@ -55,7 +58,7 @@ def train(job: Job) -> None:
 
 def run_recorded(job: Job) -> None:
     """Build what the config names and train it, under a record."""
-    config = settle_budget(job.config, job.typed)
+    config = settle_budget(job.config, job.typed) | {"run_dir": str(job.folder)}
     check(config)
     device = build_device(config["runtime"])
     loss, regularizers = build_loss(config), build_regularizers(config)
@@ -64,6 +67,8 @@ def run_recorded(job: Job) -> None:
     dataset = build_dataset(config)
     state = build_state(config, dataset.image_shape, latent, device)
     check_cross(state.D, loss, regularizers, config["allow"])
+    count_steps(config, dataset.num_images)  # refuses epochs of what has none, before anything is decoded
+    dataset.prepare()
     run = Run(
         name=job.name,
         folder=job.folder,
@@ -77,6 +82,8 @@ def run_recorded(job: Job) -> None:
         hyperparameters=hyperparameters(config, job.choices, job.typed),
         callbacks=callbacks,
     )
+    run.check()
+    save_config(job.folder, config)
     with recorded(run, Record(run, job.choices)) as stop:
         console.print(summary(run, job.choices))
         run.start()
@@ -91,7 +98,7 @@ def run_recorded(job: Job) -> None:
             seed=config["seed"],
             device=device,
             ema=build_ema(config),
-            callbacks=[*callbacks, stop],
+            callbacks=[*run.callbacks, stop],
         )
     console.print(closing(run), markup=False, soft_wrap=True)
 
@@ -101,14 +108,14 @@ def recorded(run: Run, record: Record) -> Iterator["StopOnSignal"]:
     """Keep run.json true while the block runs and when it ends, whatever ends it, and let the callbacks finish."""
     run.callbacks.append(record)
     record.write("running")
-    status, error = "failed", None
+    status, error, farewell = "failed", None, ""
     try:
         with StopOnSignal() as stop:
             yield stop
         status = "finished"
     except Stopped as stopped:
         status = "stopped"
-        console.print(f"{stopped} at step {run.state.step}; what was written is in {run.folder}")
+        farewell = f"{stopped} after step {run.state.step}; what was written is in {run.folder}"
         raise SystemExit(stopped.exit_status) from None
     except DivergedError as diverged:
         status, error = "diverged", str(diverged)
@@ -124,6 +131,8 @@ def recorded(run: Run, record: Record) -> Iterator["StopOnSignal"]:
             raise
         finally:
             record.write(status, error)
+        if farewell:
+            console.print(farewell, markup=False, soft_wrap=True)
 
 
 class StopOnSignal:
@@ -159,6 +168,13 @@ class StopOnSignal:
         """
         if self.received is not None:
             raise Stopped(self.received)
+
+
+def save_config(folder: Path, config: Node) -> None:
+    """Put the config as it is run in the place of the one that Hydra composed: resolved, with one budget."""
+    (folder / ".hydra").mkdir(exist_ok=True)
+    with atomic_write(folder / ".hydra" / "config.yaml") as file:
+        file.write(OmegaConf.to_yaml(config).encode())
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gantrain.callbacks.checkpoint import Checkpoint, estimate_bytes, latest, load, save
-from gantrain.errors import ConfigError, DataError
+from gantrain.errors import ConfigError, DataError, DivergedError
 from gantrain.run import Run
 
 
@@ -94,13 +94,21 @@ class Usage(NamedTuple):
 def test_a_full_disk_is_foreseen(make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 10**9 - 10**6, 10**6))
     with pytest.raises(ConfigError, match=r"checkpoint\.keep=2.*1 MB free"):
-        make_run(Checkpoint()).start()
+        make_run(Checkpoint()).check()
 
 
-@pytest.mark.parametrize("wrong", [{"every": 4, "keep": 0}, {"every": 0, "keep": 1}])
-def test_intervals_that_mean_nothing_are_refused(make_run: Callable[..., Run], wrong: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="at least 1"):
-        make_run(Checkpoint(), checkpoint=wrong).start()
+def test_weights_that_are_no_numbers_are_never_saved(make_run: Callable[..., Run]) -> None:
+    run = make_run(Checkpoint(), checkpoint={"every": 1, "keep": 1})
+    run.start()
+    (callback,) = run.callbacks
+    run.state.step = 1
+    callback(run.state, {})
+    with torch.no_grad():
+        next(run.state.D.parameters()).fill_(float("nan"))
+    run.state.step = 2
+    with pytest.raises(DivergedError, match=r"D\..* not finite at step 2"):
+        callback(run.state, {})
+    assert latest(run.folder).name == "step_00000001.pt"
 
 
 def test_missing_and_damaged_checkpoints_are_named(tmp_path: Path) -> None:
@@ -108,6 +116,9 @@ def test_missing_and_damaged_checkpoints_are_named(tmp_path: Path) -> None:
         latest(tmp_path)
     with pytest.raises(DataError, match="no such checkpoint"):
         load(tmp_path / "step_00000001.pt", "cpu")
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "foreign.pt")
+    with pytest.raises(DataError, match=r"foreign\.pt is no checkpoint of gantrain: it has no D, G, G_ema"):
+        load(tmp_path / "foreign.pt", "cpu")
     for content in (b"", b"garbage", b"PK\x03\x04 half a file"):
         (tmp_path / "bad.pt").write_bytes(content)
         with pytest.raises(DataError, match=r"bad\.pt is damaged"):

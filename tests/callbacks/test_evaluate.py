@@ -8,6 +8,7 @@ from torch import Tensor
 from gantrain.callbacks.base import Callback
 from gantrain.callbacks.evaluate import Evaluate
 from gantrain.callbacks.log import Log
+from gantrain.callbacks.samples import Samples
 from gantrain.datasets.base import Dataset
 from gantrain.errors import ConfigError, DivergedError
 from gantrain.metrics.modes import Modes
@@ -72,11 +73,11 @@ def test_the_codes_are_the_same_every_time(make_run: Callable[..., Run]) -> None
     torch.testing.assert_close(metric.samples[1], metric.samples[3], rtol=0, atol=0)
 
 
-def test_data_that_a_metric_cannot_judge_are_refused_at_the_start(make_run: Callable[..., Run]) -> None:
+def test_data_that_a_metric_cannot_judge_are_refused_before_anything_is_written(make_run: Callable[..., Run]) -> None:
     run = make_run(Evaluate(), metrics={"modes": Modes(num_samples=10, radius_stds=3.0)})
     with pytest.raises(ConfigError, match="metric modes: dataset=noise"):
-        run.start()
-    run.finish("failed")
+        run.check()
+    assert list(run.folder.iterdir()) == []
 
 
 def test_a_metric_that_is_no_number_ends_the_run(make_run: Callable[..., Run], complete: Callable[..., None]) -> None:
@@ -85,7 +86,9 @@ def test_a_metric_that_is_no_number_ends_the_run(make_run: Callable[..., Run], c
         complete(run)
 
 
-def test_callbacks_start_last_first_and_all_that_started_finish_in_order(make_run: Callable[..., Run]) -> None:
+def test_all_that_started_finish_in_order_and_one_that_fails_keeps_no_other_from_it(
+    make_run: Callable[..., Run],
+) -> None:
     seen: list[str] = []
 
     class Noted(Callback):
@@ -102,9 +105,27 @@ def test_callbacks_start_last_first_and_all_that_started_finish_in_order(make_ru
             if self.fails == "finish":
                 raise RuntimeError("finish")
 
-    run = make_run(Noted("a", fails="start"), Noted("b", fails="finish"), Noted("c"))
+    run = make_run(Noted("a", fails="finish"), Noted("b"), Noted("c", fails="start"))
     with pytest.raises(RuntimeError, match="start"):
         run.start()
     with pytest.raises(RuntimeError, match="finish"):
         run.finish("failed")
-    assert seen == ["start c", "start b", "finish b", "finish c"]
+    assert seen == ["start a", "start b", "finish a", "finish b"]
+
+
+def test_what_adds_observations_goes_first_wherever_it_is_named(make_run: Callable[..., Run]) -> None:
+    log, evaluate = Log(), Evaluate()
+    assert make_run(log, evaluate).callbacks == [evaluate, log]
+
+
+@pytest.mark.parametrize("board_first", [True, False])
+def test_pictures_of_the_start_arrive_in_either_order(make_run: Callable[..., Run], board_first: bool) -> None:
+    seen: list[str] = []
+
+    class Board(Callback):
+        def image(self, state: TrainState, tag: str, image: object) -> None:
+            seen.append(tag)
+
+    samples = Samples(num=4, num_vectors=4)
+    make_run(*((Board(), samples) if board_first else (samples, Board()))).start()
+    assert seen == ["samples/real", "samples/fixed"]

@@ -19,6 +19,7 @@ def test_help_lists_every_group_and_option_with_a_line_on_each(command) -> None:
             assert re.search(rf"^  {option.stem} +\S.+$", result.stdout, re.M), option
     for example in ("gantrain model=wgan_gp dataset=celeba", "gantrain -m ", "task=sample", "--cfg job"):
         assert example in result.stdout
+    assert "gantrain --cfg job model=wgan_gp" in result.stdout.splitlines()[-3]
     for key in ("steps", "epochs", "batch_size", "n_critic", "checkpoint.every", "run_dir"):
         assert re.search(rf"^  {key} +\S.+$", result.stdout, re.M), key
 
@@ -57,6 +58,31 @@ def test_cfg_job_prints_the_config_and_runs_nothing(command, tmp_path) -> None:
     assert list(config.regularizer) == ["gradient_penalty"]
     assert config.optimizer.betas == [0.0, 0.9]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "model=wgan --cfg job seed=3",
+        "--cfg job model=wgan seed=3",
+        "model=wgan seed=3 -c job",
+        "model=wgan --config-dir my seed=3 --cfg=job",
+    ],
+)
+def test_flags_and_overrides_come_in_any_order(gantrain, tmp_path, typed: str) -> None:
+    from omegaconf import OmegaConf
+
+    (tmp_path / "my").mkdir()
+    result = gantrain(*typed.split())
+    assert result.status == 0, result.stderr
+    config = OmegaConf.create(result.stdout)
+    assert (config.seed, config.n_critic) == (3, 5)
+
+
+def test_a_sweeps_flag_may_stand_between_overrides(gantrain, tmp_path) -> None:
+    result = gantrain("model=dcgan", "-m", "seed=0,1", "n_critic=1", "callback=[log]", "steps=1", "batch_size=2")
+    assert result.status == 0, result.stderr
+    assert len(list((tmp_path / "outputs/multirun").glob("*/*/*/run.json"))) == 2
 
 
 def test_tab_completion_knows_the_options(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

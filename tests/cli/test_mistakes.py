@@ -1,12 +1,18 @@
 """Bad input: exit status 2, a message that names value, rule and remedy, no traceback, no litter."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.errors import InstantiationException
 from PIL import Image
 
 from gantrain import files
+from gantrain.errors import ConfigError, DataError
+from gantrain.explain import explain
 
 QUICK = ("callback=[log]", "steps=1", "batch_size=2")
 
@@ -57,6 +63,33 @@ MISTAKES = {
     "task=sample": "run is not set: task=sample needs run and output",
     "task=sample run=nowhere output=x.npz": "run=nowhere is not the folder of a run",
     "task=sample run=nowhere output=x.txt": "must end in .npz (an array) or .png (a grid)",
+    "+foo=1": "foo: nothing reads such a key; leave it out.",
+    "++sede=1": "sede: nothing reads such a key; leave it out. Did you mean seed?",
+    "+runtime.devise=cpu": "nothing reads such a key; leave it out. Did you mean runtime.device?",
+    "+checkpoint.evry=1": "nothing reads such a key; leave it out. Did you mean checkpoint.every?",
+    "+critic_warmup.foo=1": "critic_warmup.foo: nothing reads such a key",
+    "+model.genrator.width=1": "nothing reads such a key; leave it out. Did you mean model.generator?",
+    "+regularizer.gradient_penalti.weight=1": "regularizer=[] has no gradient_penalti; add it to the list",
+    "+seed=1": "+seed: the key is there already; leave out the +",
+    "~epochs": "~epochs: every run needs this key",
+    "~model.generator": "~model.generator: every run needs this key",
+    "~regularizer": "~regularizer: it is a list; empty it by regularizer=[]",
+    "regularizer=null": "regularizer=null: must be a list; regularizer=[] is none of them",
+    "optimizer=null": "optimizer=null: must be one option; leave it out, or choose of adam, ",
+    "dataset=null": "dataset=null: must be one option",
+    "model=null": "model=null: must be one option",
+    "loss=[lsgan]": "loss=[lsgan]: must be one option",
+    "-m loss=lsgan,null": "loss=lsgan,null: must be one option",
+    "seed=null": "seed=null: must have a value",
+    "seed=0,1": "seed=0,1: values separated by commas are a sweep: add -m; a list is 'seed=[0,1]'",
+    "model=dcgan,wgan": "values separated by commas are a sweep: add -m",
+    "run_dir=~/x": "run_dir=~/x: this shell leaves ~ as it is; write run_dir=$HOME/x",
+    "näm=x": "näm=x cannot be read. An override is key=value",
+    "run_dir=": "run_dir=: a run needs a folder of its own; name one",
+    "run_dir=null": "run_dir=null: a run needs a folder of its own; name one",
+    "optimizer.weight_decay=0.1": "is added with +: +optimizer.weight_decay=0.1",
+    "optimzer.lr=1": "optimzer.lr: there is no such key or group. Did you mean optimizer.lr?",
+    "-m task=sample run=a output=x.npz,y.npz": "task=sample writes one file, not a sweep's folders",
     "task=sample run=nowhere output=x.npz model=wgan": "model=wgan: task=sample takes its networks from the run",
 }
 
@@ -75,12 +108,77 @@ def test_a_mistake_is_named_with_its_remedy(gantrain, tmp_path: Path, typed: str
     assert left == []
 
 
-def test_the_traceback_is_shown_on_request(command, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("typed", "error"), [("stpes=5", "ConfigCompositionException"), ("batch_size=0", "gantrain.errors.ConfigError")]
+)
+def test_the_traceback_is_shown_on_request(
+    command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, typed: str, error: str
+) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    result = command("stpes=5")
-    assert result.status != 0
+    result = command(typed)
+    assert result.status == 2
     assert "Traceback" in result.stderr
-    assert "ConfigCompositionException" in result.stderr
+    assert error in result.stderr
+    assert re.search(rf"^gantrain: {typed[:5]}", result.stderr, re.M)
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def test_an_option_of_what_only_some_runs_have_is_given_by_two_plus(gantrain) -> None:
+    assert gantrain("++regularizer.gradient_penalty.weight=1", "steps=1", "batch_size=2", "callback=[log]").status == 0
+
+
+def test_a_config_that_is_not_yaml_is_named_with_its_line(gantrain, tmp_path: Path) -> None:
+    (tmp_path / "my/loss").mkdir(parents=True)
+    (tmp_path / "my/loss/mine.yaml").write_text("_target_: mine.Loss\nmargin: [1\nother: {\n")
+    result = gantrain("--config-dir", "my", "loss=mine", *QUICK)
+    assert result.status == 2
+    assert "my/loss/mine.yaml, line 3" in result.stderr
+    assert "Traceback" not in result.stderr
+    misspelt = gantrain("--config-dir", "my", "loss=mien", *QUICK)
+    assert "Did you mean mine?" in misspelt.stderr
+
+
+def test_a_failure_that_is_not_the_users_is_no_config_error() -> None:
+    failure = InstantiationException("Error in call to target")
+    failure.__cause__ = OSError("disk")
+    assert explain(failure, []) is None
+    failure.__cause__ = DataError("broken")
+    assert explain(failure, []) is failure.__cause__
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit(143), ConfigError("wrong")])
+@pytest.mark.parametrize("sweep", [(), ("-m",)])
+def test_an_end_before_the_first_step_leaves_no_litter(
+    gantrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: BaseException, sweep: tuple[str, ...]
+) -> None:
+    def end(*_: object) -> None:
+        raise ending
+
+    monkeypatch.setattr("gantrain.tasks.train.build_dataset", end)
+    assert gantrain(*sweep, *QUICK).status in (2, 130, 143)
+    assert [path.name for path in tmp_path.rglob("*")] == ["outputs"]
+
+    (tmp_path / "job/.hydra").mkdir(parents=True)  # a folder that was there is never removed
+    (tmp_path / "slurm").mkdir()
+    for folder in ("job", "slurm"):
+        gantrain(f"run_dir={folder}", *QUICK)
+        assert (tmp_path / folder).is_dir()
+    gantrain("task=sample")
+    assert tmp_path.is_dir()
+
+
+def test_a_sigterm_while_starting_leaves_no_litter(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "gantrain", "task._target_=slow.train"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 143, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not any(path.is_file() for path in (tmp_path / "outputs").rglob("*"))
 
 
 def test_missing_data_without_network_says_which_files_go_where(gantrain, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,8 @@ def test_the_whole_contract(gantrain, tmp_path: Path) -> None:
     assert Image.open(run / "curves.png").size[0] > 300
 
     config = OmegaConf.load(run / ".hydra/config.yaml")
-    assert (config.n_critic, config.steps, config.model.generator.width) == (2, 6, 2)
+    assert (config.n_critic, config.steps, config.epochs, config.model.generator.width) == (2, 6, None, 2)
+    assert config.run_dir == str(run.relative_to(tmp_path))
 
     logged = rows(run)
     assert [row["step"] for row in logged] == ["1", "2", "4", "6"]

@@ -47,5 +47,6 @@ def test_a_job_that_is_refused_does_not_stop_the_others(gantrain, tmp_path: Path
 
 
 def test_a_sweep_can_be_put_elsewhere(gantrain, tmp_path: Path) -> None:
-    assert gantrain("-m", "seed=0,1", *SMALL, "callback=[log]", "hydra.sweep.dir=mine").status == 0
+    assert gantrain("-m", "seed=0,1", *SMALL, "callback=[log]", "run_dir=mine").status == 0
     assert {path.parent.name for path in (tmp_path / "mine").glob("*/run.json")} == {"0", "1"}
+    assert not (tmp_path / "outputs").exists()

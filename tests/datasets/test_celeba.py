@@ -23,7 +23,7 @@ def write(folder: Path) -> None:
 
 
 def load(root: Path, cache: Path, *, image_size: int = 64, crop: int | None = 178, download: bool = False):
-    return celeba(
+    dataset = celeba(
         root=str(root),
         download=download,
         image_size=image_size,
@@ -31,6 +31,8 @@ def load(root: Path, cache: Path, *, image_size: int = 64, crop: int | None = 17
         cache_dir=str(cache),
         max_bad_fraction=0.0,
     )
+    dataset.prepare()
+    return dataset
 
 
 def expected(folder: Path, crop: int | None) -> np.ndarray:

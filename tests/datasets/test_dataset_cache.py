@@ -1,7 +1,11 @@
+import errno
 import json
 import os
+import resource
 import shutil
 import threading
+import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +56,9 @@ def source(decode: Callable[[int], np.ndarray], **changes) -> Source:
 
 
 def load(made: Source, folder: Path, max_bad_fraction: float = 0.0):
-    return cached(made, cache_dir=folder, max_bad_fraction=max_bad_fraction)
+    dataset = cached(made, cache_dir=folder, max_bad_fraction=max_bad_fraction)
+    dataset.prepare()
+    return dataset
 
 
 def test_second_load_does_not_decode(tmp_path: Path):
@@ -78,9 +84,87 @@ def test_files_are_what_numpy_writes(tmp_path: Path):
     assert json.loads((tmp_path / f"things-{key[:16]}.json").read_text())["shape"] == [NUM, 3, 5, 4]
 
 
-def test_writing_to_the_images_leaves_the_cache_alone(tmp_path: Path):
-    load(source(Counted()), tmp_path).images.zero_()
-    assert torch.equal(load(source(Counted()), tmp_path).images, torch.from_numpy(IMAGES))
+@pytest.mark.parametrize("ask", ["images", "labels", "fingerprint", "prepare"])
+def test_decoded_once_when_first_asked_for(tmp_path: Path, ask: str):
+    decode = Counted()
+    dataset = cached(source(decode), cache_dir=tmp_path / "cache", max_bad_fraction=0.0)
+    assert (dataset.name, dataset.num_classes) == ("things", 7)
+    assert (dataset.num_images, dataset.image_shape) == (NUM, (3, 5, 4))
+    assert decode.count == 0
+    assert not (tmp_path / "cache").exists()
+    for name in (ask, "prepare", "images", "labels", "fingerprint"):
+        _ = dataset.prepare() if name == "prepare" else getattr(dataset, name)
+    assert decode.count == NUM
+    assert torch.equal(dataset.images, torch.from_numpy(IMAGES))
+
+
+def test_what_was_decoded_from_is_let_go(tmp_path: Path):
+    decode = Counted()
+    gone = weakref.ref(decode)
+    dataset = cached(source(decode), cache_dir=tmp_path, max_bad_fraction=0.0)
+    del decode
+    assert gone() is not None
+    dataset.prepare()
+    assert gone() is None
+
+
+def test_num_images_shrinks_by_the_bad_ones(tmp_path: Path):
+    dataset = cached(source(Counted(bad=(5, 6))), cache_dir=tmp_path, max_bad_fraction=0.1)
+    assert dataset.num_images == NUM
+    dataset.prepare()
+    assert dataset.num_images == len(dataset.images) == NUM - 2
+
+
+def test_a_failed_decoding_fails_again(tmp_path: Path):
+    dataset = cached(source(Counted(bad=(5,))), cache_dir=tmp_path, max_bad_fraction=0.0)
+    for _ in range(2):
+        with pytest.raises(DataError, match="1 of 100 images"):
+            dataset.prepare()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_cache_larger_than_memory_is_mapped_at_once(tmp_path: Path):
+    decode = Counted()
+    made = source(decode, image_shape=(1, 1024, 1024), labels=None, num_classes=None)
+    shape = [2**20, 1, 1024, 1024]  # 1 TiB, in a file of holes
+    stem = tmp_path / f"things-{made.key()[:16]}"
+    with Path(f"{stem}.npy").open("wb") as file:
+        module._write_header(file, tuple(shape))
+        file.truncate(file.tell() + 2**40)
+    facts = {"version": 1, "key": made.key(), "shape": shape, "has_labels": False, "bad": {}, "fingerprint": "f"}
+    Path(f"{stem}.json").write_text(json.dumps(facts))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    dataset = load(made, tmp_path)
+    assert dataset.images[-1].sum() == 0
+    assert decode.count == 0
+    assert dataset.num_images == 2**20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+    if (maps := Path("/proc/self/maps")).exists():
+        assert [line.split()[1] for line in maps.read_text().splitlines() if line.endswith(f"{stem}.npy")] == ["r--s"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EACCES])
+def test_a_cache_that_cannot_be_read_is_not_built_again(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch):
+    load(source(Counted()), tmp_path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(np, "load", fail)
+    decode = Counted()
+    with pytest.raises(DataError, match=rf"things-.*\.npy cannot be read \({os.strerror(number)}\)"):
+        load(source(decode), tmp_path)
+    assert decode.count == 0
+
+
+def test_what_a_killed_builder_left_is_removed_after_a_day(tmp_path: Path):
+    names = [".things-a.npy.x1.tmp", ".things-b.labels.npy.x2.tmp", ".things-a.npy.x3.tmp", ".others-a.npy.x4.tmp"]
+    hours = [25, 30, 23, 99]
+    for name, age in zip(names, hours, strict=True):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (then := time.time() - 3600 * age, then))
+    load(source(Counted()), tmp_path)
+    assert sorted(path.name for path in tmp_path.glob(".*")) == sorted(names[2:])
 
 
 @pytest.mark.parametrize(

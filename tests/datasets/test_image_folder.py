@@ -23,13 +23,15 @@ WHITE = 255
 
 
 def load(root: Path | None, cache: Path, *, image_size: int = 16, channels: int = 3, max_bad_fraction: float = 0.0):
-    return image_folder(
+    dataset = image_folder(
         root=None if root is None else str(root),
         image_size=image_size,
         channels=channels,
         cache_dir=str(cache),
         max_bad_fraction=max_bad_fraction,
     )
+    dataset.prepare()
+    return dataset
 
 
 def only(folder: Path, image: Image.Image, name: str, *, channels: int = 3, **options: object) -> np.ndarray:
@@ -149,6 +151,22 @@ def test_first_folders_are_labels(tmp_path: Path, prefix: str | None):
     assert torch.equal(load(root, tmp_path / "cache", image_size=4).labels, dataset.labels)
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks Linux for the open files")
+def test_a_zip_is_open_until_it_is_decoded(tmp_path: Path):
+    write_tree(tmp_path / "photos", TREE)
+    path = tmp_path / "photos.zip"
+    zip_tree(tmp_path / "photos", path)
+
+    def is_open() -> bool:
+        return str(path) in [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+
+    options = {"image_size": 4, "channels": 3, "max_bad_fraction": 0.0}
+    dataset = image_folder(root=str(path), cache_dir=str(tmp_path / "cache"), **options)
+    assert (dataset.num_images, dataset.num_classes, is_open()) == (4, 3, True)
+    dataset.prepare()
+    assert not is_open()
+
+
 @pytest.mark.parametrize("names", [("1.png", "2.png"), ("a/1.png", "a/2.png"), ("a/1.png", "b/2.png", "3.png")])
 def test_otherwise_there_are_no_labels(tmp_path: Path, names: tuple[str, ...]):
     write_tree(tmp_path / "photos", names)
@@ -253,7 +271,7 @@ def test_root_missing(tmp_path: Path):
 
 def test_empty_folder(tmp_path: Path):
     (tmp_path / "photos").mkdir()
-    with pytest.raises(DataError, match=r"photos holds no images .*it is empty"):
+    with pytest.raises(DataError, match=r"dataset\.root=.*photos is empty; put PNG, JPEG or WebP images there\.$"):
         load(tmp_path / "photos", tmp_path / "cache")
 
 
@@ -261,7 +279,7 @@ def test_folder_of_other_files(tmp_path: Path):
     (tmp_path / "photos/deep").mkdir(parents=True)
     for name in ("a.gif", "deep/b.GIF", "README"):
         (tmp_path / "photos" / name).touch()
-    with pytest.raises(DataError, match=r"no images .*these files: 2 \.gif, 1 without a suffix"):
+    with pytest.raises(DataError, match=r"photos holds no PNG, JPEG .*\(2 \.gif, 1 without a suffix\); put images"):
         load(tmp_path / "photos", tmp_path / "cache")
 
 
