@@ -61,7 +61,7 @@ def dataset_of(experiment: str) -> str:
 @pytest.mark.parametrize("experiment", names("experiment"))
 def test_every_experiment_trains(gantrain, data: Path, experiment: str) -> None:
     result = gantrain(
-        f"experiment={experiment}", *on(data, dataset_of(experiment)), *SMALL, "critic_warmup.steps=0", "run_dir=out"
+        f"experiment={experiment}", *on(data, dataset_of(experiment)), *SMALL, "critic_warmup.n_critic=1", "run_dir=out"
     )
     assert result.status == 0, result.stderr
     record = json.loads(Path("out/run.json").read_text())

@@ -1,0 +1,113 @@
+"""Every command of the README works, and every link leads somewhere."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+
+from gantrain.cli import main
+from gantrain.config import CONF, claim_folder
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+CODE = re.findall(r"```bash\n(.*?)```", README, re.S)
+LINES = [line.split("#")[0].strip() for block in CODE for line in block.strip().splitlines()]
+SMALL = [
+    "model.generator.width=2",
+    "model.discriminator.width=2",
+    "batch_size=2",
+    "steps=1",
+    "callback=[log,checkpoint]",
+]
+COMMANDS = [line for line in LINES if line.startswith("gantrain")]
+
+
+def test_the_readme_opens_with_the_two_commands() -> None:
+    assert LINES[:2] == ["pip install . && gantrain", "pip install '.[test]' && pytest"]
+    # The first is run by test_install and test_learns, the second runs this.
+    assert "pip install '.[test]' && pytest" in (ROOT / ".ci/run").read_text()
+    assert set(LINES[2:]) == {*COMMANDS, "tensorboard --logdir outputs"}
+
+
+@pytest.mark.parametrize("link", sorted({*re.findall(r"\]\(([^)#]+)", README)}))
+def test_every_link_of_the_readme_leads_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
+
+
+def test_every_link_of_the_docs_leads_somewhere() -> None:
+    for page in (ROOT / "docs").glob("*.md"):
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), (page, link)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    GlobalHydra.instance().clear()
+    claim_folder.cache_clear()
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(sys, "argv", ["gantrain", *arguments])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    try:
+        main()
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    return 0
+
+
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make what the commands presuppose: faces, photos, a run, and the README's own loss."""
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (218, 178, 3), dtype=np.uint8)
+    for folder in ("data/celeba/img_align_celeba", "photos"):
+        (tmp_path / folder).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(pixels).save(tmp_path / folder / f"{i:06d}.jpg")
+    (python,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    (config,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    (tmp_path / "hinge.py").write_text(python)
+    (tmp_path / "my/loss").mkdir(parents=True)
+    (tmp_path / "my/loss/hinge.yaml").write_text(config)
+    return tmp_path
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_of_the_readme(line: str, beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, *arguments = shlex.split(line)
+    small = list(SMALL)
+    if "task=sample" in arguments:
+        (run,) = [a.partition("=")[2] for a in arguments if a.startswith("run=")]
+        assert call(monkeypatch, *SMALL, f"run_dir={run}") == 0
+        small = ["num=3"]
+    elif "--help" in arguments:
+        small = []
+    assert call(monkeypatch, *arguments, *small) == 0
+    written = {
+        "--help": [],
+        "-m": beside.glob("outputs/multirun/*/*/*/run.json"),
+        "task=sample": [beside / "samples.npz"],
+    }
+    kind = next((kind for kind in written if kind in arguments), None)
+    if kind != "--help":
+        found = list(written[kind] if kind else beside.glob("outputs/*/*/run.json"))
+        assert len(found) == (8 if kind == "-m" else 1)
+        assert all(path.is_file() for path in found)
+
+
+def test_the_table_of_recipes_is_that_of_the_configs() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", README, re.M)
+    assert sorted(rows) == sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+
+
+def test_tensorboard_reads_what_lies_below_outputs(beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+
+    assert call(monkeypatch, *SMALL[:-1], "callback=[log,tensorboard]") == 0
+    runs = EventMultiplexer().AddRunsFromDirectory("outputs").Reload().Runs()
+    assert len(runs) == 1
+    (tags,) = runs.values()
+    assert "loss/generator" in tags["scalars"]
