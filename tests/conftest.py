@@ -2,6 +2,7 @@ import os
 import warnings
 from importlib import import_module
 
+import pytest
 import torch
 from beartype.roar import BeartypeDecorHintPep585DeprecationWarning
 from jaxtyping import install_import_hook
@@ -18,3 +19,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores already, and the processes that they start do too.
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow tests: one worker takes them while the others take the rest."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -72,6 +72,7 @@ EXPERIMENTS = {
         D=449,
         latent=Uniform(z_dim=1, low=0.0, high=1.0),
         batch_size=128,
+        n_critic=5,
         steps=5000,
     ),
     "mlp_mnist": Experiment(

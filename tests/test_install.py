@@ -45,7 +45,7 @@ def test_the_wheel_holds_configs_data_and_notice_and_no_tests(wheel: Path) -> No
 def test_an_installed_command_runs_from_an_empty_folder(kind: str, wheel: Path, tmp_path: Path) -> None:
     binaries = environment(tmp_path / "environment")
     what = [wheel] if kind == "wheel" else ["--editable", ROOT]
-    run(binaries / "python", "-m", "pip", "install", *BUILD, *what, cwd=tmp_path)
+    run(binaries / "python", "-m", "pip", "install", "--ignore-installed", *BUILD, *what, cwd=tmp_path)
     empty = tmp_path / "empty"
     empty.mkdir()
     where = run(
