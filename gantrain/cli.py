@@ -88,6 +88,8 @@ def check_keys(config: Node, typed: Sequence[str]) -> None:
     }
     for parent, names in known.items():
         given = config[parent] if parent else config
+        if given is None:  # a part that may be left out, as critic_warmup=null
+            continue
         prefix = f"{parent}." if parent else ""
         for key in names:
             if key not in given:
@@ -123,6 +125,8 @@ def check_typed(overrides: Sequence[str], folders: Sequence[Path]) -> None:
         if override.is_delete() or (override.is_sweep_override() and not isinstance(given, ChoiceSweep)):
             continue
         for value in given.list if isinstance(given, ChoiceSweep) else [given]:
+            if key in ("hydra.run.dir", "hydra.sweep.dir"):
+                raise ConfigError(f"{line}: choose the folder by run_dir={value}, which never overwrites a run.")
             if key == "run_dir" and value in (None, ""):
                 raise ConfigError(f"{line}: a run needs a folder of its own; name one, or leave it out: one by date.")
             if key in LIST_GROUPS and not isinstance(value, str | list | dict):

@@ -274,6 +274,9 @@ def count_steps(config: Node, num_images: int | None) -> int:
         )
     n_critic = critic_schedule(config)
     batches = math.ceil(config["epochs"] * num_images / config["batch_size"])
+    warmup = config["critic_warmup"]
+    if warmup is None or (warmup["steps"] == 0 and warmup["every"] is None):
+        return math.ceil(batches / int(config["n_critic"]))
     steps = 0
     while batches > 0:
         batches -= n_critic(steps)

@@ -37,6 +37,7 @@ MISTAKES = {
     "log_every=0": "log_every=0: must be at least 1",
     "sample_every=0": "sample_every=0: must be at least 1",
     "checkpoint.keep=0": "checkpoint.keep=0: must be at least 1",
+    "hydra.run.dir=mine": "choose the folder by run_dir=mine, which never overwrites a run",
     "optimizer.lr=-1": "optimizer.lr=-1: a learning rate is a number above 0",
     "optimizer.lr=abc": "optimizer.lr=abc: a learning rate is a number above 0",
     "optimizer.lr=nan": "optimizer.lr=nan: a learning rate is a number above 0",

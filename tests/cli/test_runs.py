@@ -232,3 +232,15 @@ def test_an_error_during_the_run_is_recorded(gantrain, tmp_path: Path, monkeypat
         gantrain(*SMALL, "steps=2", "run_dir=out")
     assert record(tmp_path / "out")["status"] == "failed"
     assert "No space left" in record(tmp_path / "out")["error"]
+
+
+def test_the_warmup_of_the_critic_from_the_command_line(gantrain, tmp_path: Path) -> None:
+    arguments = (*SMALL, "steps=3", "callback=[log]")
+    for name, warmup, batches in (
+        ("none", "critic_warmup=null", 3),
+        ("key", "critic_warmup.steps=1", 102),
+        ("mapping", "critic_warmup={n_critic: 4, steps: 0, every: 2}", 9),
+    ):
+        result = gantrain(*arguments, warmup, f"run_dir={name}")
+        assert result.status == 0, result.stderr
+        assert record(tmp_path / name)["images_seen"] == 4 * batches
