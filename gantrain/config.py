@@ -273,10 +273,10 @@ def count_steps(config: Node, num_images: int | None) -> int:
             "give the budget in generator updates, for example steps=5000."
         )
     n_critic = critic_schedule(config)
-    batches = math.ceil(config["epochs"] * num_images / config["batch_size"])
+    batches: int = math.ceil(config["epochs"] * num_images / config["batch_size"])
     warmup = config["critic_warmup"]
     if warmup is None or (warmup["steps"] == 0 and warmup["every"] is None):
-        return math.ceil(batches / int(config["n_critic"]))
+        return -(-batches // int(config["n_critic"]))
     steps = 0
     while batches > 0:
         batches -= n_critic(steps)
