@@ -1,0 +1,126 @@
+"""The loop that most public scripts have: what gantrain is to be faster than.
+
+A data loader that decodes and transforms image by image, noise made on the host and copied, a forward pass of the
+critic for each of real, fake and interpolated samples, fakes whose graph reaches back into the generator, a
+gradient-norm by a loop, numbers read off the device as soon as they are there, plain optimizers, float32.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from cases import CASES, Case, composed, make_arrays, make_files, networks, penalty_weight
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+
+class Images(Dataset[Tensor]):
+    """Files or arrays, opened and transformed one by one."""
+
+    def __init__(self, items: Any, transform: Any):
+        self.items, self.transform = items, transform
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> Tensor:
+        item = self.items[i]
+        image = Image.open(item).convert("RGB") if isinstance(item, Path) else Image.fromarray(item)
+        return self.transform(image)
+
+
+def batches(name: str, case: Case, batch_size: int, folder: Path, num_workers: int) -> Iterator[Tensor]:
+    """Batches without end."""
+    if case.source == "numbers":
+        while True:
+            yield torch.randn(batch_size, 1) + 3
+    channels, size, _ = case.image_shape
+    steps = [transforms.Resize((size, size)), transforms.ToTensor()]
+    steps = [*steps, transforms.Normalize([0.5] * channels, [0.5] * channels)]
+    if case.source == "files":
+        make_files(folder)
+    items = sorted(folder.glob("*.jpg")) if case.source == "files" else make_arrays(name, case)
+    images = Images(items, transforms.Compose(steps))
+    loader = DataLoader(images, batch_size=batch_size, shuffle=True, num_workers=num_workers, drop_last=True)
+    while True:
+        yield from loader
+
+
+def gradient_penalty(D: nn.Module, real: Tensor, fake: Tensor, weight: float) -> Tensor:
+    """As the released codes write it."""
+    epsilon = torch.rand(len(real), *[1] * (real.dim() - 1)).to(real.device)
+    mixed = (epsilon * real + (1 - epsilon) * fake).requires_grad_(True)
+    scores = D(mixed)
+    (gradient,) = torch.autograd.grad(
+        outputs=scores,
+        inputs=mixed,
+        grad_outputs=torch.ones(scores.size()).to(real.device),
+        create_graph=True,
+        retain_graph=True,
+    )
+    return weight * ((gradient.view(len(real), -1).norm(2, dim=1) - 1) ** 2).mean()
+
+
+def main() -> None:
+    """Train for some steps and print what they took."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("case", choices=CASES)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--num-workers", type=int, default=2)
+    arguments = parser.parse_args()
+    case = CASES[arguments.case]
+    config = composed(case)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    state, latent, _ = networks(case, config, device)
+    G, D, G_ema = state.G, state.D, state.G_ema
+    lr, betas = config["optimizer"]["lr"], tuple(map(float, config["optimizer"]["betas"]))
+    G_optimizer = torch.optim.Adam(G.parameters(), lr=lr, betas=betas)
+    D_optimizer = torch.optim.Adam(D.parameters(), lr=lr, betas=betas)
+    weight, batch_size, n_critic = penalty_weight(config), config["batch_size"], config["n_critic"]
+    wasserstein = "wasserstein" in config["loss"]["_target_"]
+    bce = nn.BCEWithLogitsLoss()
+    log: list[tuple[float, ...]] = []
+
+    with tempfile.TemporaryDirectory() as folder:
+        data = batches(arguments.case, case, batch_size, Path(folder) / "images", arguments.num_workers)
+        for step in range(arguments.warmup + arguments.steps):
+            if step == arguments.warmup:
+                start = time.perf_counter()
+            for _ in range(n_critic):
+                real = next(data).to(device)
+                fake = G(latent(batch_size, device=torch.device("cpu")).to(device))
+                D_optimizer.zero_grad()
+                real_scores, fake_scores = D(real), D(fake)
+                if wasserstein:
+                    D_loss = fake_scores.mean() - real_scores.mean()
+                else:
+                    ones, zeros = torch.ones(batch_size).to(device), torch.zeros(batch_size).to(device)
+                    D_loss = bce(real_scores, ones) + bce(fake_scores, zeros)
+                total = D_loss + (gradient_penalty(D, real, fake, weight) if weight else 0)
+                total.backward()
+                D_optimizer.step()
+                numbers = (D_loss.item(), real_scores.mean().item(), fake_scores.mean().item(), total.item())
+            G_optimizer.zero_grad()
+            scores = D(G(latent(batch_size, device=torch.device("cpu")).to(device)))
+            G_loss = -scores.mean() if wasserstein else bce(scores, torch.ones(batch_size).to(device))
+            G_loss.backward()
+            G_optimizer.step()
+            if G_ema is not None:
+                decay = 0.5 ** (batch_size / config["ema_halflife_images"])
+                for average, current in zip(G_ema.parameters(), G.parameters(), strict=True):
+                    average.data.mul_(decay).add_(current.data * (1 - decay))
+            log.append((*numbers, G_loss.item()))
+        seconds = time.perf_counter() - start
+    print(json.dumps({"seconds_per_step": seconds / arguments.steps}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+"""task=benchmark: how fast a config trains on this machine, and where the time goes."""
+
+import json
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from gantrain.callbacks.base import Callback
+from gantrain.cli import Job
+from gantrain.config import Node, check, settle_budget
+from gantrain.console import console
+from gantrain.datasets.batches import Batches
+from gantrain.errors import ConfigError
+from gantrain.files import atomic_write
+from gantrain.run import Run, device_name
+from gantrain.tasks.train import Training, assemble
+from gantrain.train import Observations, TrainState
+
+INTERVALS = ("log_every", "sample_every", "evaluate_every", "checkpoint.every")
+WARMUP_STEPS = 3
+DEFAULT_STEPS = 30
+
+
+def benchmark(job: Job) -> None:
+    """Train for `steps` steps (30 unless given) after a warm-up, in a folder that is removed, and say what they took.
+
+    What happens only now and then (a logged row, a grid, a checkpoint) is made to happen several times, and counts by
+    its own interval. `output` names a .json file for the figures.
+
+    Raises:
+        ConfigError: there are too few steps to measure, or the output exists already.
+    """
+    config = settle_budget(job.config, job.typed)
+    output = config["output"]
+    if output is not None and (Path(output).suffix != ".json" or Path(output).exists()):
+        raise ConfigError(f"output={output}: must be the name of a new .json file.")
+    config = config | {"output": None, "init_from": None}
+    check(config)
+    steps = config["steps"] if any(typed.startswith("steps=") for typed in job.typed) else DEFAULT_STEPS
+    if steps < 3:
+        raise ConfigError(f"steps={steps}: a benchmark needs at least 3; {DEFAULT_STEPS} are made without it.")
+    with tempfile.TemporaryDirectory(prefix="gantrain-") as folder:
+        figures = measure(replace(job, folder=Path(folder)), config, steps)
+    console.print(table(figures))
+    if output is not None:
+        with atomic_write(Path(output)) as file:
+            file.write(json.dumps(figures, indent=2).encode() + b"\n")
+
+
+def measure(job: Job, config: Node, steps: int) -> dict[str, Any]:
+    """Measure a config: seconds a step and their parts, images a second, memory and FLOP/s."""
+    often = max(1, steps // 4)
+    wanted = {name: _lookup(config, name) for name in INTERVALS}
+    busy = config | {
+        **{name: min(often, wanted[name]) for name in INTERVALS[:-1]},
+        "checkpoint": config["checkpoint"] | {"every": min(often, wanted["checkpoint.every"])},
+        "steps": WARMUP_STEPS + steps,
+        "epochs": None,
+    }
+    training = assemble(job, busy)
+    run = training.run
+    run.check()
+    flops = count_flops(training)
+    clock = Clock(run.device)
+    training = replace(training, batches=TimedBatches(training.batches, clock))
+    run.start()
+    callbacks = [TimedCallback(callback, clock, run) for callback in run.callbacks]
+    run.state.D_optimizer.register_step_post_hook(clock.lap_after("critic"))
+    run.state.G_optimizer.register_step_post_hook(clock.lap_after("generator"))
+    training([*callbacks, Laps(clock)])
+    run.finish("failed")  # no last grids and curves: they do not belong to a step
+
+    step_seconds = statistics.median(clock.steps[WARMUP_STEPS:])
+    parts = {name: statistics.median(laps[WARMUP_STEPS:]) for name, laps in clock.parts.items()}
+    parts["callbacks"] = sum(callback.seconds_a_step(wanted) for callback in callbacks)
+    seconds = sum(parts.values())
+    images = (run.images_seen / run.state.step) / seconds
+    ceiling = matrix_product_flops(run.device)
+    peak = torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else peak_resident_bytes()
+    return {
+        "name": job.name,
+        "device": device_name(run.device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "batch_size": config["batch_size"],
+        "steps": steps,
+        "seconds_per_step": seconds,
+        "median_step": step_seconds,
+        "images_per_second": images,
+        "parts": parts,
+        "peak_bytes": peak,
+        "flops_per_step": flops,
+        "flops_per_second": flops / seconds,
+        "matrix_product_flops_per_second": ceiling,
+    }
+
+
+class Clock:
+    """Laps of a step, by what they went to; on a GPU each lap waits for the device."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.parts: dict[str, list[float]] = defaultdict(list)
+        self.current: dict[str, float] = defaultdict(float)
+        self.steps: list[float] = []
+        self.last = self.began = self.now()
+
+    def now(self) -> float:
+        """The time when all that was asked of the device is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def lap(self, name: str) -> float:
+        """Give the time since the last lap to `name`."""
+        now = self.now()
+        seconds, self.last = now - self.last, now
+        self.current[name] += seconds
+        return seconds
+
+    def lap_after(self, name: str) -> Callable[..., None]:
+        """Make the hook that gives to `name` what has passed when it is called."""
+
+        def hook(*_: object) -> None:
+            self.lap(name)
+
+        return hook
+
+    def end_step(self) -> None:
+        """Close a step; the time of callbacks is counted by themselves."""
+        self.lap("rest")
+        self.current.pop("callbacks", None)
+        for name in ("data", "critic", "generator", "rest"):
+            self.parts[name].append(self.current[name])
+        self.steps.append(self.last - self.began)
+        self.current.clear()
+        self.began = self.last
+
+
+class TimedBatches:
+    """Batches whose making is timed."""
+
+    def __init__(self, batches: Batches, clock: Clock):
+        self.batches, self.clock, self.batch_size = batches, clock, batches.batch_size
+
+    def __getitem__(self, i: int) -> Tensor:
+        """Return the i-th batch."""
+        self.clock.lap("critic")  # what came before belongs to the critic's update
+        batch = self.batches[i]
+        self.clock.lap("data")
+        return batch
+
+
+class TimedCallback:
+    """A callback whose calls are timed: the usual ones, and those in which it has something to do."""
+
+    def __init__(self, callback: Callback, clock: Clock, run: Run):
+        self.callback, self.clock, self.run = callback, clock, run
+        self.calls: dict[int, float] = {}
+
+    def __call__(self, state: TrainState, observations: Observations) -> None:
+        """Call it."""
+        self.clock.lap("rest")
+        self.callback(state, observations)
+        self.calls[state.step] = self.clock.lap("callbacks")
+
+    def seconds_a_step(self, wanted: Node) -> float:
+        """What it takes on average when everything happens at its wanted interval."""
+        calls = {step: seconds for step, seconds in self.calls.items() if step > WARMUP_STEPS}
+        intervals = {name: _lookup(self.run.config, name) for name in INTERVALS}
+        idle = [seconds for step, seconds in calls.items() if all(step % every for every in intervals.values())]
+        usual = statistics.median(idle) if idle else 0.0
+        name = DUE.get(type(self.callback).__name__)
+        busy = [seconds for step, seconds in calls.items() if name and step % intervals[name] == 0]
+        return usual + (max(0.0, statistics.median(busy) - usual) / wanted[name] if busy and name else 0.0)
+
+
+DUE = {"Log": "log_every", "Samples": "sample_every", "Evaluate": "evaluate_every", "Checkpoint": "checkpoint.every"}
+"""The interval at which each callback has something to do; the others are called by these."""
+
+
+@dataclass
+class Laps:
+    """The last of the callbacks: closes the step."""
+
+    clock: Clock
+
+    def __call__(self, state: TrainState, observations: Observations) -> None:
+        """Close the step."""
+        self.clock.end_step()
+
+
+def count_flops(training: Training) -> int:
+    """Count the floating point operations of a step's matrix products and convolutions, double backward included."""
+    run = training.run
+    steps, run.steps = run.steps, 1
+    with _Operations() as operations:
+        training([])
+    run.steps = steps
+    total: int = operations.total
+    return total
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up what torch's own table of formulas says; its counter by modules does not survive a double backward."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        formula = flop_registry.get(function.overloadpacket)
+        if formula is not None:
+            self.total += int(formula(*args, **(kwargs or {}), out_val=result))
+        return result
+
+
+def matrix_product_flops(device: torch.device, size: int | None = None) -> float:
+    """Measure what the device reaches in float32 matrix products, in FLOP/s: the ceiling of any training."""
+    size = size or (8192 if device.type == "cuda" else 2048)
+    a = torch.randn(size, size, device=device)
+    b = torch.randn(size, size, device=device)
+    clock = Clock(device)
+
+    def seconds() -> float:
+        start = clock.now()
+        torch.mm(a, b)
+        return clock.now() - start
+
+    seconds()
+    return 2 * size**3 / min(seconds() for _ in range(5))
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process has had."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def table(figures: dict[str, Any]) -> Table:
+    """Lay the figures out for a person."""
+    rows = Table.grid(padding=(0, 2))
+    parts, seconds = figures["parts"], figures["seconds_per_step"]
+    ceiling = figures["matrix_product_flops_per_second"]
+    lines = {
+        "device": f"{figures['device']}, {figures['threads']} threads, torch {figures['torch']}",
+        "speed": f"{figures['images_per_second']:,.0f} images/s, {1e3 * seconds:.4g} ms a step",
+        **{name: f"{1e3 * part:.3g} ms ({part / seconds:.0%})" for name, part in parts.items()},
+        "memory": f"{figures['peak_bytes'] / 1e6:,.0f} MB at most",
+        "FLOP/s": f"{figures['flops_per_second'] / 1e9:,.4g} G, {figures['flops_per_step'] / 1e9:,.4g} G a step",
+        "ceiling": f"{ceiling / 1e9:,.4g} G in matrix products, of which this is "
+        f"{figures['flops_per_second'] / ceiling:.0%}",
+    }
+    for name, value in lines.items():
+        rows.add_row(Text(name, style="bold"), Text(value))
+    return rows
+
+
+def _lookup(config: Node, name: str) -> int:
+    node: Any = config
+    for part in name.split("."):
+        node = node[part]
+    return int(node)

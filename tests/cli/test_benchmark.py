@@ -1,0 +1,100 @@
+"""task=benchmark measures, reports, and leaves nothing behind."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+
+from gantrain.tasks.benchmark import Clock, Laps, TimedBatches
+from gantrain.train import TrainState
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4")
+
+
+def test_the_parts_make_the_step_and_nothing_is_left_behind(gantrain, tmp_path: Path) -> None:
+    result = gantrain("task=benchmark", "model=wgan_gp", "n_critic=2", *SMALL, "steps=8", "output=speed.json")
+    assert result.status == 0, result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["speed.json"]
+    figures = json.loads((tmp_path / "speed.json").read_text())
+    parts, seconds = figures["parts"], figures["seconds_per_step"]
+    assert set(parts) == {"data", "critic", "generator", "rest", "callbacks"}
+    assert all(part >= 0 for part in parts.values())
+    assert sum(parts.values()) == pytest.approx(seconds)
+    assert figures["images_per_second"] == pytest.approx(2 * 4 / seconds)
+    assert 0 < figures["flops_per_second"] < figures["matrix_product_flops_per_second"]
+    assert figures["peak_bytes"] > 50e6
+    for word in ("images/s", "critic", "generator", "callbacks", "ceiling"):
+        assert word in result.stderr
+
+
+def test_time_is_given_to_what_took_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("gantrain.tasks.benchmark.time.perf_counter", lambda: now[0])
+    clock = Clock(torch.device("cpu"))
+
+    class Slow:
+        batch_size = 1
+
+        def __getitem__(self, i: int) -> torch.Tensor:
+            now[0] += 2
+            return torch.zeros(1)
+
+    batches, closing = TimedBatches(Slow(), clock), Laps(clock)
+    state = TrainState(*(nn.Linear(1, 1) for _ in range(2)), *(SGD([torch.zeros(1)], lr=1.0) for _ in range(2)))
+    critic, generator = clock.lap_after("critic"), clock.lap_after("generator")
+    for _ in range(2):
+        for _ in range(3):
+            batches[0]
+            now[0] += 5
+            critic()
+        now[0] += 7
+        generator()
+        now[0] += 1
+        closing(state, {})
+    # Each step: three batches, three updates of the critic, one of the generator, and what is left.
+    assert dict(clock.parts) == {
+        "data": [6, 6], "critic": [15, 15], "generator": [7, 7], "rest": [1, 1]
+    }  # fmt: skip
+    assert clock.steps == [29, 29]
+
+
+def test_the_operations_are_those_of_the_layers(gantrain, tmp_path: Path) -> None:
+    # Linear layers of 1-D data: 2 multiply-adds a weight forward, twice that backward.
+    n, widths = 4, {"G": [(100, 8), (8, 1)], "D": [(1, 8), (8, 1)]}
+    result = gantrain(
+        *("task=benchmark", "dataset=gaussian", "model=vanilla", "network=mlp", "loss=minimax", f"batch_size={n}"),
+        *("model.generator.width=8", "model.discriminator.width=8", "model.generator.multipliers=[1]"),
+        *("model.discriminator.multipliers=[1]", "latent.z_dim=100", "output=speed.json", "callback=[]"),
+        *("model.generator.norm=none", "model.discriminator.norm=none"),
+    )
+    assert result.status == 0, result.stderr
+    forward = {player: sum(2 * n * a * b for a, b in layers) for player, layers in widths.items()}
+    # D's update: D forward and backward to weights and inner inputs for real and fake, G forward. G's update: both
+    # forward, D backward to its input, G backward without its first input.
+    inner = {player: sum(2 * n * a * b for a, b in layers[1:]) for player, layers in widths.items()}
+    critic = forward["G"] + 2 * (2 * forward["D"] + inner["D"])
+    generator = 2 * forward["G"] + inner["G"] + 2 * forward["D"]
+    assert json.loads((tmp_path / "speed.json").read_text())["flops_per_step"] == critic + generator
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [("steps=2", "steps=2: a benchmark needs at least 3"), ("output=x.txt", "must be the name of a new .json file")],
+)
+def test_what_cannot_be_measured_is_refused(gantrain, typed: str, message: str) -> None:
+    result = gantrain("task=benchmark", *SMALL, typed)
+    assert result.status == 2
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize("program", ["naive", "bare"])
+def test_the_loops_of_comparison_run(program: str) -> None:
+    command = [sys.executable, ROOT / f"benchmarks/{program}.py", "default", "--steps", "1", "--warmup", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 0 < json.loads(done.stdout)["seconds_per_step"] < 60

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Everything worth running on a lent GPU, in one call, from the root of the repository: prints figures and outcomes.
+# WHEELS names a folder of wheels for what the machine lacks (hydra-core, filelock, ...), where there is no network.
+set -uo pipefail
+[ -n "${WHEELS:-}" ] && python3 -m pip install --quiet --no-index --find-links "$WHEELS" hydra-core omegaconf filelock \
+    jaxtyping beartype rich hatchling editables pytest pytest-timeout pytest-xdist hypothesis scipy
+python3 -m pip install --quiet --no-deps --no-build-isolation -e .
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
+python3 -c "import torch; print('torch', torch.__version__)"
+python3 -m pytest -n 0 -rA -s tests/gpu
+for experiment in model=wgan_gp "model=dcgan ema_halflife_images=1000" experiment=gaussian; do
+    folder=$(mktemp -d)/run
+    # shellcheck disable=SC2086
+    python3 -m gantrain $experiment steps=200 run_dir="$folder" && python3 -m gantrain resume="$folder" steps=400
+done

@@ -1,0 +1,127 @@
+"""No slower by accident: what a step asks of torch is counted, and none of it waits for the device."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gantrain.callbacks.base import Callback
+from gantrain.callbacks.checkpoint import Checkpoint
+from gantrain.callbacks.csv import MetricsCSV
+from gantrain.callbacks.evaluate import Evaluate
+from gantrain.callbacks.log import Log
+from gantrain.callbacks.progress import Progress
+from gantrain.callbacks.samples import Samples
+from gantrain.callbacks.tensorboard import TensorBoard
+from gantrain.datasets.base import ImageDataset
+from gantrain.datasets.batches import make_batches
+from gantrain.ema import EMA
+from gantrain.losses.base import Loss
+from gantrain.losses.nonsaturating import NonSaturating
+from gantrain.losses.wasserstein import Wasserstein
+from gantrain.models.dcgan import Discriminator, Generator
+from gantrain.models.latent import Normal
+from gantrain.regularizers.base import Regularizer
+from gantrain.regularizers.gradient_penalty import GradientPenalty
+from gantrain.run import Run
+from gantrain.train import TrainState, train
+
+CPU = torch.device("cpu")
+SHAPE = (3, 16, 16)
+
+# Each of these brings a number to the host, or copies between devices: on a GPU the step would wait there.
+WAITING = ("_local_scalar_dense", "nonzero", "is_nonzero", "item", "equal")
+
+
+class Calls(TorchDispatchMode):
+    """Counts the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        self.names[function.overloadpacket.__name__] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def calls_of_a_step(
+    folder: Path, loss: Loss, regularizers: dict[str, Regularizer], *, norm: str, n_critic: int
+) -> Counter[str]:
+    """Count what steps 2 to 4 call, of which none is logged, sampled or saved, a step."""
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (512, *SHAPE), dtype=torch.uint8)
+    common: dict[str, Any] = {"width": 4, "init": "dcgan", "bias": "ends", "slope": 0.2}
+    G = Generator(SHAPE, 8, activation="relu", norm="batch", **common)
+    D = Discriminator(SHAPE, activation="leaky_relu", norm=norm, **common)
+    G_ema = Generator(SHAPE, 8, activation="relu", norm="batch", **common).requires_grad_(False)
+    state = TrainState(
+        *(G, D),
+        torch.optim.Adam(G.parameters(), fused=True),
+        torch.optim.Adam(D.parameters(), fused=True),
+        G_ema,
+    )
+    callbacks: list[Callback] = [Evaluate(), Log(), Samples(num=4, num_vectors=4), Checkpoint(), MetricsCSV()]
+    callbacks += [TensorBoard(), Progress(seconds_between_lines=1000)]
+    dataset = ImageDataset("noise", images, labels=None, num_classes=None, fingerprint="f")
+    run = Run(
+        name="calls",
+        folder=folder,
+        config={
+            "seed": 0,
+            "batch_size": 8,
+            "log_every": 100,
+            "sample_every": 100,
+            "evaluate_every": 100,
+            "checkpoint": {"every": 100, "keep": 1, "keep_every": None, "best": None},
+            "on_divergence": "stop",
+        },
+        state=state,
+        dataset=dataset,
+        latent=Normal(z_dim=8),
+        device=CPU,
+        steps=1000,
+        metrics={},
+        hyperparameters={},
+        callbacks=callbacks,
+    )
+    run.start()
+    batches = make_batches(dataset, batch_size=8, seed=0, device=CPU)
+
+    def advance(steps: int) -> None:
+        train(
+            *(state, batches, run.latent, loss, regularizers),
+            steps=steps,
+            n_critic=lambda _: n_critic,
+            seed=0,
+            device=CPU,
+            ema=EMA(halflife_images=100.0),
+            callbacks=run.callbacks,
+        )
+
+    advance(2)  # the first step is logged, and the optimizers make their moments
+    with Calls() as calls:
+        advance(5)
+    run.finish("failed")
+    assert all(count % 3 == 0 for count in calls.names.values()), "steps differ"
+    return Counter({name: count // 3 for name, count in calls.names.items()})
+
+
+@pytest.mark.parametrize(
+    ("loss", "regularizers", "norm", "n_critic", "most"),
+    [
+        (NonSaturating(), {}, "batch", 1, 180),
+        (Wasserstein(), {"gradient_penalty": GradientPenalty(weight=10.0)}, "none", 5, 740),
+    ],
+    ids=["dcgan", "wgan_gp"],
+)
+def test_a_step_calls_no_more_operators_than_it_did(
+    tmp_path: Path, loss: Loss, regularizers: dict[str, Regularizer], norm: str, n_critic: int, most: int
+) -> None:
+    calls = calls_of_a_step(tmp_path, loss, regularizers, norm=norm, n_critic=n_critic)
+    assert calls.total() <= most
+    assert not {name: count for name, count in calls.items() if name in WAITING}
