@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -40,8 +39,12 @@ class ImageDataset:
         """How many images there are."""
         return len(self.images)
 
-    def prepare(self) -> None:
-        """Do now what would be done when the images are first asked for: nothing, since they are here."""
+    def prepare(self, *, num_workers: int | None = None) -> None:
+        """Do now what would be done when the images are first asked for: nothing, since they are here.
+
+        Args:
+            num_workers: threads that decode, at least 1; None: one a core. The images are the same whatever it is.
+        """
 
 
 class ImagesOnDemand(ImageDataset):
@@ -58,33 +61,34 @@ class ImagesOnDemand(ImageDataset):
         num_images: int,
         image_shape: tuple[int, ...],
         num_classes: int | None,
-        load: Callable[[], ImageDataset],
+        load: Callable[[int | None], ImageDataset],
     ):
         self.name, self.num_classes = name, num_classes
         self._shape = (num_images, *image_shape)
         self._load = load
+        self._loaded: ImageDataset | None = None
 
-    @cached_property
-    def _loaded(self) -> ImageDataset:
-        loaded = self._load()
-        self._shape = tuple(loaded.images.shape)
-        del self._load  # and with it what the images were decoded from
-        return loaded
+    def _load_once(self, num_workers: int | None = None) -> ImageDataset:
+        if self._loaded is None:
+            self._loaded = self._load(num_workers)
+            self._shape = tuple(self._loaded.images.shape)
+            del self._load  # and with it what the images were decoded from
+        return self._loaded
 
-    @cached_property
+    @property
     @override
     def images(self) -> UInt8[Tensor, "n c h w"]:  # type: ignore[override]
-        return self._loaded.images
+        return self._load_once().images
 
-    @cached_property
+    @property
     @override
     def labels(self) -> Int64[Tensor, " n"] | None:  # type: ignore[override]
-        return self._loaded.labels
+        return self._load_once().labels
 
-    @cached_property
+    @property
     @override
     def fingerprint(self) -> str:  # type: ignore[override]
-        return self._loaded.fingerprint
+        return self._load_once().fingerprint
 
     @property
     @override
@@ -97,8 +101,8 @@ class ImagesOnDemand(ImageDataset):
         return self._shape[0]
 
     @override
-    def prepare(self) -> None:
-        _ = self._loaded
+    def prepare(self, *, num_workers: int | None = None) -> None:
+        self._load_once(num_workers)
 
 
 class Distribution(ABC):
@@ -123,7 +127,7 @@ class Distribution(ABC):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
-    def prepare(self) -> None:  # noqa: B027
+    def prepare(self, *, num_workers: int | None = None) -> None:  # noqa: B027
         """Do nothing: there is nothing to decode."""
 
     @abstractmethod

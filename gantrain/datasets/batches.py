@@ -39,14 +39,20 @@ class ImageBatches:
 
     def __getitem__(self, i: int) -> Float[Tensor, "n c h w"]:
         """Return the i-th batch, float32 in [-1, 1]."""
-        return to_signed(self.images[self.indices(i)].to(self.device))
+        # Ten times as fast as self.images[...] on a CPU.
+        return to_signed(self.images.index_select(0, self.indices(i)).to(self.device))
 
     def indices(self, i: int) -> Int64[Tensor, " n"]:
         """Which images the i-th batch holds."""
         num_images, start, stop = len(self.images), i * self.batch_size, (i + 1) * self.batch_size
         epochs = range(start // num_images, (stop - 1) // num_images + 1)
-        order = torch.cat([self._permutation(epoch) for epoch in epochs])
-        return order[start - epochs.start * num_images : stop - epochs.start * num_images]
+        firsts = [epoch * num_images for epoch in epochs]
+        return torch.cat(
+            [
+                self._permutation(e)[max(0, start - first) : stop - first]
+                for e, first in zip(epochs, firsts, strict=True)
+            ]
+        )
 
     def _permutation_of(self, epoch: int) -> Int64[Tensor, " num_images"]:
         return torch.randperm(len(self.images), generator=generator(self.seed, "order", epoch))

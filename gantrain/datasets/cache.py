@@ -1,10 +1,15 @@
 """Decode once, then memory-map.
 
-A cache is <name>-<key>.npy with the pixels, .labels.npy where there are labels, and .json, the manifest, which is
-written last: without it there is no cache. The key covers the source and its preprocessing, so that a cache is never
-out of date; when either changes, another is built beside it.
+A cache is <name>-<key>.npy with the pixels and .json, the manifest, which is written last: without it there is no
+cache. Labels are not in it, because they cost nothing to find again. The key covers the source and its preprocessing,
+so that a cache is never out of date; when either changes, another is built beside it.
+
+The manifest holds the sha256 of pixels and labels. It is compared in small caches whenever they are loaded, and in
+large ones when the file's time or size is not the one that was noted: then a load takes no longer the larger they are,
+and what changed without a trace, as on a failing disk, goes unnoticed.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -15,7 +20,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -27,11 +32,13 @@ from jaxtyping import Int64, UInt8
 from gantrain.datasets.base import ImageDataset, ImagesOnDemand
 from gantrain.datasets.images import BadImageError
 from gantrain.datasets.progress import track
-from gantrain.errors import ConfigError, DataError
+from gantrain.datasets.untrusted import open_regular, printable
+from gantrain.errors import ConfigError, DataError, GantrainError
 from gantrain.files import atomic_write, require_space
 
 logger = logging.getLogger(__name__)
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+VERIFIED_BYTES = 256 * 10**6
 _NUM_BAD_SHOWN = 5
 _CHUNK = 32
 _STALE_SECONDS = 24 * 60 * 60
@@ -71,23 +78,25 @@ def cached(source: Source, *, cache_dir: Path, max_bad_fraction: float) -> Image
     Asking for them raises:
         ConfigError: cache_dir cannot be written, or its disk is too small.
         DataError: more than max_bad_fraction of the images are bad, or the cache cannot be read.
+        GantrainError: the disk filled up while the cache was written.
     """
     return ImagesOnDemand(
         source.name,
         num_images=len(source.names),
         image_shape=source.image_shape,
         num_classes=source.num_classes,
-        load=lambda: _load_or_build(source, cache_dir, max_bad_fraction),
+        load=lambda num_workers: _load_or_build(source, cache_dir, max_bad_fraction, num_workers),
     )
 
 
-def _load_or_build(source: Source, cache_dir: Path, max_bad_fraction: float) -> ImageDataset:
+def _load_or_build(source: Source, cache_dir: Path, max_bad_fraction: float, num_workers: int | None) -> ImageDataset:
     key = source.key()
     stem = cache_dir / f"{source.name}-{key[:16]}"
-    found = _load(stem, key)
+    found = _load(source, stem, key)
     if found is None:
-        _build(source, stem, key)
-        found = _load(stem, key)
+        with _write_errors(cache_dir):
+            _build(source, stem, key, num_workers)
+        found = _load(source, stem, key)
     if found is None:
         raise DataError(f"The cache {stem}.npy changed while it was being read; run again.")
     digest, bad, images, labels = found
@@ -99,6 +108,23 @@ def _load_or_build(source: Source, cache_dir: Path, max_bad_fraction: float) -> 
         num_classes=source.num_classes,
         fingerprint=digest,
     )
+
+
+@contextmanager
+def _write_errors(cache_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise GantrainError(
+                f"The disk that holds dataset.cache_dir={cache_dir} is full ({error.strerror}); "
+                "free some space or choose another with dataset.cache_dir=..."
+            ) from error
+        raise _not_writable(cache_dir, error.strerror) from error
+
+
+def _not_writable(cache_dir: Path, reason: str | None) -> ConfigError:
+    return ConfigError(f"dataset.cache_dir={cache_dir} cannot be written ({reason}); choose another folder.")
 
 
 def _as_tensor(images: UInt8[np.ndarray, "n c h w"]) -> UInt8[torch.Tensor, "n c h w"]:
@@ -119,40 +145,67 @@ def _finish(digest: Any, shape: tuple[int, ...], labels: Int64[np.ndarray, " n"]
     return str(digest.hexdigest())
 
 
-def _load(stem: Path, key: str) -> tuple[str, dict[str, str], Any, Any] | None:
-    path = Path(f"{stem}.json")
-    if not path.exists():
-        return None
+def _load(source: Source, stem: Path, key: str) -> tuple[str, dict[str, str], Any, Any] | None:
+    path, manifest_path = Path(f"{stem}.npy"), Path(f"{stem}.json")
     try:
-        manifest = json.loads(path.read_bytes())
+        if not manifest_path.exists():
+            return None
+        with open_regular(manifest_path) as file:
+            manifest = json.load(file)
         if (manifest["version"], manifest["key"]) != (FORMAT_VERSION, key):
             raise ValueError("another key")
+        digest, bad, noted = manifest["fingerprint"], manifest["bad"], manifest["file"]
+        if not isinstance(digest, str) or not all(isinstance(text, str) for pair in bad.items() for text in pair):
+            raise ValueError("text expected")
+        good = [i for i, name in enumerate(source.names) if name not in bad]
+        if not good:
+            raise ValueError("no images")
+        labels = None if source.labels is None else source.labels[good]
         # Read-only: private writable pages would count as used memory, and data larger than that could not be mapped.
-        images = np.load(f"{stem}.npy", mmap_mode="r")
-        if (list(images.shape), images.dtype) != (manifest["shape"], np.uint8):
-            raise ValueError(f"shape {list(images.shape)}")
-        num_bytes = Path(f"{stem}.npy").stat().st_size
-        if num_bytes != images.offset + images.nbytes:
-            raise ValueError(f"{num_bytes:,} bytes")
-        labels = np.load(f"{stem}.labels.npy") if manifest["has_labels"] else None
-        if labels is not None and (labels.shape, labels.dtype) != (images.shape[:1], np.int64):
-            raise ValueError(f"labels of shape {list(labels.shape)}")
-        return manifest["fingerprint"], manifest["bad"], images, labels
-    except (FileNotFoundError, EOFError, ValueError, KeyError, TypeError) as error:
-        logger.warning("The cache %s.npy does not match its manifest (%s); decoding again.", stem, error)
-        return None
+        with open_regular(path) as file:
+            images = np.lib.format.open_memmap(path, mode="r")
+            expected = (len(good), *source.image_shape)
+            if (images.dtype, images.shape) != (np.dtype(np.uint8), expected) or not images.flags.c_contiguous:
+                raise ValueError(f"{images.dtype} {list(images.shape)}")
+            if (found := _facts(file))["num_bytes"] != images.offset + images.nbytes:
+                raise ValueError(f"{found['num_bytes']:,} bytes")
+            if images.nbytes <= VERIFIED_BYTES or found != noted:
+                file.seek(images.offset)  # reading the map instead would count as used memory
+                if _finish(hashlib.file_digest(file, "sha256"), images.shape, labels) != digest:
+                    raise ValueError("other pixels or labels")
+        if found != noted:
+            with suppress(OSError):  # who may only read it compares again the next time
+                _write_manifest(stem, manifest | {"file": found})
+        return digest, bad, images, labels
+    except FileNotFoundError as error:
+        reason: object = error.strerror
     except OSError as error:  # decoding again would not help
         raise DataError(
             f"The cache {stem}.npy cannot be read ({error.strerror}); mend that or choose another dataset.cache_dir."
         ) from error
+    except Exception as error:  # what was damaged, or made to do harm, can say anything
+        reason = f"{type(error).__name__}: {error}"
+    logger.warning("The cache %s.npy does not match its manifest (%s); decoding again.", stem, printable(reason))
+    return None
 
 
-def _build(source: Source, stem: Path, key: str) -> None:
+def _facts(file: IO[bytes]) -> dict[str, int]:
+    status = os.fstat(file.fileno())
+    return {"num_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def _write_manifest(stem: Path, manifest: Mapping[str, object]) -> None:
+    with atomic_write(Path(f"{stem}.json")) as file:
+        file.write(json.dumps(manifest, indent=1).encode())
+
+
+def _build(source: Source, stem: Path, key: str, num_workers: int | None) -> None:
     total = len(source.names)
     _make_folder(stem.parent)
     _remove_stale_temporaries(stem.parent, source.name)
     require_space(stem.parent, total * math.prod(source.image_shape), f"The cache of {source.origin}")
     logger.info("Decoding %s images of %s into %s.npy, once.", f"{total:,}", source.origin, stem)
+    decoded = _decoded(source, num_workers)
     digest = hashlib.sha256()
     good: list[int] = []
     bad: dict[str, str] = {}
@@ -160,7 +213,7 @@ def _build(source: Source, stem: Path, key: str) -> None:
     # bus error, and rows of bad images need not be moved.
     with atomic_write(Path(f"{stem}.npy")) as file:
         _write_header(file, (total, *source.image_shape))
-        for i, image in enumerate(track(_decoded(source), total=total, what=f"Decoding {source.name}")):
+        for i, image in enumerate(track(decoded, total=total, what=f"Decoding {source.name}")):
             if isinstance(image, BadImageError):
                 bad[source.names[i]] = str(image)
             else:
@@ -172,10 +225,9 @@ def _build(source: Source, stem: Path, key: str) -> None:
         file.seek(0)
         # numpy pads headers so that the number of rows can change in place.
         _write_header(file, (len(good), *source.image_shape))
+        file.flush()
+        facts = _facts(file)
     labels = None if source.labels is None else source.labels[good]
-    if labels is not None:
-        with atomic_write(Path(f"{stem}.labels.npy")) as file:
-            np.save(file, labels)
     manifest = {
         "version": FORMAT_VERSION,
         "key": key,
@@ -183,19 +235,23 @@ def _build(source: Source, stem: Path, key: str) -> None:
         "source": source.origin,
         "preprocessing": dict(source.preprocessing),
         "shape": [len(good), *source.image_shape],
-        "has_labels": labels is not None,
         "num_bad": len(bad),
         "bad": bad,
         "fingerprint": _finish(digest, (len(good), *source.image_shape), labels),
+        "file": facts,
     }
-    with atomic_write(Path(f"{stem}.json")) as file:
-        file.write(json.dumps(manifest, indent=1).encode())
+    try:
+        _write_manifest(stem, manifest)
+    except BaseException:
+        Path(f"{stem}.npy").unlink(missing_ok=True)
+        raise
 
 
-def _decoded(source: Source) -> Iterator[UInt8[np.ndarray, "c h w"] | BadImageError]:
+def _decoded(source: Source, num_workers: int | None) -> Iterator[UInt8[np.ndarray, "c h w"] | BadImageError]:
     # In chunks, because handing single small images to threads costs more than decoding them; and only so many ahead,
     # because Executor.map submits everything at once, and Ctrl-C would then wait for all of it.
-    num_threads: int = getattr(os, "process_cpu_count", os.cpu_count)() or 1
+    num_cores: int = getattr(os, "process_cpu_count", os.cpu_count)() or 1
+    num_threads = num_cores if num_workers is None else num_workers
     total = len(source.names)
     pending: deque[Future[list[UInt8[np.ndarray, "c h w"] | BadImageError]]] = deque()
     with ThreadPoolExecutor(num_threads) as pool:
@@ -223,13 +279,9 @@ def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable:
-        raise ConfigError(f"dataset.cache_dir={folder} cannot be written; choose another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise _not_writable(folder, os.strerror(errno.EACCES))
 
 
 def _remove_stale_temporaries(folder: Path, name: str) -> None:
@@ -243,7 +295,7 @@ def _remove_stale_temporaries(folder: Path, name: str) -> None:
 def _report_bad(source: Source, bad: Mapping[str, str], max_bad_fraction: float) -> None:
     if not bad:
         return
-    shown = [f"{name} {reason}" for name, reason in list(bad.items())[:_NUM_BAD_SHOWN]]
+    shown = [f"{printable(name)} {reason}" for name, reason in list(bad.items())[:_NUM_BAD_SHOWN]]
     rest = len(bad) - len(shown)
     total = len(source.names)
     what = f"{len(bad):,} of {total:,} images of {source.origin} are bad: {'; '.join(shown)}"

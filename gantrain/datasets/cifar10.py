@@ -3,8 +3,10 @@
 import hashlib
 import logging
 import pickle
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -14,10 +16,18 @@ from torchvision.datasets.utils import download_and_extract_archive
 from gantrain.datasets.arrays import array_dataset, check_labels
 from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.download import obtain
+from gantrain.datasets.untrusted import open_regular, printable
 from gantrain.errors import DataError
 
 logger = logging.getLogger(__name__)
+MAX_BYTES = 64 * 2**20  # twice a published batch; objects take many times the bytes that they are pickled in
 _NUM_CLASSES = 10
+# Opcodes that no batch has: objects, sets, buffers and names that the reading program has to know.
+_REFUSED = (
+    *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),
+    *(pickle.PERSID, pickle.BINPERSID, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET),
+    *(pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
+)
 # Of label and pixels, image after image, as in the published binary batches: the pickles of other writers hold the
 # same data in other bytes.
 _SHA256 = {
@@ -65,18 +75,23 @@ def read_batch(path: Path) -> tuple[UInt8[np.ndarray, "n 3 32 32"], Int64[np.nda
         DataError: the file is not such a batch, or asks for code to be run.
     """
     try:
-        with path.open("rb") as file:
-            batch = _ArrayUnpickler(file, encoding="latin1").load()
-        data, labels = batch["data"], np.asarray(batch["labels"])
+        with open_regular(path, max_bytes=MAX_BYTES) as file:
+            batch = _BatchUnpickler(file.read(MAX_BYTES)).load()
+        data, labels = _unwrap(batch["data"]), _unwrap(batch["labels"])
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     except _RefusedError as error:
         raise DataError(f"{path} asks for {error}, which no batch needs; it was not run. Replace the file.") from error
     except Exception as error:  # broken pickles raise exceptions of every kind
-        raise DataError(f"{path} is not a batch of CIFAR-10 ({type(error).__name__}: {error}); replace it.") from error
+        reason = f"{type(error).__name__}: {printable(error)}"
+        raise DataError(f"{path} is not a batch of CIFAR-10 ({reason}); replace it.") from error
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
         raise DataError(f"{path}: the pixels must be uint8 (n, 3072), not {found}; replace it.")
-    if labels.dtype.kind not in "iu":
-        raise DataError(f"{path}: the labels must be whole numbers, not {labels.dtype}; replace it.")
+    if isinstance(labels, list) and all(isinstance(label, int) for label in labels):
+        labels = np.asarray(labels)
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
+        raise DataError(f"{path}: the labels must be a list of whole numbers; replace it.")
     labels = check_labels(str(path), labels, num_images=len(data), num_classes=_NUM_CLASSES)
     return data.reshape(-1, 3, 32, 32), labels
 
@@ -85,31 +100,87 @@ class _RefusedError(Exception):
     """The pickle names something else than arrays."""
 
 
-class _ArrayUnpickler(pickle.Unpickler):
+class _Dtype:
+    """Stands in for numpy's, whose pickled state can claim that numbers are pointers."""
+
+    def __init__(self, code: object, align: object, copy: object):
+        if code not in ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8"):
+            raise ValueError("an array of something else than whole numbers")
+        self.dtype: Any = np.dtype(str(code))
+
+    def __setstate__(self, state: Any) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands in for numpy's, and for how pickles make one, which would allocate whatever shape they ask for."""
+
+    def __init__(self, kind: object, shape: object, code: object):
+        self.value: np.ndarray | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, is_fortran, content = state
+        # Python 2 had no bytes: latin1 made them text.
+        content = content.encode("latin1") if isinstance(content, str) else content
+        self.value = np.frombuffer(content, dtype.dtype).reshape(shape, order="F" if is_fortran else "C")
+
+
+def _unwrap(value: Any) -> Any:
+    return value.value if isinstance(value, _Array) else value
+
+
+def _with_text_keys(opcode: bytes, keys: slice) -> Callable[[Any], None]:
+    load = pickle._Unpickler.dispatch[opcode[0]]
+
+    def checked(unpickler: Any) -> None:
+        # The time that the hash of tuples in tuples takes doubles with each level.
+        if not all(isinstance(key, str) for key in unpickler.stack[keys]):
+            raise ValueError("a key that is no text")
+        load(unpickler)
+
+    return checked
+
+
+# In Python, because the one in C allocates a memo as long as the highest index that a pickle names.
+class _BatchUnpickler(pickle._Unpickler):
     """Knows what arrays are made of, and refuses every other name: a pickle can name any function to be called."""
 
+    def __init__(self, content: bytes):
+        super().__init__(BytesIO(content), encoding="latin1")
+        encoded: dict[str, bytes] = {}  # so that a small pickle cannot ask for many copies of its largest text
+
+        def encode(text: object, encoding: object) -> bytes:
+            # How protocol 2 writes bytes. No other codec, because their names are looked up as modules.
+            if not isinstance(text, str) or encoding != "latin1":
+                raise ValueError("another encoding than latin1")
+            if text not in encoded:
+                encoded[text] = text.encode("latin1")
+            return encoded[text]
+
+        # Made for this pickle alone, because a pickle can set attributes of functions that it can name.
+        self._known = {
+            ("numpy.core.multiarray", "_reconstruct"): _Array,
+            ("numpy._core.multiarray", "_reconstruct"): _Array,
+            ("numpy", "ndarray"): _Array,
+            ("numpy", "dtype"): _Dtype,
+            ("_codecs", "encode"): encode,
+        }
+
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise _RefusedError(f"{module}.{name}")
-        return _ALLOWED[module, name]
+        if (module, name) not in self._known:
+            raise _RefusedError(printable(f"{module}.{name}"))
+        return self._known[module, name]
 
+    def _refuse(self) -> None:
+        raise _RefusedError("objects other than arrays")
 
-def _encode(text: str, encoding: str) -> bytes:
-    # How protocol 2 writes bytes. No other codec, because their names are looked up as modules.
-    if encoding != "latin1":
-        raise ValueError(f"encoding {encoding}")
-    return text.encode("latin1")
-
-
-# Asked of numpy itself, because the module moved in numpy 2.
-_reconstruct: Any = np.empty(0, np.uint8).__reduce__()[0]
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): _encode,
-}
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        **pickle._Unpickler.dispatch,
+        **dict.fromkeys((opcode[0] for opcode in _REFUSED), _refuse),
+        pickle.DICT[0]: _with_text_keys(pickle.DICT, slice(0, None, 2)),
+        pickle.SETITEM[0]: _with_text_keys(pickle.SETITEM, slice(-2, -1)),
+        pickle.SETITEMS[0]: _with_text_keys(pickle.SETITEMS, slice(0, None, 2)),
+    }
 
 
 def _sha256(images: UInt8[np.ndarray, "n 3 32 32"], labels: Int64[np.ndarray, " n"]) -> str:

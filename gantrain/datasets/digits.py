@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import zlib
 from importlib.resources import files
+from io import BytesIO
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def digits(*, image_size: int | None) -> ImageDataset:
     """
     if image_size is not None:
         check_count("image_size", image_size)
-    images, labels = (parse_idx(_read(name), name) for name in _SHA256)
+    images, labels = (parse_idx(BytesIO(_read(name)), name) for name in _SHA256)
     images = images[:, None]
     if image_size is not None and image_size != images.shape[-1]:
         images = np.stack([resize_array(image, image_size) for image in images])

@@ -4,15 +4,20 @@ import gzip
 import math
 import struct
 import zlib
+from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
+from gantrain.datasets.untrusted import open_regular
 from gantrain.errors import DataError
 
+MAX_BYTES = 2 * 2**30
+_MAX_DIMS = 8
 _GZIP_MAGIC = b"\x1f\x8b"
 _UNSIGNED_BYTES = 0x08
+_BLOCK_BYTES = 2**20
 
 
 def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
@@ -24,37 +29,54 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
     Source: LeCun 1998, "File formats for the MNIST database".
     """
     try:
-        content = path.read_bytes()
+        with open_regular(path, max_bytes=MAX_BYTES) as file:
+            return parse_idx(file, str(path))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    return parse_idx(content, str(path))
 
 
-def parse_idx(content: bytes, name: str) -> UInt8[np.ndarray, "..."]:
+def parse_idx(file: BufferedIOBase, name: str) -> UInt8[np.ndarray, "..."]:
     """Parse the content of an IDX file, plain or gzipped; `name` is for messages.
+
+    No more is decompressed than the header announces, and that is at most MAX_BYTES.
 
     Raises:
         DataError: magic number, dimensions or length are wrong.
     """
-    if content.startswith(_GZIP_MAGIC):
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise _broken(name, f"its gzip stream does not decompress ({error})") from error
-    if len(content) < 4:
-        raise _broken(name, f"it has only {len(content)} bytes")
-    zeros, kind, num_dims = struct.unpack_from(">HBB", content)
-    if zeros != 0 or kind != _UNSIGNED_BYTES or num_dims == 0:
-        raise _broken(name, f"its magic number is {content[:4].hex()}, not 000008 and the number of dimensions")
-    header = 4 + 4 * num_dims
-    if len(content) < header:
+    is_gzipped = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    file.seek(0)
+    if not is_gzipped:
+        return _parse(file, name)
+    try:
+        return _parse(gzip.GzipFile(fileobj=file), name)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise _broken(name, f"its gzip stream does not decompress ({error})") from error
+
+
+def _parse(file: BufferedIOBase, name: str) -> UInt8[np.ndarray, "..."]:
+    magic = file.read(4)
+    if len(magic) < 4:
+        raise _broken(name, f"it has only {len(magic)} bytes")
+    zeros, kind, num_dims = struct.unpack(">HBB", magic)
+    if zeros != 0 or kind != _UNSIGNED_BYTES or not 1 <= num_dims <= _MAX_DIMS:
+        raise _broken(name, f"its magic number is {magic.hex()}, not 000008 and from 1 to {_MAX_DIMS} dimensions")
+    dims = file.read(4 * num_dims)
+    if len(dims) < 4 * num_dims:
         raise _broken(name, "it ends within its header")
-    shape = struct.unpack_from(f">{num_dims}I", content, 4)
-    expected = header + math.prod(shape)
-    if len(content) != expected:
-        raise _broken(name, f"{'x'.join(map(str, shape))} bytes and the header are {expected}, not {len(content)}")
-    # A copy, because torch warns about arrays that cannot be written.
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()
+    shape = struct.unpack(f">{num_dims}I", dims)
+    what, num_bytes = "x".join(map(str, shape)), math.prod(shape)
+    if not 1 <= num_bytes <= MAX_BYTES:
+        raise _broken(name, f"its header announces {what} bytes, not from 1 to {MAX_BYTES:,}")
+    # A page of it takes memory when it is written: a header that lies costs nothing.
+    pixels = np.empty(num_bytes, np.uint8)
+    unread = pixels.data
+    while unread and (num_read := file.readinto(unread[:_BLOCK_BYTES])):
+        unread = unread[num_read:]
+    if unread:
+        raise _broken(name, f"it ends after {num_bytes - len(unread):,} of {what} bytes")
+    if file.read(1):
+        raise _broken(name, f"more than {what} bytes follow its header")
+    return pixels.reshape(shape)
 
 
 def _broken(name: str, reason: str) -> DataError:

@@ -1,18 +1,25 @@
 """The image files of a folder or of a zip, read through one interface."""
 
 import os
+import stat
 import weakref
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from io import BufferedReader
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from gantrain.datasets.images import SUFFIXES, BadImageError
+from gantrain.datasets.untrusted import open_regular, printable
 from gantrain.errors import DataError
 
 MAX_FILE_BYTES = 256 * 2**20
+MAX_FOLDERS = 1_000_000
+MAX_DIRECTORY_BYTES = 256 * 2**20  # of a zip: two million files with names of a usual length
+_DIRECTORY_BYTES = 5  # its place in what zipfile reads from the end of a zip
+_MIN_HEADER_BYTES = 30
 
 
 @dataclass(frozen=True)
@@ -22,12 +29,14 @@ class ImageFiles:
     Attributes:
         names: paths relative to the root, with forward slashes.
         listing: name, size and modification time (folder) or CRC (zip) of each: changes when an image does.
+        flaws: why some of them cannot be read, by name, as far as that is known without trying.
         read: content of the i-th; may be called from several threads; raises BadImageError.
     """
 
     origin: Path
     names: list[str]
     listing: list[tuple[str, int, int]]
+    flaws: Mapping[str, str]
     read: Callable[[int], bytes]
 
 
@@ -39,73 +48,132 @@ def open_image_files(path: Path) -> ImageFiles:
     Raises:
         DataError: it is missing, unreadable, or holds no images; the message says what it holds instead.
     """
-    if path.is_dir():
-        return _of_folder(path)
-    if path.exists():
+    try:
+        if path.is_dir():
+            return _of_folder(path)
+        exists = path.exists()
+    except OSError as error:
+        raise DataError(f"dataset.root={path} cannot be read ({error.strerror}); choose another.") from error
+    if exists:
         return _of_zip(path, _open_zip(path))
     raise DataError(f"{path} does not exist; set dataset.root to the folder or zip that holds the images.")
 
 
-def _open_zip(path: Path) -> zipfile.ZipFile:
-    with ExitStack() as stack:
-        try:
-            # ZipFile counts the readers of a file that it opened itself, which is not safe from several threads.
-            archive = zipfile.ZipFile(stack.enter_context(path.open("rb")))
-        except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-            raise DataError(f"{path} is neither a folder nor a readable zip ({error}); replace it.") from error
-        # For the same reason it would leave this file open, and images are read long after they were listed.
-        weakref.finalize(archive, stack.pop_all().close)
-    return archive
-
-
 def _of_folder(root: Path) -> ImageFiles:
+    flaws: dict[str, str] = {}
     try:
-        found = list(_walk(root, "", frozenset()))
+        found = list(_walk(root, flaws))
     except OSError as error:
         raise DataError(f"{error.filename} cannot be listed: {error.strerror}.") from error
     listing = _images_among(root, found)
 
     def read(i: int) -> bytes:
         name, num_bytes, _ = listing[i]
-        _check_size(num_bytes)
+        _check(num_bytes, flaws.get(name))
         try:
-            return (root / name).read_bytes()
+            with open_regular(root / name, max_bytes=MAX_FILE_BYTES) as file:
+                return file.read(MAX_FILE_BYTES)
         except OSError as error:
             raise BadImageError(f"cannot be read ({error.strerror})") from error
 
-    return ImageFiles(root, [name for name, *_ in listing], listing, read)
+    return ImageFiles(root, [name for name, *_ in listing], listing, flaws, read)
+
+
+def _walk(root: Path, flaws: dict[str, str]) -> Iterator[tuple[str, int, int]]:
+    # Links are followed, because data sets are often folders of links, but never into a folder that they lie in.
+    pending: list[tuple[Path, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
+    num_folders = 0
+    while pending:
+        folder, prefix, above = pending.pop()
+        status = folder.stat()
+        itself = (status.st_dev, status.st_ino)
+        if itself in above:
+            continue
+        num_folders += 1
+        if num_folders > MAX_FOLDERS:
+            raise DataError(
+                f"dataset.root={root} leads into more than {MAX_FOLDERS:,} folders, "
+                "perhaps through links; choose a folder with fewer."
+            )
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = prefix + entry.name
+                if not _is_visible(name):
+                    continue
+                try:
+                    status = entry.stat()
+                except OSError as error:  # a link that leads nowhere, or a file that is gone already
+                    flaws[name] = f"cannot be read ({error.strerror})"
+                    yield name, 0, 0
+                    continue
+                if stat.S_ISDIR(status.st_mode):
+                    pending.append((Path(entry.path), f"{name}/", above | {itself}))
+                    continue
+                if not stat.S_ISREG(status.st_mode):
+                    flaws[name] = "is no regular file"
+                yield name, status.st_size, status.st_mtime_ns
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    with ExitStack() as stack:
+        try:
+            # ZipFile counts the readers of a file that it opened itself, which is not safe from several threads.
+            file = stack.enter_context(open_regular(path))
+            _check_directory(file)
+            archive = zipfile.ZipFile(file)
+        except Exception as error:  # broken zips raise exceptions of every kind
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(error)
+            raise DataError(f"{path} is neither a folder nor a readable zip ({reason}); replace it.") from error
+        # For the same reason it would leave this file open, and images are read long after they were listed.
+        weakref.finalize(archive, stack.pop_all().close)
+    return archive
+
+
+def _check_directory(file: BufferedReader) -> None:
+    # ZipFile would read it whole, and make an object of each of its entries.
+    record = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    if record and record[_DIRECTORY_BYTES] > MAX_DIRECTORY_BYTES:
+        raise zipfile.BadZipFile(f"its table of contents takes more than {MAX_DIRECTORY_BYTES:,} bytes")
 
 
 def _of_zip(path: Path, archive: zipfile.ZipFile) -> ImageFiles:
-    members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+    members = {info.filename: info for info in archive.infolist() if not info.filename.endswith("/")}
+    flaws = _zip_flaws(archive)
     listing = _images_among(path, [(name, info.file_size, info.CRC) for name, info in members.items()])
 
     def read(i: int) -> bytes:
         info = members[listing[i][0]]
-        _check_size(info.file_size)
+        _check(info.file_size, flaws.get(info.filename))
         try:
-            return archive.read(info)
-        except Exception as error:  # encryption, unknown compression, broken streams: each raises its own kind
-            raise BadImageError(f"cannot be unzipped ({error})") from error
+            with archive.open(info) as member:
+                # Reading without a number would decompress far beyond a size that is a lie.
+                return member.read(info.file_size + 1)
+        except Exception as error:  # encryption, broken streams: each raises its own kind
+            raise BadImageError(f"cannot be unzipped ({printable(error)})") from error
 
-    return ImageFiles(path, [name for name, *_ in listing], listing, read)
+    return ImageFiles(path, [name for name, *_ in listing], listing, flaws, read)
 
 
-def _walk(folder: Path, prefix: str, above: frozenset[Path]) -> Iterator[tuple[str, int, int]]:
-    # Links are followed, because data sets are often folders of links, but never into a folder that they lie in.
-    real = folder.resolve()
-    if real in above:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = prefix + entry.name
-            if not _is_visible(name):
-                continue
-            if entry.is_dir():
-                yield from _walk(Path(entry.path), f"{name}/", above | {real})
-            elif entry.is_file():
-                status = entry.stat()
-                yield name, status.st_size, status.st_mtime_ns
+def _zip_flaws(archive: zipfile.ZipFile) -> dict[str, str]:
+    flaws: dict[str, str] = {}
+    by_offset = sorted(archive.infolist(), key=lambda info: info.header_offset)
+    ends = [*(info.header_offset for info in by_offset), archive.start_dir][1:]
+    for info, end in zip(by_offset, ends, strict=True):
+        if info.header_offset + _MIN_HEADER_BYTES + info.compress_size > end:
+            flaws[info.filename] = "overlaps what follows it in the zip"  # so can few bytes unzip to very many
+        elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # Python decompresses the others without a bound.
+            flaws[info.filename] = f"is compressed by method {info.compress_type}, neither stored nor deflated"
+        elif stat.S_ISLNK(info.external_attr >> 16):
+            flaws[info.filename] = "is a link"
+        elif _leads_out(info.filename):
+            flaws[info.filename] = "leads out of the zip"
+    return flaws
+
+
+def _leads_out(name: str) -> bool:
+    path = PureWindowsPath(name)  # knows drives, and both kinds of slash
+    return bool(path.anchor) or ".." in path.parts
 
 
 def _images_among(root: Path, found: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
@@ -124,13 +192,16 @@ def _images_among(root: Path, found: list[tuple[str, int, int]]) -> list[tuple[s
 
 
 def _is_visible(name: str) -> bool:
-    return not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    parts = name.replace("\\", "/").split("/")
+    return not any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in parts)
 
 
 def _suffix(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def _check_size(num_bytes: int) -> None:
+def _check(num_bytes: int, flaw: str | None) -> None:
+    if flaw is not None:
+        raise BadImageError(flaw)
     if num_bytes > MAX_FILE_BYTES:
         raise BadImageError(f"takes {num_bytes:,} bytes, more than {MAX_FILE_BYTES:,}")

@@ -53,11 +53,12 @@ def _decode(files: ImageFiles, i: int, channels: int, image_size: int) -> UInt8[
 
 
 def _labels(files: ImageFiles) -> tuple[Int64[np.ndarray, " n"] | None, int | None]:
-    parts = [PurePosixPath(name).parts for name in files.names]
-    if files.origin.is_file() and len({path[0] for path in parts}) == 1:
-        parts = [path[1:] for path in parts]  # the folder that was zipped
-    classes = sorted({path[0] for path in parts})
-    if len(classes) < 2 or any(len(path) < 2 for path in parts):
+    # What cannot be read at all makes no class, but has a label until it is left out.
+    parts = {name: PurePosixPath(name).parts for name in files.names if name not in files.flaws}
+    if files.origin.is_file() and len({path[0] for path in parts.values()}) == 1:
+        parts = {name: path[1:] for name, path in parts.items()}  # the folder that was zipped
+    classes = sorted({path[0] for path in parts.values() if path})
+    if len(classes) < 2 or any(len(path) < 2 for path in parts.values()):
         return None, None
     index = {name: i for i, name in enumerate(classes)}
-    return np.array([index[path[0]] for path in parts], np.int64), len(classes)
+    return np.array([index[parts[name][0]] if name in parts else 0 for name in files.names], np.int64), len(classes)

@@ -6,8 +6,14 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from gantrain.datasets.untrusted import printable
+
 # Twice this is where Pillow itself refuses; at once it would only warn.
 MAX_PIXELS = 89_478_485
+MAX_SIDE = 65_535  # a JPEG's limit; Pillow's memory for a row of one pixel is many times that of the pixel
+# Progressive JPEGs have about ten. Each goes over the whole image, however few bytes it takes.
+MAX_SCANS = 100
+_START_OF_SCAN = b"\xff\xda"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _MODES = {1: "L", 3: "RGB"}
@@ -28,14 +34,16 @@ def load_image(content: bytes, *, channels: int) -> Image.Image:
     """
     try:
         with Image.open(BytesIO(content), formats=_FORMATS) as image:
-            _check_num_pixels(image.width, image.height)
+            _check_size(image.width, image.height)
+            if image.format in ("JPEG", "MPO") and content.count(_START_OF_SCAN) > MAX_SCANS:
+                raise BadImageError(f"has more than {MAX_SCANS} scans")
             return _convert(ImageOps.exif_transpose(image), _MODES[channels])
     except BadImageError:
         raise
     except UnidentifiedImageError as error:
         raise BadImageError("is not a PNG, JPEG or WebP image") from error
     except Exception as error:  # broken bytes lead decoders into exceptions of every kind
-        raise BadImageError(f"cannot be decoded ({error})") from error
+        raise BadImageError(f"cannot be decoded ({printable(error)})") from error
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
@@ -56,7 +64,7 @@ def resize(image: Image.Image, width: int, height: int) -> Image.Image:
     Raises:
         BadImageError: the result would be absurdly large.
     """
-    _check_num_pixels(width, height)
+    _check_size(width, height)
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
@@ -89,6 +97,6 @@ def from_array(pixels: UInt8[np.ndarray, "c h w"]) -> Image.Image:
     return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
-def _check_num_pixels(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise BadImageError(f"would take {width}x{height} pixels, more than {MAX_PIXELS:,}")
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise BadImageError(f"would take {width}x{height} pixels, more than {MAX_PIXELS:,} or {MAX_SIDE:,} a side")

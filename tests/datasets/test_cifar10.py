@@ -102,7 +102,7 @@ def test_a_pickle_cannot_run_a_command(tmp_path: Path):
 
 def test_a_pickle_cannot_choose_a_codec(tmp_path: Path):
     (tmp_path / "batch").write_bytes(b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R.")
-    with pytest.raises(DataError, match="encoding rot13"):
+    with pytest.raises(DataError, match=r"batch is not a batch .*another encoding than latin1"):
         read_batch(tmp_path / "batch")
 
 
@@ -128,6 +128,26 @@ def test_wrong_content_is_named(tmp_path: Path, changes: dict[str, object], mess
 def test_not_a_batch(tmp_path: Path, content: bytes):
     (tmp_path / "batch").write_bytes(content)
     with pytest.raises(DataError, match="batch is not a batch of CIFAR-10"):
+        read_batch(tmp_path / "batch")
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["u1", "<i2", ">i8"])
+def test_labels_may_be_an_array(tmp_path: Path, dtype: str, order: str):
+    batch = {"data": np.asarray(PIXELS[0], order=order), "labels": LABELS[0].astype(dtype)}
+    for protocol in range(5):
+        (tmp_path / "batch").write_bytes(pickle.dumps(batch, protocol=protocol))
+        images, labels = read_batch(tmp_path / "batch")
+        np.testing.assert_array_equal(images, PIXELS[0].reshape(4, 3, 32, 32))
+        assert (labels.tolist(), labels.dtype) == (LABELS[0].tolist(), np.int64)
+
+
+def test_large_files_are_not_read(tmp_path: Path):
+    with (tmp_path / "batch").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(
+        DataError, match=r"batch cannot be read: it takes 1,099,511,627,776 bytes, more than 67,108,864"
+    ):
         read_batch(tmp_path / "batch")
 
 

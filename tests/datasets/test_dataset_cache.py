@@ -1,8 +1,12 @@
 import errno
+import hashlib
 import json
 import os
+import re
 import resource
 import shutil
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -77,7 +81,6 @@ def test_files_are_what_numpy_writes(tmp_path: Path):
     key = source(Counted()).key()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         f"things-{key[:16]}.json",
-        f"things-{key[:16]}.labels.npy",
         f"things-{key[:16]}.npy",
     ]
     np.testing.assert_array_equal(np.load(tmp_path / f"things-{key[:16]}.npy"), IMAGES)
@@ -124,20 +127,21 @@ def test_a_failed_decoding_fails_again(tmp_path: Path):
 
 @pytest.mark.filterwarnings("error")
 def test_a_cache_larger_than_memory_is_mapped_at_once(tmp_path: Path):
-    decode = Counted()
-    made = source(decode, image_shape=(1, 1024, 1024), labels=None, num_classes=None)
-    shape = [2**20, 1, 1024, 1024]  # 1 TiB, in a file of holes
+    decode, num_images = Counted(), 2**20
+    many = {"names": ["x.png"] * num_images, "listing": [], "labels": None, "num_classes": None}
+    made = source(decode, image_shape=(1, 1024, 1024), **many)
     stem = tmp_path / f"things-{made.key()[:16]}"
-    with Path(f"{stem}.npy").open("wb") as file:
-        module._write_header(file, tuple(shape))
+    with Path(f"{stem}.npy").open("wb") as file:  # 1 TiB, in a file of holes
+        module._write_header(file, (num_images, 1, 1024, 1024))
         file.truncate(file.tell() + 2**40)
-    facts = {"version": 1, "key": made.key(), "shape": shape, "has_labels": False, "bad": {}, "fingerprint": "f"}
+        noted = module._facts(file)
+    facts = {"version": 2, "key": made.key(), "bad": {}, "fingerprint": "f", "file": noted}
     Path(f"{stem}.json").write_text(json.dumps(facts))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     dataset = load(made, tmp_path)
     assert dataset.images[-1].sum() == 0
     assert decode.count == 0
-    assert dataset.num_images == 2**20
+    assert dataset.num_images == num_images
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
     if (maps := Path("/proc/self/maps")).exists():
         assert [line.split()[1] for line in maps.read_text().splitlines() if line.endswith(f"{stem}.npy")] == ["r--s"]
@@ -150,7 +154,7 @@ def test_a_cache_that_cannot_be_read_is_not_built_again(tmp_path: Path, number: 
     def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(np, "load", fail)
+    monkeypatch.setattr(np.lib.format, "open_memmap", fail)
     decode = Counted()
     with pytest.raises(DataError, match=rf"things-.*\.npy cannot be read \({os.strerror(number)}\)"):
         load(source(decode), tmp_path)
@@ -199,13 +203,126 @@ def reshape(path: Path) -> None:
     np.save(path, np.load(path)[1:])
 
 
-@pytest.mark.parametrize("damage", [truncate, extend, empty, reshape, Path.unlink])
-@pytest.mark.parametrize("suffix", [".npy", ".labels.npy"])
-def test_damaged_cache_is_built_again(tmp_path: Path, damage, suffix: str, caplog: pytest.LogCaptureFixture):
-    if damage is extend and suffix == ".labels.npy":
-        pytest.skip("numpy ignores what follows an array")
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def flip_without_a_trace(path: Path) -> None:
+    status = path.stat()
+    flip(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def transpose(path: Path) -> None:
+    np.save(path, np.asfortranarray(np.load(path)))
+
+
+def zip_up(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, np.zeros(3))
+
+
+def objects(path: Path) -> None:
+    np.save(path, np.array([{}]))
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+SPOILED = [truncate, extend, empty, reshape, flip, flip_without_a_trace, transpose, zip_up, objects, Path.unlink]
+
+
+@pytest.mark.parametrize("damage", SPOILED)
+def test_damaged_cache_is_built_again(tmp_path: Path, damage, caplog: pytest.LogCaptureFixture):
     load(source(Counted()), tmp_path)
-    damage(tmp_path / f"things-{source(Counted()).key()[:16]}{suffix}")
+    path = tmp_path / f"things-{source(Counted()).key()[:16]}.npy"
+    damage(path)
+    decode = Counted()
+    dataset = load(source(decode), tmp_path)
+    assert decode.count == NUM
+    assert torch.equal(dataset.images, torch.from_numpy(IMAGES))
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert f"{path} does not match its manifest" in warning
+    load(source(decode), tmp_path)
+    assert decode.count == NUM
+
+
+def test_a_pipe_in_the_place_of_a_cache_is_not_waited_for(tmp_path: Path):
+    load(source(Counted()), tmp_path)
+    pipe(tmp_path / f"things-{source(Counted()).key()[:16]}.npy")
+    with pytest.raises(DataError, match=r"things-.*\.npy cannot be read \(it is no regular file\)"):
+        load(source(Counted()), tmp_path)
+
+
+def test_a_large_cache_is_compared_when_it_was_touched_and_then_no_more(tmp_path: Path, monkeypatch):
+    compared = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(module, "VERIFIED_BYTES", IMAGES.nbytes - 1)
+    monkeypatch.setattr(hashlib, "file_digest", lambda *args: compared.append(1) or digest(*args))
+    decode = Counted()
+    load(source(decode), tmp_path)
+    assert not compared
+    path = tmp_path / f"things-{source(decode).key()[:16]}.npy"
+    os.utime(path, (1, 1))
+    for _ in range(2):
+        dataset = load(source(decode), tmp_path)
+        assert torch.equal(dataset.labels, torch.from_numpy(LABELS))
+        assert len(compared) == 1
+    flip(path)
+    assert torch.equal(load(source(decode), tmp_path).images, torch.from_numpy(IMAGES))
+    assert (len(compared), decode.count) == (2, 2 * NUM)
+
+
+def test_a_small_cache_is_compared_whenever_it_is_loaded(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(module, "VERIFIED_BYTES", IMAGES.nbytes)
+    load(source(Counted()), tmp_path)
+    flip_without_a_trace(tmp_path / f"things-{source(Counted()).key()[:16]}.npy")
+    assert torch.equal(load(source(Counted()), tmp_path).images, torch.from_numpy(IMAGES))
+
+
+def test_other_labels_than_when_it_was_built(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    load(source(Counted()), tmp_path)
+    dataset = load(source(Counted(), labels=LABELS[::-1].copy()), tmp_path)
+    assert dataset.labels.tolist() == LABELS[::-1].tolist()
+    assert dataset.fingerprint == fingerprint(IMAGES, LABELS[::-1])
+    assert "other pixels or labels" in caplog.text
+
+
+HOSTILE = {
+    "empty": "",
+    "no object": "[]",
+    "cut": "{",
+    "nothing": "{}",
+    "nested": "[" * 100_000,
+    "no text": b"\xff\xfe\x00",
+    "a number": "1" * 5000,
+    "NaN": "NaN",
+    "other version": {"version": 1},
+    "version NaN": {"version": float("nan")},
+    "other key": {"key": "x"},
+    "key list": {"key": [[]]},
+    "fingerprint number": {"fingerprint": 7},
+    "fingerprint null": {"fingerprint": None},
+    "fingerprint other": {"fingerprint": "0" * 64},
+    "bad list": {"bad": ["0.png"]},
+    "bad number": {"bad": 3},
+    "bad reasons": {"bad": {"0.png": [1]}},
+    "bad one": {"bad": {"0.png": "is said to be bad"}},
+    "bad all": {"bad": {f"{i}.png": "is said to be bad" for i in range(NUM)}},
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_damaged_manifest_is_built_again(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture):
+    load(source(Counted()), tmp_path)
+    path = next(tmp_path.glob("*.json"))
+    hostile = HOSTILE[kind]
+    content = json.dumps(json.loads(path.read_text()) | hostile) if isinstance(hostile, dict) else hostile
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     decode = Counted()
     dataset = load(source(decode), tmp_path)
     assert decode.count == NUM
@@ -213,14 +330,97 @@ def test_damaged_cache_is_built_again(tmp_path: Path, damage, suffix: str, caplo
     assert "does not match its manifest" in caplog.text
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"{", b'{"version": 0, "key": ""}'], ids=range(5))
-def test_damaged_manifest_is_built_again(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture):
+@pytest.mark.parametrize("noted", [None, [], {"num_bytes": "many"}, {"num_bytes": 1e999, "mtime_ns": -1}, "x"])
+def test_a_note_about_the_file_that_is_wrong_is_mended(tmp_path: Path, noted: object):
     load(source(Counted()), tmp_path)
-    next(tmp_path.glob("*.json")).write_bytes(content)
+    path = next(tmp_path.glob("*.json"))
+    before = path.read_text()
+    path.write_text(json.dumps(json.loads(before) | {"file": noted}))
     decode = Counted()
-    load(source(decode), tmp_path)
-    assert decode.count == NUM
-    assert "does not match its manifest" in caplog.text
+    assert torch.equal(load(source(decode), tmp_path).images, torch.from_numpy(IMAGES))
+    assert (decode.count, path.read_text()) == (0, before)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 7, None])
+def test_any_number_of_workers_decodes_the_same(tmp_path: Path, num_workers: int | None):
+    threads = set()
+
+    def decode(i: int) -> np.ndarray:
+        threads.add(threading.get_ident())
+        time.sleep(0.001 * (i % 3))
+        if i in (3, 64):
+            raise BadImageError("is broken")
+        return IMAGES[i]
+
+    dataset = cached(source(decode), cache_dir=tmp_path, max_bad_fraction=0.5)
+    dataset.prepare(num_workers=num_workers)
+    good = np.delete(np.arange(NUM), [3, 64])
+    assert torch.equal(dataset.images, torch.from_numpy(IMAGES[good]))
+    assert dataset.fingerprint == fingerprint(IMAGES[good], LABELS[good])
+    assert len(threads) <= (num_workers or os.cpu_count())
+    assert threading.get_ident() not in threads
+
+
+FILL = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from gantrain.datasets.cache import Source, cached
+from gantrain.errors import GantrainError
+
+folder, side, limit, filler = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+
+def decode(i):
+    if filler and i == 50:
+        with open(filler, "wb", buffering=0) as file:
+            try:
+                while file.write(bytes(4096)):
+                    pass
+            except OSError:
+                pass
+    return np.full((3, side, side), i, np.uint8)
+
+names = [f"{i}.png" for i in range(100)]
+source = Source("things", "somewhere" * 50, names, names, {}, (3, side, side), None, None, decode)
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+try:
+    cached(source, cache_dir=folder, max_bad_fraction=0.0).prepare()
+except GantrainError as error:
+    print(type(error).__name__, error.exit_status, error)
+"""
+
+
+def fill(folder: Path, *, side: int = 64, limit: int = resource.RLIM_INFINITY, filler: str = "") -> str:
+    command = [sys.executable, "-c", FILL, str(folder), str(side), str(limit), filler]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+FULL = r"GantrainError 1 The disk that holds dataset\.cache_dir=.* is full .*dataset\.cache_dir=\.\.\.$"
+
+
+@pytest.mark.parametrize(("side", "limit"), [(64, 10**6), (1, 500)], ids=["pixels", "manifest"])
+def test_a_disk_that_fills_leaves_no_half_cache(tmp_path: Path, side: int, limit: int):
+    load(source(Counted()), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert re.match(FULL, fill(tmp_path, side=side, limit=limit))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert fill(tmp_path, side=side) == ""
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_small_disk_that_fills(tmp_path: Path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting is not permitted")
+    try:
+        assert re.match(FULL, fill(disk / "cache", filler=str(disk / "filler")))
+        assert not list((disk / "cache").iterdir())
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_interrupted_build_leaves_nothing(tmp_path: Path):
@@ -263,7 +463,7 @@ def test_two_builds_at_once(tmp_path: Path):
     for thread in threads:
         thread.join()
     assert [torch.equal(dataset.images, torch.from_numpy(IMAGES)) for dataset in results] == [True, True]
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_full_disk_is_noticed_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -307,5 +507,5 @@ def test_progress_in_a_terminal(capsys: pytest.CaptureFixture, monkeypatch: pyte
 def test_key_is_stable():
     # Guards caches of users: a change here makes everyone decode again and has to raise FORMAT_VERSION.
     made = source(Counted(), listing=[["a.png", 1, 2]])
-    assert module.FORMAT_VERSION == 1
+    assert module.FORMAT_VERSION == 2
     assert made.key() == source(Counted(), listing=[("a.png", 1, 2)]).key()

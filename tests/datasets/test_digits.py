@@ -20,6 +20,13 @@ def test_native():
     assert dataset.fingerprint == digits(image_size=28).fingerprint
 
 
+def test_preparing_is_nothing():
+    dataset = digits(image_size=None)
+    before = dataset.images
+    dataset.prepare(num_workers=2)
+    assert dataset.images is before
+
+
 def test_resized_like_pillow():
     small = digits(image_size=None).images[:50, 0].numpy()
     dataset = digits(image_size=40)
