@@ -1,5 +1,19 @@
-"""`python -m gantrain` is the `gantrain` command."""
+"""The command, from its first moment on: `gantrain` and `python -m gantrain` begin here."""
 
-from gantrain.cli import main
+import os
+import signal
+from contextlib import suppress
 
-main()
+
+def main() -> None:
+    """Run the command; a signal that comes while it is still being imported ends it without a traceback."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signum, lambda received, _: os._exit(128 + received))
+    from gantrain.cli import main as command
+
+    command()
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ import torch
 from beartype import BeartypeConf
 from beartype.door import is_bearable
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from torch import nn
 from torch.optim import Optimizer
 
@@ -21,6 +21,7 @@ from gantrain.config import Node, chosen
 from gantrain.datasets.base import Dataset
 from gantrain.ema import EMA
 from gantrain.errors import ConfigError, GantrainError
+from gantrain.files import DISK_FULL
 from gantrain.losses.base import Loss
 from gantrain.metrics.base import Metric
 from gantrain.models.latent import Latent
@@ -28,6 +29,7 @@ from gantrain.models.layers import has_batch_norm
 from gantrain.regularizers.base import Regularizer
 from gantrain.seeding import seed_everything
 from gantrain.train import TrainState
+from gantrain.trust import resolve
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ logger = logging.getLogger(__name__)
 _NUMBERS = BeartypeConf(is_pep484_tower=True)
 
 
-def build(path: str, node: Node, *facts: object) -> Any:
+def build(path: str, node: Any, *facts: object) -> Any:
     """Make the object that the node at `path` of the config describes, from its options and the given facts.
 
     Raises:
@@ -43,21 +45,22 @@ def build(path: str, node: Node, *facts: object) -> Any:
     """
     if not isinstance(node, dict) or "_target_" not in node:
         raise ConfigError(f"{path}={node}: must be an option of its group, or a mapping with a _target_.")
-    try:
-        target = get_object(node["_target_"])
-    except (ImportError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}._target_={node['_target_']} cannot be imported: {error}") from error
-    options = {key: value for key, value in node.items() if not key.startswith("_")}
+    target = resolve(path, node["_target_"])
+    options = {key: value for key, value in node.items() if key != "_target_"}
     _check_options(path, target, options, facts)
     try:
-        return instantiate(node, *facts, _convert_="all")
+        return instantiate(node, *facts, _convert_="all", _recursive_=False)
     except InstantiationException as error:
-        cause = error.__cause__
+        cause = error.__cause__ or error
         if isinstance(cause, GantrainError):
             raise cause from None
-        if isinstance(cause, ValueError | TypeError | OSError):
-            raise ConfigError(f"{path}: {cause}") from error
-        raise cause or error from None
+        if isinstance(cause, OSError) and cause.errno in DISK_FULL:
+            raise cause from None
+        reason = (str(cause).splitlines() or [""])[0]  # torch adds the lines of its own code
+        if isinstance(cause, ValueError | TypeError):
+            raise ConfigError(f"{path}: {reason}") from error
+        # Out of memory, an overflow, a fault in a class of the user's own: none of it can be trained.
+        raise ConfigError(f"{path} cannot be made of these options ({type(cause).__name__}: {reason}).") from error
 
 
 def _check_options(path: str, target: Any, options: Node, facts: tuple[object, ...]) -> None:
@@ -127,33 +130,37 @@ def build_device(runtime: Node) -> torch.device:
         raise ConfigError(f"runtime.device={name} is not to be had here ({reason}); {remedy}.") from error
     if device.type == "cuda":
         torch.cuda.set_device(device)  # seeding and memory figures are those of the current device
+        torch.backends.cudnn.deterministic = True  # or a resumed run would differ in the last bits
     return device
 
 
 def build_dataset(config: Node) -> Dataset:
     """Load the data."""
-    return cast(Dataset, build("dataset", config["dataset"]))
+    return cast(Dataset, _make("dataset", config["dataset"], Dataset))
 
 
 def build_latent(config: Node) -> Latent:
     """Make the distribution of z."""
-    return cast(Latent, build("latent", config["latent"]))
+    return cast(Latent, _make("latent", config["latent"], Latent))
 
 
 def build_loss(config: Node) -> Loss:
     """Make the objective."""
-    return cast(Loss, build("loss", config["loss"]))
+    return cast(Loss, _make("loss", config["loss"], Loss))
 
 
 def build_generator(config: Node, image_shape: Sequence[int], latent: Latent) -> nn.Module:
     """Make G for the data's shape."""
-    generator = build("model.generator", config["model"]["generator"], tuple(image_shape), latent.z_dim)
-    return cast(nn.Module, generator)
+    return cast(
+        nn.Module, _make("model.generator", config["model"]["generator"], nn.Module, tuple(image_shape), latent.z_dim)
+    )
 
 
 def build_discriminator(config: Node, image_shape: Sequence[int]) -> nn.Module:
     """Make D for the data's shape."""
-    return cast(nn.Module, build("model.discriminator", config["model"]["discriminator"], tuple(image_shape)))
+    return cast(
+        nn.Module, _make("model.discriminator", config["model"]["discriminator"], nn.Module, tuple(image_shape))
+    )
 
 
 def build_state(config: Node, image_shape: Sequence[int], latent: Latent, device: torch.device) -> TrainState:
@@ -180,7 +187,7 @@ def build_optimizer(path: str, node: Node, module: nn.Module) -> Optimizer:
     if "betas" in node:
         # torch refuses betas of which one is an int, as 0 is.
         node = node | {"betas": [float(beta) for beta in node["betas"]]}
-    return cast(Optimizer, build(path, node, list(module.parameters())))
+    return cast(Optimizer, _make(path, node, Optimizer, list(module.parameters())))
 
 
 def build_ema(config: Node) -> EMA | None:
@@ -191,21 +198,34 @@ def build_ema(config: Node) -> EMA | None:
 
 def build_regularizers(config: Node) -> dict[str, Regularizer]:
     """Make the regularizers, by name, in the order given."""
-    return _build_all(config, "regularizer")
+    return _make_all(config, "regularizer", Regularizer)
 
 
 def build_metrics(config: Node) -> dict[str, Metric]:
     """Make the metrics, by name."""
-    return _build_all(config, "metric")
+    return _make_all(config, "metric", Metric)
 
 
 def build_callbacks(config: Node) -> list[Callback]:
     """Make the callbacks, in the order given."""
-    return list(_build_all(config, "callback").values())
+    made = _make_all(config, "callback", Callback)
+    for name, callback in made.items():
+        callback.name = name
+    return list(made.values())
 
 
-def _build_all(config: Node, group: str) -> dict[str, Any]:
-    return {name: build(f"{group}.{name}", config[group][name]) for name in chosen(config, group)}
+def _make_all(config: Node, group: str, kind: Any) -> dict[str, Any]:
+    return {name: _make(f"{group}.{name}", config[group][name], kind) for name in chosen(config, group)}
+
+
+def _make(path: str, node: Any, kind: Any, *facts: object) -> Any:
+    made = build(path, node, *facts)
+    if not isinstance(made, kind):
+        raise ConfigError(
+            f"{path}._target_={node['_target_']} makes a {type(made).__name__}, which cannot serve as {path}; "
+            "choose an option of gantrain --help."
+        )
+    return made
 
 
 def check_cross(D: nn.Module, loss: Loss, regularizers: dict[str, Regularizer], allow: Sequence[str]) -> None:

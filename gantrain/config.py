@@ -5,9 +5,11 @@ Nothing here imports torch: `gantrain --help` and `--cfg job` answer at once.
 
 import math
 import os
-import re
-from collections.abc import Callable, Sequence
+import sys
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,10 +38,12 @@ class CriticWarmup:
 
 @dataclass
 class CheckpointConfig:
-    """When to save and how many to keep."""
+    """When to save and what to keep."""
 
     every: int = MISSING
     keep: int = MISSING
+    keep_every: int | None = MISSING
+    best: str | None = MISSING
 
 
 @dataclass
@@ -69,7 +73,13 @@ class Config:
     sample_every: int = MISSING
     evaluate_every: int = MISSING
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    on_divergence: str = MISSING
+    max_rollbacks: int = MISSING
     run_dir: str = MISSING
+    resume: str | None = MISSING
+    allow_change: list[str] = MISSING
+    init_from: str | None = MISSING
+    trust: list[str] = MISSING
     run: str | None = MISSING
     num: int = MISSING
     output: str | None = MISSING
@@ -78,45 +88,70 @@ class Config:
 SAMPLE_ONLY = ("run", "num", "output")
 """Keys that belong to task=sample."""
 
-RUN_FILES = (".hydra", "run.json", "metrics.csv", "tensorboard", "samples", "checkpoints", "samples.gif", "curves.png")
+RUN_FILES = (
+    ".hydra/config.yaml",
+    "run.json",
+    "metrics.csv",
+    "tensorboard",
+    "samples",
+    "checkpoints",
+    "samples.gif",
+    "curves.png",
+)
 """What marks a folder as that of a run."""
 
 
-def register() -> None:
-    """Make the schema and the resolver known to Hydra."""
+def register(*, fixed_run_dir: bool) -> None:
+    """Make the schema and the resolvers known to Hydra.
+
+    Args:
+        fixed_run_dir: whether the user named the folder, which is then the same at every call.
+    """
+
+    def run_folder(run_dir: str, resume: str | None, _parent_: Any) -> str:
+        _only_for("hydra.run", _parent_)
+        return claim_folder(run_dir, by_time=not fixed_run_dir and resume in (None, "auto"))
+
+    def sweep_folder(run_dir: str, _parent_: Any) -> str:
+        _only_for("hydra.sweep", _parent_)
+        # Beside the folders of single runs, unless the user says where.
+        return claim_folder(
+            run_dir if fixed_run_dir else run_dir.replace("outputs/", "outputs/multirun/", 1), by_time=not fixed_run_dir
+        )
+
     ConfigStore.instance().store(name="schema", node=Config)
-    OmegaConf.register_new_resolver("run_folder", claim_folder, replace=True)
-    OmegaConf.register_new_resolver("sweep_folder", claim_sweep_folder, replace=True)
+    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+    OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
+
+
+def _only_for(key: str, parent: Any) -> None:
+    if parent is None or parent._get_full_key(None) != key:
+        raise ConfigError(f"The resolvers of {key}.dir make folders and serve no other key; leave them out.")
 
 
 @cache
-def claim_folder(path: str) -> str:
-    """Create the folder of a run, or of a sweep, so that no other run can have it.
+def claim_folder(path: str, *, by_time: bool) -> str:
+    """Make the folder of a run, or of a sweep, where there is none.
 
-    Two runs started in the same second get folders of their own.
+    Args:
+        by_time: whether the name is the time alone; two runs started in the same second get folders of their own.
 
     Raises:
-        ConfigError: the folder holds a run already, or cannot be written.
+        ConfigError: the folder cannot be made or written to.
     """
     if not path:
         raise ConfigError("run_dir is empty: a run needs a folder of its own; name one, or leave it out: one by date.")
-    by_time = re.fullmatch(r"outputs/(multirun/)?\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d", path)
     for attempt in range(1, 1000):
         folder = Path(path if attempt == 1 else f"{path}-{attempt}")
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             existed = folder.is_dir()
             folder.mkdir(exist_ok=not by_time)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
             if by_time and folder.is_dir():
                 continue
-            raise ConfigError(f"run_dir={path} cannot be made ({error.strerror}); choose another place.") from None
-        held = [name for name in RUN_FILES if (folder / name).exists()]
-        if held:
-            raise ConfigError(
-                f"run_dir={path} holds a run already ({', '.join(held)}), and runs are never overwritten; "
-                "choose another folder, or move that one away."
-            )
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"run_dir={path} cannot be made ({reason}); choose another place.") from None
         if not os.access(folder, os.W_OK):
             raise ConfigError(f"run_dir={path} cannot be written to; choose another place.")
         if not existed:
@@ -127,15 +162,6 @@ def claim_folder(path: str) -> str:
 
 created: set[str] = set()
 """The folders, by absolute path, that this process has made for its runs."""
-
-
-def claim_sweep_folder(run_dir: str) -> str:
-    """Create the folder of a sweep: the one that run_dir names, else one by the time.
-
-    Raises:
-        ConfigError: as claim_folder.
-    """
-    return claim_folder(re.sub(r"^outputs/(?=\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d$)", "outputs/multirun/", run_dir))
 
 
 def settle_budget(config: Node, typed: Sequence[str]) -> Node:
@@ -167,6 +193,17 @@ def check(config: Node) -> None:
     at_least(config, "checkpoint.keep", 1)
     if config["steps"] is not None:
         at_least(config, "steps", 1)
+    if config["checkpoint"]["keep_every"] is not None:
+        at_least(config, "checkpoint.keep_every", 1)
+    if config["runtime"]["num_workers"] is not None:
+        at_least(config, "runtime.num_workers", 1)
+    at_least(config, "max_rollbacks", 1)
+    if config["on_divergence"] not in ("stop", "rollback"):
+        raise ConfigError(f"on_divergence={config['on_divergence']}: must be stop or rollback.")
+    if config["on_divergence"] == "rollback" and "checkpoint" not in chosen(config, "callback"):
+        raise ConfigError(
+            "on_divergence=rollback goes back to a checkpoint, and none is written: add callback checkpoint."
+        )
     above_zero(config, "epochs")
     above_zero(config, "ema_halflife_images")
     if config["critic_warmup"] is not None:
@@ -210,7 +247,13 @@ def chosen(config: Node, group: str) -> list[str]:
     """List the options taken of a group that takes several.
 
     An experiment may set an option of one that the user did not take, which leaves a node without a target.
+
+    Raises:
+        ConfigError: what is said of an option is no mapping.
     """
+    for name, node in config[group].items():
+        if not isinstance(node, dict):
+            raise ConfigError(f"{group}.{name}={node}: must be a mapping of options; take it out by {group}=[...].")
     return [name for name, node in config[group].items() if "_target_" in node]
 
 
@@ -229,7 +272,7 @@ def at_least(config: Node, key: str, low: int) -> None:
         ConfigError: the value is below it.
     """
     value = lookup(config, key)
-    if value < low:
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
         raise ConfigError(f"{key}={value}: must be at least {low}, for example {key}={max(low, 1)}.")
 
 
@@ -244,17 +287,36 @@ def above_zero(config: Node, key: str) -> None:
         raise ConfigError(f"{key}={value}: must be a number above 0, or null.")
 
 
-def critic_schedule(config: Node) -> Callable[[int], int]:
-    """Make the function from a step to its number of critic updates."""
-    n_critic, warmup = config["n_critic"], config["critic_warmup"]
-    if warmup is None:
-        return lambda _: n_critic
+@dataclass(frozen=True)
+class CriticSchedule:
+    """How many critic updates each step has."""
 
-    def updates(step: int) -> int:
-        warm = step < warmup["steps"] or (warmup["every"] is not None and step % warmup["every"] == 0)
-        return int(warmup["n_critic"] if warm else n_critic)
+    n_critic: int
+    warm_n_critic: int
+    warm_steps: int
+    warm_every: int | None
 
-    return updates
+    def __call__(self, step: int) -> int:
+        """Critic updates before generator update number `step`."""
+        warm = step < self.warm_steps or (self.warm_every is not None and step % self.warm_every == 0)
+        return self.warm_n_critic if warm else self.n_critic
+
+    def total(self, steps: int) -> int:
+        """Critic updates in the first `steps` steps."""
+        num_warm = min(steps, self.warm_steps)
+        if self.warm_every is not None and steps > self.warm_steps:
+            num_warm += -(-steps // self.warm_every) - -(-self.warm_steps // self.warm_every)
+        return num_warm * self.warm_n_critic + (steps - num_warm) * self.n_critic
+
+    def steps_for(self, updates: int) -> int:
+        """The fewest steps with at least so many critic updates."""
+        return bisect_left(range(updates + 1), updates, key=self.total)  # each step has one or more
+
+
+def critic_schedule(config: Node) -> CriticSchedule:
+    """Read the schedule off the config."""
+    warmup = config["critic_warmup"] or {"n_critic": 1, "steps": 0, "every": None}
+    return CriticSchedule(config["n_critic"], warmup["n_critic"], warmup["steps"], warmup["every"])
 
 
 def count_steps(config: Node, num_images: int | None) -> int:
@@ -263,29 +325,30 @@ def count_steps(config: Node, num_images: int | None) -> int:
     An epoch is one pass of the critic over the data; the last step may begin within it and end a little after.
 
     Raises:
-        ConfigError: a budget in epochs for data without end.
+        ConfigError: a budget in epochs for data without end, or one without end.
     """
     if config["steps"] is not None:
-        return int(config["steps"])
-    if num_images is None:
+        steps = int(config["steps"])
+    elif num_images is None:
         raise ConfigError(
             f"epochs={config['epochs']:g}: this data is sampled afresh and has no epochs; "
             "give the budget in generator updates, for example steps=5000."
         )
-    n_critic = critic_schedule(config)
-    batches: int = math.ceil(config["epochs"] * num_images / config["batch_size"])
-    warmup = config["critic_warmup"]
-    if warmup is None or (warmup["steps"] == 0 and warmup["every"] is None):
-        return -(-batches // int(config["n_critic"]))
-    steps = 0
-    while batches > 0:
-        batches -= n_critic(steps)
-        steps += 1
+    else:
+        batches = math.ceil(Fraction(config["epochs"]) * num_images / config["batch_size"])
+        steps = critic_schedule(config).steps_for(batches) if batches < sys.maxsize else sys.maxsize
+    if steps >= sys.maxsize:
+        raise ConfigError(
+            f"{'steps' if config['epochs'] is None else 'epochs'}: a budget without end; give a smaller one."
+        )
     return steps
 
 
-NOT_TRAINING = ("run_dir", "callback", "log_every", "sample_every", "evaluate_every", "checkpoint", "metric", "hydra")
-"""Keys that change what is written, not what is trained."""
+NOT_TRAINING = (
+    *("run_dir", "resume", "allow_change", "trust", "on_divergence", "max_rollbacks", "task", "hydra", *SAMPLE_ONLY),
+    *("callback", "metric", "log_every", "sample_every", "evaluate_every", "checkpoint"),
+)
+"""Keys that change what is written and where, not what is trained."""
 
 
 def hyperparameters(config: Node, choices: Node, typed: Sequence[str]) -> dict[str, bool | float | str]:
@@ -303,5 +366,7 @@ def hyperparameters(config: Node, choices: Node, typed: Sequence[str]) -> dict[s
             continue  # taken out, or of an optimizer without it
         if isinstance(value, list):
             value = ", ".join(map(str, value))
-        flat[key] = value if is_number(value) or isinstance(value, bool) else str(value)
+        # Whatever is beyond any float is no number to TensorBoard.
+        is_plain = isinstance(value, bool) or (is_number(value) and abs(value) <= sys.float_info.max)
+        flat[key] = value if is_plain else str(value)
     return flat

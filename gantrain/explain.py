@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gantrain.config import CONF
 from gantrain.errors import ConfigError, GantrainError
+from gantrain.files import explain_os_error
 from gantrain.help import config_folders
 
 LIST_GROUPS = ("regularizer", "metric", "callback")
@@ -32,6 +33,8 @@ def explain(error: BaseException, arguments: Sequence[str]) -> GantrainError | N
             return ConfigError(f"{mark.name}, line {mark.line + 1}: {cause.problem}; the file is not YAML there.")
     if isinstance(error, MissingConfigException):
         return ConfigError(_missing_option(str(error), config_folders(arguments)))
+    if isinstance(error, OSError):
+        return explain_os_error(error, "The command")
     if isinstance(error, InstantiationException):
         return None  # the object's own failure
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -51,9 +54,10 @@ def _unreadable(override: str) -> str:
     key, _, value = override.partition("=")
     if value.startswith("~"):
         return f"{override}: this shell leaves ~ as it is; write {key}=$HOME{value[1:]}."
+    shown = override if override.strip() and override.isprintable() else repr(override)
     return (
-        f"{override} cannot be read. An override is key=value, the key of a-z, 0-9, _ and dots; put quotes around "
-        "values that hold spaces, commas, braces or other signs, for example 'run_dir=\"my run\"'."
+        f"{shown} cannot be read. An override is key=value, the key of a-z, 0-9, _ and dots; put "
+        "quotes around values that hold spaces, commas, braces or other signs, for example 'run_dir=\"my run\"'."
     )
 
 
@@ -88,10 +92,12 @@ def _composition(message: str, arguments: Sequence[str]) -> str:
         return f"{found[1]}: values separated by commas are a sweep: add -m; a list is '{key}=[{value}]'."
     if found := re.search(r"Error merging override (\S+)=null", message):
         return f"{found[1]}=null: must have a value; leave it out for the one of the recipe."
-    if found := re.search(r"Value '(.*?)'.* of type '.*?' could not be converted to (\w+)", message):
+    if found := re.search(r"Value '(.*)' of type '.*?' could not be converted to (\w+)", message):
         value, wanted = found.groups()
         key = full_key[1] if full_key else "a key"
         return f"{key}={value}: must be {_kind(wanted)}, and {value!r} is not."
+    if found := re.search(r"Error merging override (.+)\n(.+)", message):
+        return f"{found[1]}: {found[2]}; give its keys one by one."
     return f"{full_key[1]}: {first}" if full_key and full_key[1] not in first else first
 
 

@@ -1,5 +1,6 @@
 """Pictures of samples and of a run's numbers, as uint8 arrays [h, w, 3]."""
 
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,8 @@ from torchvision.utils import make_grid
 
 from gantrain.datasets.batches import to_bytes
 from gantrain.files import atomic_write
+
+logger = logging.getLogger(__name__)
 
 Picture = UInt8[ndarray, "height width 3"]
 Critic = Callable[[Tensor], Tensor]
@@ -78,7 +81,7 @@ def distribution(
 
 def density(real: Float[Tensor, " n"], fake: Float[Tensor, " m"] | None, *, title: str) -> Picture:
     """Draw histogram and kernel density of numbers."""
-    figure, (axes,) = _figure(1, title, width=6.4, height=4.4)
+    figure, (axes,) = _figure(1, title, width=6.4, height=4.4, margins=(0.11, 0.13, 0.97, 0.91))
     _draw_density(axes, real, fake)
     axes.set(xlabel="x", ylabel="probability density")
     axes.legend(loc="upper right", frameon=False)
@@ -104,7 +107,7 @@ def scatter(
 
     Source: Gulrajani 2017, figure 2.
     """
-    figure, (axes,) = _figure(1, title, width=6.0, height=6.4)
+    figure, (axes,) = _figure(1, title, width=6.0, height=6.4, margins=(0.1, 0.14, 0.97, 0.95))
     centre, reach = (real.amin(0) + real.amax(0)) / 2, 0.65 * float((real.amax(0) - real.amin(0)).max())
     (left, bottom), (right, top) = (centre - reach).tolist(), (centre + reach).tolist()
 
@@ -129,7 +132,7 @@ def scatter(
         )
     axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xlabel="$x_0$", ylabel="$x_1$")
     axes.grid(visible=False)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, markerscale=3)  # outside: it would hide points
+    figure.legend(loc="lower center", ncols=3, frameon=False, markerscale=3)  # outside: it would hide points
     return _render(figure)
 
 
@@ -143,8 +146,10 @@ def _draw_density(axes: Axes, real: Tensor, fake: Tensor | None) -> None:
     margin = 0.5 * (high - low) or 1.0
     low, high = low - margin, high + margin
     bins, x = np.linspace(low, high, 61), torch.linspace(low, high, 400)
-    tallest = kernel_density(real, x).max().item()
+    heights = []
     for values, colour, label in _series(real, fake):
+        density = kernel_density(values, x).numpy()
+        heights.append(float(density.max()))
         # Weights, and not `density=True`, so that what lies outside lowers the bars as it should.
         inside = (values >= low) & (values <= high)
         weights = np.full(int(inside.sum()), 1 / (len(values) * (bins[1] - bins[0])))
@@ -152,8 +157,8 @@ def _draw_density(axes: Axes, real: Tensor, fake: Tensor | None) -> None:
         style: Any = {"histtype": "stepfilled", "color": colour, "alpha": 0.3}
         axes.hist(values[inside].numpy(), bins=bins.tolist(), weights=weights, **style)
         label += _share_outside(inside)
-        axes.plot(x.numpy(), kernel_density(values, x).numpy(), color=colour, linewidth=2, label=label)
-    axes.set(xlim=(low, high), ylim=(0, 2 * tallest))
+        axes.plot(x.numpy(), density, color=colour, linewidth=2, label=label)
+    axes.set(xlim=(low, high), ylim=(0, 2 * heights[0]))
 
 
 def _share_outside(inside: Tensor) -> str:
@@ -240,11 +245,25 @@ def spans_decades(values: Float[ndarray, " n"]) -> bool:
 # Drawing
 
 
-def _figure(num_panels: int, title: str, *, width: float = 4.6, height: float = 3.4) -> tuple[Figure, list[Axes]]:
-    """Make a figure of panels, three in a row; the width and height, in inches, are a panel's."""
+def _figure(
+    num_panels: int,
+    title: str,
+    *,
+    width: float = 4.6,
+    height: float = 3.4,
+    margins: tuple[float, float, float, float] | None = None,
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of panels, three in a row; the width and height, in inches, are a panel's.
+
+    Args:
+        margins: where the panels begin and end, left, bottom, right and top, as parts of the figure; None: matplotlib
+            finds them, for which it has to draw everything twice.
+    """
     columns = min(num_panels, 3)
     num_rows = ceil(num_panels / columns)
-    figure = Figure(figsize=(width * columns, height * num_rows), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(width * columns, height * num_rows), dpi=DPI, layout=None if margins else "constrained")
+    if margins:
+        figure.subplots_adjust(*margins)
     panels = [figure.add_subplot(num_rows, columns, i + 1) for i in range(num_panels)]
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
@@ -285,7 +304,9 @@ def animation(
     Args:
         frame_ms: how long a frame is shown, in milliseconds; `last_ms` the last.
     """
-    chosen = [frames[i] for i in evenly(len(frames), max_frames)]
+    chosen = [frame for frame in (frames[i] for i in evenly(len(frames), max_frames)) if _is_whole(frame)]
+    if not chosen:
+        return
     pictures = _open_frames(chosen, max_width)
     first = next(pictures)
     with atomic_write(path) as file:
@@ -302,6 +323,16 @@ def animation(
 def evenly(num: int, max_num: int) -> list[int]:
     """Choose at most `max_num` of the indices below num, evenly spaced, first and last among them."""
     return sorted(set(np.linspace(0, num - 1, min(num, max_num)).round().astype(int).tolist()))
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except Exception as error:  # broken bytes raise exceptions of every kind
+        logger.warning("%s is damaged (%s); the animation goes without it.", path, error)
+        return False
+    return True
 
 
 def _open_frames(paths: Sequence[Path], max_width: int) -> Iterator[Image.Image]:

@@ -22,6 +22,7 @@ from gantrain.datasets.base import Dataset
 from gantrain.files import atomic_write
 from gantrain.metrics.base import Metric
 from gantrain.models.latent import Latent
+from gantrain.regularizers.base import Regularizer
 from gantrain.train import TrainState
 
 
@@ -35,6 +36,10 @@ class Run:
         config: the resolved config, plain Python.
         steps: generator updates that the run is to make.
         hyperparameters: what a sweep would compare, flat, by config key.
+        command: what goes on with the run, as it would be typed.
+        earlier: the config of the part of the run that this one goes on from, where there was one; earlier_steps: how
+            many steps that was to make.
+        seconds_before: how long the earlier parts took.
         active: the callbacks that have started.
     """
 
@@ -49,16 +54,32 @@ class Run:
     metrics: dict[str, Metric]
     hyperparameters: dict[str, bool | float | str]
     callbacks: list[Callback]
+    regularizers: dict[str, Regularizer] = field(default_factory=dict)
+    command: str = ""
+    earlier: dict[str, Any] | None = None
+    earlier_steps: int = 0
+    seconds_before: float = 0.0
     started: float = field(default_factory=time.time)
     active: list[Callback] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.callbacks = sorted(self.callbacks, key=lambda callback: callback.order)
 
     @property
     def images_seen(self) -> int:
         """Real samples shown to the critic so far."""
         return self.state.batches_seen * int(self.config["batch_size"])
 
-    def __post_init__(self) -> None:
-        self.callbacks = sorted(self.callbacks, key=lambda callback: not callback.adds_observations)
+    @property
+    def seconds(self) -> float:
+        """How long all parts of the run have taken so far."""
+        return self.seconds_before + time.time() - self.started
+
+    @property
+    def better(self) -> dict[str, int]:
+        """By number of the metrics, 1 where higher is better and -1 where lower is."""
+        signs = {"higher": 1, "lower": -1}
+        return {tag: signs[better] for metric in self.metrics.values() for tag, better in metric.better.items()}
 
     def check(self) -> None:
         """Let the callbacks refuse what cannot work, before anything is written."""
@@ -66,17 +87,45 @@ class Run:
             callback.check(self)
 
     def start(self) -> None:
-        """Start the callbacks; only when all are ready do they begin to publish."""
+        """Start the callbacks; only when all are ready do they begin to publish, or go on after the run's step."""
         for callback in self.callbacks:
             callback.start(self)
             self.active.append(callback)
         for callback in self.callbacks:
-            callback.begin(self.state)
+            if self.earlier is None:
+                callback.begin(self.state)
+            else:
+                callback.rewind(self.state)
+
+    def rewind(self) -> None:
+        """Take back what the callbacks wrote after the state's step, to which the run went back."""
+        self.earlier, self.earlier_steps = self.config, self.steps
+        for callback in self.active:
+            callback.rewind(self.state)
+
+    def stands(self, step: int, tag: str) -> bool:
+        """Whether what was written under the tag at `step` belongs to the run that goes on from the state's step.
+
+        What came later is about to be written again. At that step itself, what was written only because the run was to
+        end there, or was stopped there, does not belong to one that goes on.
+        """
+        if step != self.state.step:
+            return step < self.state.step
+        if tag.startswith("samples/"):
+            return self._was_due(step, "sample_every")
+        if step < self.earlier_steps or step == self.steps or (self.metrics and self._was_due(step, "evaluate_every")):
+            return True
+        return not tag.startswith("metric/") and (step == 1 or self._was_due(step, "log_every"))
+
+    def _was_due(self, step: int, interval: str) -> bool:
+        every = (self.earlier or self.config).get(interval)
+        return isinstance(every, int) and every > 0 and step % every == 0
 
     def finish(self, status: str) -> None:
-        """Finish the callbacks that have started, in their order; one that fails keeps no other from finishing."""
+        """Finish all callbacks that have started, even if one fails; that which saves the state comes first."""
         with ExitStack() as stack:
-            for callback in reversed(self.active):
+            in_turn = sorted(self.active, key=lambda callback: callback.order <= 0)
+            for callback in reversed(in_turn):  # the stack takes the last first
                 stack.callback(callback.finish, self.state, status)
 
     def publish_scalars(self, scalars: dict[str, float]) -> None:
@@ -103,27 +152,42 @@ class Record(Callback):
 
     SECONDS_BETWEEN_WRITES = 10.0
 
-    def __init__(self, run: Run, choices: dict[str, Any]):
+    name = "run.json"
+
+    def __init__(self, run: Run, choices: dict[str, Any], *, earlier: dict[str, Any] | None = None):
         self.run, self.choices = run, choices
         self.last: dict[str, float] = {}
         self.best: dict[str, dict[str, float]] = {}
-        self.better = {f"metric/{tag}": sign for m in run.metrics.values() for tag, sign in m.better.items()}
+        self.first_started = str((earlier or {}).get("started") or timestamp(run.started))
+        history = (earlier or {}).get("history")
+        self.history: list[Any] = list(history) if isinstance(history, list) else []
         self.written = 0.0
 
     @override
     def scalars(self, state: TrainState, scalars: dict[str, float]) -> None:
         self.last |= scalars
-        for tag in scalars.keys() & self.better.keys():
-            sign = 1 if self.better[tag] == "higher" else -1
-            if tag not in self.best or sign * scalars[tag] > sign * self.best[tag]["value"]:
+        for name, sign in self.run.better.items():
+            tag = f"metric/{name}"
+            if tag in scalars and (tag not in self.best or sign * scalars[tag] > sign * self.best[tag]["value"]):
                 self.best[tag] = {"value": scalars[tag], "step": state.step}
         if time.monotonic() - self.written > self.SECONDS_BETWEEN_WRITES:
             self.write("running")
 
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"last": dict(self.last), "best": {tag: dict(best) for tag, best in self.best.items()}}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.last, self.best = dict(state.get("last", {})), dict(state.get("best", {}))
+
+    def note(self, event: str, **facts: object) -> None:
+        """Add to the run's history: that it was resumed, with which changes, or rolled back, and why."""
+        self.history.append({"event": event, "step": self.run.state.step, "time": timestamp(time.time()), **facts})
+
     def write(self, status: str, error: str | None = None) -> None:
         """Write the record with the given status: running, finished, stopped, diverged or failed."""
-        run, state = self.run, self.run.state
-        wall_seconds = time.time() - run.started
+        run, state, seconds = self.run, self.run.state, self.run.seconds
         content = {
             "name": run.name,
             "status": status,
@@ -148,10 +212,11 @@ class Record(Callback):
             "steps": state.step,
             "steps_planned": run.steps,
             "images_seen": run.images_seen,
-            "images_per_second": run.images_seen / wall_seconds,
-            "wall_seconds": wall_seconds,
+            "images_per_second": run.images_seen / seconds,
+            "wall_seconds": seconds,
             "metrics": {"last": self.last, "best": self.best},
-            "started": timestamp(run.started),
+            "history": self.history,
+            "started": self.first_started,
             "ended": None if status == "running" else timestamp(time.time()),
         }
         with atomic_write(run.folder / "run.json") as file:

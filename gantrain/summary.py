@@ -1,6 +1,5 @@
 """What a person reads before the first step and after the last."""
 
-import re
 import shlex
 from typing import Any
 
@@ -8,7 +7,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from gantrain import trust
 from gantrain.config import critic_schedule
+from gantrain.resume import quote, shell_command
 from gantrain.run import Run, device_name, num_parameters
 
 
@@ -35,7 +36,7 @@ def summary(run: Run, choices: dict[str, Any]) -> RenderableType:
         "optimizer": optimizers["G"] if shared else f"G {optimizers['G']}, D {optimizers['D']}",
         "device": device_name(run.device),
         "steps": f"{run.steps:,}{epochs}, batch {config['batch_size']}, {_critic_updates(config)}",
-        "folder": str(run.folder),
+        "folder": str(run.folder) + (f" (going on from step {run.state.step:,})" if run.earlier else ""),
     }
     for name, value in rows.items():
         table.add_row(Text(name, style="bold"), Text(value))
@@ -54,14 +55,10 @@ def closing(run: Run) -> str:
     if (folder / "tensorboard").exists():
         lines.append(f"  watch     tensorboard --logdir {quoted}")
     if (folder / "checkpoints").exists():
-        where = shlex.quote(f"run={_hydra_quote(str(folder))}")
-        lines.append(f"  more      gantrain task=sample {where} num=100 output=samples.png")
+        trusted = [f"trust=[{','.join(trust.trusted)}]"] if trust.trusted else []
+        more = ["task=sample", f"run={quote(str(folder))}", "num=100", "output=samples.png", *trusted]
+        lines.append(f"  more      {shell_command('gantrain', *more)}")
     return "\n".join(lines)
-
-
-def _hydra_quote(value: str) -> str:
-    # Hydra's grammar takes these without quotes.
-    return value if re.fullmatch(r"[\w./:+-]+", value, re.ASCII) else f"'{value}'"
 
 
 def _options(node: dict[str, Any]) -> str:
@@ -85,6 +82,5 @@ def _critic_updates(config: dict[str, Any]) -> str:
 
 
 def _epochs(run: Run) -> float:
-    n_critic = critic_schedule(run.config)
     assert run.dataset.num_images
-    return sum(map(n_critic, range(run.steps))) * float(run.config["batch_size"]) / run.dataset.num_images
+    return critic_schedule(run.config).total(run.steps) * float(run.config["batch_size"]) / run.dataset.num_images

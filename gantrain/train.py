@@ -25,6 +25,7 @@ class TrainState:
         G_ema: the averaged generator, or None where no average is kept.
         step: generator updates done.
         batches_seen: batches of real samples shown to the critic.
+        rollbacks: how often the training went back after a divergence; each time it goes on with other noise.
     """
 
     G: nn.Module
@@ -34,6 +35,12 @@ class TrainState:
     G_ema: nn.Module | None = None
     step: int = 0
     batches_seen: int = 0
+    rollbacks: int = 0
+
+    @property
+    def noise_key(self) -> tuple[int | str, ...]:
+        """What the random numbers of the step are a function of, besides the seed."""
+        return ("step", self.step, "rollback", self.rollbacks) if self.rollbacks else ("step", self.step)
 
 
 Observations = dict[str, Tensor | float]
@@ -69,7 +76,7 @@ def train(
     judge = judge_apart if has_batch_norm(D) else judge_together
 
     while state.step < steps:
-        seed_everything(seed, "step", state.step, device=device)
+        seed_everything(seed, *state.noise_key, device=device)
         progress = state.step / steps
 
         for _ in range(n_critic(state.step)):

@@ -26,7 +26,7 @@ each_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
 
 @cache
 def composed(*overrides: str) -> dict[str, Any]:
-    register()
+    register(fixed_run_dir=False)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config: Any = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
         return config

@@ -21,13 +21,14 @@ from gantrain.config import (
     settle_budget,
 )
 from gantrain.errors import ConfigError
+from gantrain.resume import require_new
 
 BY_TIME = "outputs/2026-01-02/03-04-05"
 
 
 @pytest.fixture(scope="module")
 def default() -> dict[str, Any]:
-    register()
+    register(fixed_run_dir=False)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config: Any = OmegaConf.to_container(compose("train"), resolve=True)
         return config
@@ -192,27 +193,28 @@ def test_epochs_of_data_without_end_are_refused() -> None:
 
 
 def test_a_folder_is_made_with_its_parents_and_is_the_same_when_asked_again() -> None:
-    assert claim_folder("a/b/c") == "a/b/c"
+    assert claim_folder("a/b/c", by_time=False) == "a/b/c"
     assert Path("a/b/c").is_dir()
     Path("a/b/c/run.json").touch()
-    assert claim_folder("a/b/c") == "a/b/c"
+    assert claim_folder("a/b/c", by_time=False) == "a/b/c"
 
 
 def test_an_empty_folder_or_one_with_other_files_may_be_used() -> None:
     Path("mine").mkdir()
     Path("mine/notes.txt").touch()
-    assert claim_folder("mine") == "mine"
+    assert claim_folder("mine", by_time=False) == "mine"
 
 
 @pytest.mark.parametrize("name", RUN_FILES)
 def test_a_folder_that_holds_a_run_is_refused_and_stays_as_it_is(name: str) -> None:
     Path("old").mkdir()
+    (Path("old") / name).parent.mkdir(exist_ok=True)
     (Path("old") / name).touch()
     with pytest.raises(
         ConfigError, match=rf"run_dir=old holds a run already \({name}\), and runs are never overwritten"
     ):
-        claim_folder("old")
-    assert [path.name for path in Path("old").iterdir()] == [name]
+        require_new(Path("old"))
+    assert (Path("old") / name).read_bytes() == b""
 
 
 @pytest.mark.parametrize("folder", [BY_TIME, BY_TIME.replace("outputs", "outputs/multirun")])
@@ -220,7 +222,7 @@ def test_runs_of_the_same_second_get_folders_of_their_own(folder: str) -> None:
     claimed = []
     for _ in range(3):
         claim_folder.cache_clear()  # another process
-        claimed.append(claim_folder(folder))
+        claimed.append(claim_folder(folder, by_time=True))
     assert claimed == [folder, f"{folder}-2", f"{folder}-3"]
     assert all(Path(name).is_dir() for name in claimed)
 
@@ -229,20 +231,20 @@ def test_runs_of_the_same_second_get_folders_of_their_own(folder: str) -> None:
 def test_a_file_in_the_way_is_named(path: str) -> None:
     Path("file").touch()
     with pytest.raises(ConfigError, match=rf"run_dir={path} cannot be made \(.+\); choose another place"):
-        claim_folder(path)
+        claim_folder(path, by_time=False)
     assert Path("file").is_file()
 
 
 def test_a_file_in_the_way_of_a_folder_by_time_is_named() -> None:
     Path("outputs").touch()
     with pytest.raises(ConfigError, match=rf"run_dir={BY_TIME} cannot be made \(.+\)"):
-        claim_folder(BY_TIME)
+        claim_folder(BY_TIME, by_time=True)
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(ConfigError, match="run_dir=locked cannot be written to"):
-        claim_folder("locked")
+        claim_folder("locked", by_time=False)
 
 
 def test_options_of_what_was_not_chosen_are_no_choice() -> None:

@@ -187,7 +187,7 @@ each = pytest.mark.parametrize("name", EXPERIMENTS)
 
 @cache
 def composed(name: str, *overrides: str) -> dict[str, Any]:
-    register()
+    register(fixed_run_dir=False)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config: Any = OmegaConf.to_container(compose("train", [f"experiment={name}", *overrides]), resolve=True)
         return config

@@ -45,6 +45,13 @@ def test_every_link_of_the_docs_leads_somewhere() -> None:
             assert (page.parent / link).exists(), (page, link)
 
 
+def test_every_test_that_holds_a_promise_is_there() -> None:
+    named = re.findall(r"`(tests/\S+\.py)::(\w+)`", (ROOT / "docs/reliability.md").read_text())
+    assert len(named) > 40
+    for path, name in named:
+        assert f"\ndef {name}(" in (ROOT / path).read_text(), (path, name)
+
+
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     GlobalHydra.instance().clear()
     claim_folder.cache_clear()
@@ -85,6 +92,9 @@ def test_every_command_of_the_readme(line: str, beside: Path, monkeypatch: pytes
         small = ["num=3"]
     elif "--help" in arguments:
         small = []
+    elif "resume=" in line:
+        assert call(monkeypatch, *SMALL, f"run_dir={line.partition('resume=')[2].split()[0]}") == 0
+        small = ["steps=4"]
     assert call(monkeypatch, *arguments, *small) == 0
     written = {
         "--help": [],

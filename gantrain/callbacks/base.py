@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jaxtyping import UInt8
 from numpy import ndarray
@@ -18,11 +18,14 @@ class Callback:
     """Does nothing; override what is needed.
 
     Attributes:
-        adds_observations: whether it puts numbers of its own into a step's observations; it then goes before those
-            that read them, wherever the config names it.
+        order: those of a lower one go first, wherever the config names them; -1 for what puts numbers of its own into a
+            step's observations, 1 for what saves the state and needs all others to be done with the step.
+        name: what the config calls it; what it remembers is kept under this name.
     """
 
-    adds_observations: ClassVar[bool] = False
+    name: str = ""
+
+    order: ClassVar[int] = 0
 
     def check(self, run: Run) -> None:
         """Refuse what cannot work, before anything is written.
@@ -35,7 +38,13 @@ class Callback:
         """Get ready to take things in; the run's state, config and folder are complete."""
 
     def begin(self, state: TrainState) -> None:
-        """Publish what belongs before the first step; every callback has started."""
+        """Publish what belongs before the first step of a new run; every callback has started."""
+
+    def rewind(self, state: TrainState) -> None:
+        """Take back what was written after state.step: the run goes on from there, resumed or rolled back.
+
+        Of that step itself too, what run.stands() denies. Comes after start, in the place of begin.
+        """
 
     def __call__(self, state: TrainState, observations: Observations) -> None:
         """Look at the state after a step. Read a tensor only where something is written: it waits for the device."""
@@ -51,3 +60,13 @@ class Callback:
 
     def finish(self, state: TrainState, status: str) -> None:
         """Write what is still to be written. The status is that of run.json; after an error too this is called."""
+
+    def flush(self) -> None:
+        """Put all that was taken in so far into its files: a checkpoint of this moment is about to be written."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what it remembers from one step to the next, as tensors, numbers and strings; checkpoints hold it."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what state_dict gave; called before start."""

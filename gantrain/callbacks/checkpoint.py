@@ -1,17 +1,20 @@
-"""Save everything that resuming and sampling need, and load it."""
+"""Save the state, so that nothing is lost but the steps since."""
 
-import pickle
-from collections.abc import Iterable
-from importlib.metadata import version
-from pathlib import Path
+import math
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
+from torch import Tensor
 from typing_extensions import override
 
+from gantrain import checkpoint
 from gantrain.callbacks.base import Callback
-from gantrain.errors import DataError, DivergedError
-from gantrain.files import atomic_write, require_space
+from gantrain.checkpoint import Content, map_tensors, tensors
+from gantrain.errors import ConfigError
+from gantrain.files import require_space
+from gantrain.health import diverged
 from gantrain.run import Run
 from gantrain.train import TrainState
 
@@ -22,105 +25,160 @@ RESERVE_BYTES = 50_000_000
 class Checkpoint(Callback):
     """Every `checkpoint.every` steps and at the end a checkpoint, of which the last `checkpoint.keep` are kept.
 
-    A run that diverged or failed leaves the ones before: the weights of its end are of no use.
+    Besides, if asked: every `checkpoint.keep_every`-th step's for good, and in best.pt that with the best value of the
+    metric `checkpoint.best`. The training waits only while the state is copied on its own device; a thread brings it to
+    the host, checks that it is finite, and writes it. A run that diverged or failed leaves the ones before.
     """
+
+    order = 1
+
+    def __init__(self) -> None:
+        self.best: dict[str, Any] = {}
 
     @override
     def check(self, run: Run) -> None:
+        rule = run.config["checkpoint"]
         # One more than are kept, for the oldest goes when the newest is whole.
-        keep = run.config["checkpoint"]["keep"]
-        num_bytes = (keep + 1) * estimate_bytes(run.state) + RESERVE_BYTES
-        require_space(run.folder, num_bytes, f"A run with checkpoint.keep={keep}")
+        num = rule["keep"] + 1 + (rule["best"] is not None)
+        held = sum(path.stat().st_size for path in run.folder.glob("checkpoints/*.pt"))  # those of earlier parts
+        needed = max(0, num * estimate_bytes(run.state) - held) + RESERVE_BYTES
+        require_space(run.folder, needed, f"A run with checkpoint.keep={rule['keep']}")
+        metrics = [tag for metric in run.metrics.values() for tag in metric.better]
+        if rule["best"] is not None and rule["best"] not in metrics:
+            raise ConfigError(
+                f"checkpoint.best={rule['best']}: must be a number of the metrics in use "
+                f"({', '.join(metrics) or 'there are none: add for example metric=[moments]'})."
+            )
 
     @override
     def start(self, run: Run) -> None:
-        self.run, self.every, self.keep = run, run.config["checkpoint"]["every"], run.config["checkpoint"]["keep"]
+        self.run, self.rule = run, run.config["checkpoint"]
         self.folder = run.folder / "checkpoints"
         self.folder.mkdir(exist_ok=True)
         self.saved_at: int | None = None
+        self.is_best = False
+        checkpoint.require_plain(checkpoint.capture(run))
+        self.writer = ThreadPoolExecutor(1, "checkpoint")
+        self.writing: Future[None] | None = None
+
+    @override
+    def begin(self, state: TrainState) -> None:
+        if self.run.config["on_divergence"] == "rollback":
+            self.save(state)
+
+    @override
+    def rewind(self, state: TrainState) -> None:
+        self.saved_at, self.is_best = state.step, False
+        for path in checkpoint.paths(self.run.folder):  # those that are damaged
+            if checkpoint.step_of(path) > state.step:
+                path.replace(path.with_suffix(".pt.damaged"))
+
+    @override
+    def scalars(self, state: TrainState, scalars: dict[str, float]) -> None:
+        value = scalars.get(f"metric/{self.rule['best']}", math.nan)
+        sign = self.run.better.get(self.rule["best"], 1)
+        if self.best.get("metric") != self.rule["best"]:
+            self.best = {}
+        if not math.isnan(value) and (not self.best or sign * value > sign * self.best["value"]):
+            self.best, self.is_best = {"metric": self.rule["best"], "value": value}, True
 
     @override
     def __call__(self, state: TrainState, observations: object) -> None:
-        if state.step % self.every == 0:
-            self.save(state)
+        if self.writing is not None and self.writing.done():
+            self.wait()  # raises what kept it from being written
+        due = any(
+            every is not None and state.step % every == 0 for every in (self.rule["every"], self.rule["keep_every"])
+        )
+        if due or self.is_best:
+            self.save(state, regular=due)
 
     @override
     def finish(self, state: TrainState, status: str) -> None:
-        if status in ("finished", "stopped") and state.step != self.saved_at:
-            self.save(state)
+        try:
+            if status in ("finished", "stopped") and state.step != self.saved_at:
+                self.save(state)
+            self.wait()
+        except Exception:
+            if status in ("finished", "stopped"):
+                raise  # else the run has failed already, and the error that ended it is the one to be told
+        finally:
+            self.writer.shutdown()
 
-    def save(self, state: TrainState) -> None:
-        """Write a checkpoint, then delete what is older than the last `keep`.
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.best)
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best = dict(state)
+
+    def save(self, state: TrainState, *, regular: bool = True) -> None:
+        """Copy the state and have it written: to a file of its own, to best.pt, or to both.
 
         Raises:
-            DivergedError: a weight is no number any more; the checkpoints before stay.
+            OSError, DivergedError: of the checkpoint before.
         """
-        for network, module in (("G", state.G), ("D", state.D)):
-            for name, parameter in module.named_parameters():
-                if not parameter.isfinite().all():
-                    raise DivergedError(
-                        f"{network}.{name} holds numbers that are not finite at step {state.step}: the training has "
-                        "diverged, and no checkpoint of it is written; try a lower optimizer.lr."
-                    )
-        save(self.folder / f"step_{state.step:08d}.pt", self.run)
-        self.saved_at = state.step
-        for path in _by_step(self.folder)[: -self.keep]:
+        self.wait()
+        # The best first: the other one says that it is there.
+        names = ["best.pt"] * self.is_best + [f"step_{state.step:08d}.pt"] * regular
+        host = copy_aside(checkpoint.capture(self.run), self.run.device)
+        self.writing = self.writer.submit(self.write, host, names)
+        self.is_best = False
+        if regular:
+            self.saved_at = state.step
+
+    def wait(self) -> None:
+        """Wait until the checkpoint that is being written is whole.
+
+        Raises:
+            OSError: it could not be written.
+            DivergedError: a number in it is not finite any more; the checkpoints before stay.
+        """
+        writing, self.writing = self.writing, None
+        if writing is not None:
+            writing.result()
+
+    def write(self, host: Callable[[], Content], names: list[str]) -> None:
+        """Write the checkpoint once everything else of its step is in its files, then delete what is too old."""
+        content = host()
+        for name, tensor in tensors(content):
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise diverged(self.run, content["step"], f"{name} holds numbers that are not finite")
+        for callback in self.run.active:
+            callback.flush()
+        for name in names:
+            checkpoint.write(self.folder / name, content)
+        every = self.rule["keep_every"]
+        regular = [
+            p
+            for p in checkpoint.paths(self.run.folder)
+            if not (every and (n := checkpoint.step_of(p)) and n % every == 0)
+        ]
+        for path in regular[: -self.rule["keep"]]:
             path.unlink()
 
 
-def save(path: Path, run: Run) -> None:
-    """Write the run's state to a file that loads without unpickling code."""
-    state = run.state
-    content = {
-        "version": version("gantrain"),
-        "step": state.step,
-        "batches_seen": state.batches_seen,
-        "image_shape": list(run.dataset.image_shape),
-        "G": state.G.state_dict(),
-        "D": state.D.state_dict(),
-        "G_ema": None if state.G_ema is None else state.G_ema.state_dict(),
-        "G_optimizer": state.G_optimizer.state_dict(),
-        "D_optimizer": state.D_optimizer.state_dict(),
-    }
-    with atomic_write(path) as file:
-        torch.save(content, file)
+def copy_aside(content: Content, device: torch.device) -> Callable[[], Content]:
+    """Copy all tensors where they are, and return what brings the copies to the host.
 
-
-def load(path: Path, map_location: torch.device | str) -> dict[str, Any]:
-    """Read what `save` wrote.
-
-    Raises:
-        DataError: there is no such file, or it is no checkpoint.
+    On a GPU the copy within its memory takes less than a step, and the way to the host runs beside the training, on a
+    stream of its own, in the thread that asks for it.
     """
-    try:
-        content: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
-        missing = sorted({"G", "D", "G_ema", "image_shape", "step"} - content.keys())
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such checkpoint; see what the folder {path.parent} holds.") from error
-    except (RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path} is damaged or no checkpoint of gantrain; take another one of its folder.") from error
-    if missing:
-        raise DataError(f"{path} is no checkpoint of gantrain: it has no {', '.join(missing)}.")
-    return content
+    copies = map_tensors(lambda tensor: tensor.detach().clone(), content)
+    if device.type != "cuda":
+        return lambda: map_tensors(Tensor.cpu, copies)
+    copied = torch.cuda.current_stream(device).record_event()
+    waiting = [copies]
+    del copies  # so that the memory is free again as soon as the host has them
 
+    def host() -> Content:
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        stream.wait_event(copied)
+        with torch.cuda.stream(stream):
+            on_host: Content = map_tensors(Tensor.cpu, waiting.pop())
+        return on_host
 
-def latest(folder: Path) -> Path:
-    """Find the checkpoint of the most steps in a run's folder.
-
-    Raises:
-        DataError: there is none.
-    """
-    found = _by_step(folder / "checkpoints")
-    if not found:
-        raise DataError(
-            f"{folder} has no checkpoint (checkpoints/step_*.pt). Name the folder of a run that has reached its first: "
-            "one is written every checkpoint.every steps and at the end."
-        )
-    return found[-1]
-
-
-def _by_step(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step_" + "[0-9]" * 8 + ".pt"))
+    return host
 
 
 def estimate_bytes(state: TrainState) -> int:

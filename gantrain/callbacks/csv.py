@@ -2,15 +2,20 @@
 
 import csv
 import io
-import time
+import math
 from pathlib import Path
 
 from typing_extensions import override
 
 from gantrain.callbacks.base import Callback
-from gantrain.files import atomic_write
+from gantrain.files import append, atomic_write, sync
 from gantrain.run import Run
 from gantrain.train import TrainState
+
+FIXED = ("step", "images", "seconds")
+"""The columns that every row has."""
+
+MAX_LINE = 100_000
 
 
 class MetricsCSV(Callback):
@@ -19,11 +24,19 @@ class MetricsCSV(Callback):
     @override
     def start(self, run: Run) -> None:
         self.run, self.path = run, run.folder / "metrics.csv"
-        self.columns = ["step", "images", "seconds"]
-        # A resumed run replaces what an earlier one wrote after the step that it continues from.
-        kept = [row for row in read_cells(self.path) if int(row["step"]) <= run.state.step]
-        self.columns += [column for column in (kept[0] if kept else ()) if column not in self.columns]
-        self.rewrite(kept)
+        self.columns = list(FIXED)
+        if run.earlier is None:
+            self.rewrite([])
+
+    @override
+    def rewind(self, state: TrainState) -> None:
+        rows = []
+        for row in read_cells(self.path):
+            step = int(row["step"])
+            if any(self.run.stands(step, tag) for tag in row.keys() - FIXED):
+                rows.append({tag: cell for tag, cell in row.items() if tag in FIXED or self.run.stands(step, tag)})
+        self.columns = list(dict.fromkeys([*FIXED, *(tag for row in rows for tag, cell in row.items() if cell)]))
+        self.rewrite(rows)
 
     @override
     def scalars(self, state: TrainState, scalars: dict[str, float]) -> None:
@@ -31,10 +44,12 @@ class MetricsCSV(Callback):
         if new:
             self.columns += new
             self.rewrite(read_cells(self.path))
-        seconds = time.time() - self.run.started
-        row = {"step": state.step, "images": self.run.images_seen, "seconds": seconds, **scalars}
-        with self.path.open("a") as file:
-            file.write(self.line({column: repr(value) for column, value in row.items()}))
+        row = {"step": state.step, "images": self.run.images_seen, "seconds": self.run.seconds, **scalars}
+        append(self.path, self.line({column: repr(value) for column, value in row.items()}).encode())
+
+    @override
+    def flush(self) -> None:
+        sync(self.path)
 
     def rewrite(self, rows: list[dict[str, str]]) -> None:
         """Write the header and the rows anew."""
@@ -50,13 +65,25 @@ class MetricsCSV(Callback):
 
 
 def read_cells(path: Path) -> list[dict[str, str]]:
-    """Read the table as it stands, without rows where there is no file."""
+    """Read the table as it stands, without rows where there is no file, and without what is no row of numbers.
+
+    A line that has no end was cut off when its writer was killed.
+    """
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    lines = path.read_text(errors="replace").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n") and len(line) < MAX_LINE and "\0" not in line]
+    rows = [{tag: cell for tag, cell in row.items() if cell} for row in csv.DictReader(whole)]
+    return [row for row in rows if _is_row(row)]
+
+
+def _is_row(row: dict[str, str]) -> bool:
+    try:
+        return None not in row and math.isfinite(sum(map(float, row.values()))) and int(row["step"]) >= 0
+    except (ValueError, TypeError, LookupError):
+        return False
 
 
 def read(path: Path) -> list[dict[str, float]]:
     """Read the table's numbers; empty cells are left out."""
-    return [{column: float(cell) for column, cell in row.items() if cell} for row in read_cells(path)]
+    return [{column: float(cell) for column, cell in row.items()} for row in read_cells(path)]

@@ -7,6 +7,7 @@ from typing_extensions import override
 
 from gantrain.callbacks.base import Callback
 from gantrain.errors import ConfigError
+from gantrain.memory import require_memory
 from gantrain.run import Run
 from gantrain.sampling import sample
 from gantrain.train import Observations, TrainState
@@ -18,7 +19,7 @@ class Evaluate(Callback):
     The codes are the same every time, so that the numbers differ by what the generator has learned alone.
     """
 
-    adds_observations = True
+    order = -1
 
     @override
     def check(self, run: Run) -> None:
@@ -27,6 +28,9 @@ class Evaluate(Callback):
                 metric.check(run.dataset)
             except ValueError as error:
                 raise ConfigError(f"metric {name}: {error}") from error
+            # They are kept on the host.
+            host, shapes = torch.device("cpu"), [run.dataset.image_shape]
+            require_memory(f"metric.{name}.num_samples", metric.num_samples, shapes, host)
 
     @override
     def start(self, run: Run) -> None:

@@ -1,5 +1,8 @@
 """Show what the generator makes of the same codes as it learns."""
 
+import gc
+from pathlib import Path
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -7,8 +10,10 @@ from typing_extensions import override
 
 from gantrain import pictures
 from gantrain.callbacks.base import Callback
+from gantrain.checkpoint import step_of
 from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.batches import to_signed
+from gantrain.memory import require_memory
 from gantrain.run import Run
 from gantrain.sampling import evaluating, forward
 from gantrain.seeding import generator
@@ -31,10 +36,17 @@ class Samples(Callback):
         self.num, self.num_vectors = num, num_vectors
 
     @override
+    def check(self, run: Run) -> None:
+        is_image = isinstance(run.dataset, ImageDataset)
+        name, num = ("num", self.num) if is_image else ("num_vectors", self.num_vectors)
+        require_memory(f"callback.samples.{name}", num, [run.dataset.image_shape, (run.latent.z_dim,)], run.device)
+
+    @override
     def start(self, run: Run) -> None:
         self.run, self.every = run, run.config["sample_every"]
         self.folder = run.folder / "samples"
         self.folder.mkdir(exist_ok=True)
+        self.shown_at: int | None = None
         seed = run.config["seed"]
         num = self.num if isinstance(run.dataset, ImageDataset) else self.num_vectors
         # Drawn on the CPU, so that the codes are the same on every device.
@@ -47,13 +59,23 @@ class Samples(Callback):
         else:
             self.real = run.dataset.sample(num, generator(seed, "real"))
             real = pictures.distribution(self.real, None, None, title=run.dataset.name)
-        pictures.save_png(self.folder / "real.png", real)
+        if run.earlier is None:
+            pictures.save_png(self.folder / "real.png", real)
         self.real_picture = real
 
     @override
     def begin(self, state: TrainState) -> None:
         self.run.publish_image("samples/real", self.real_picture)
         self.show(state)
+
+    @override
+    def rewind(self, state: TrainState) -> None:
+        self.shown_at = None
+        for path in self.frames():
+            if not self.run.stands(step_of(path), "samples/fixed"):
+                path.unlink()
+            elif step_of(path) == state.step:
+                self.shown_at = state.step
 
     @override
     def __call__(self, state: TrainState, observations: object) -> None:
@@ -64,8 +86,13 @@ class Samples(Callback):
     def finish(self, state: TrainState, status: str) -> None:
         if status in ("finished", "stopped") and state.step != self.shown_at:
             self.show(state)
-        if frames := sorted(self.folder.glob("step_*.png")):
+        if frames := self.frames():
             pictures.animation(self.run.folder / "samples.gif", frames)
+
+    def frames(self) -> list[Path]:
+        """The pictures so far, in the order of their steps."""
+        found = (path for path in self.folder.glob("step_*.png") if path.stem.removeprefix("step_").isdecimal())
+        return sorted(found, key=step_of)
 
     def show(self, state: TrainState) -> None:
         """Write and publish the picture of this step."""
@@ -86,4 +113,6 @@ class Samples(Callback):
                 logits: Tensor = state.D(points.to(self.run.device))
             return logits.float().cpu()
 
-        return pictures.distribution(self.real, x_fake, critic, title=f"step {state.step:,}")
+        picture = pictures.distribution(self.real, x_fake, critic, title=f"step {state.step:,}")
+        gc.collect()  # a drawing is a megabyte of cycles, of which a hundred would pile up
+        return picture

@@ -1,7 +1,7 @@
 """What a regularizer may do, and when."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -46,3 +46,10 @@ class Regularizer:
 
     def project(self, critic: nn.Module) -> None:
         """Change the critic in place after its optimizer's step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what it remembers from one step to the next, as tensors and numbers; checkpoints hold it."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what state_dict gave."""

@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gantrain.regularizers.base import Regularizer
 
@@ -25,6 +25,9 @@ class WeightClip(Regularizer):
 
     @torch.no_grad()
     def project(self, critic: nn.Module) -> None:
-        """Clip in place."""
-        for parameter in critic.parameters():
-            parameter.clamp_(-self.limit, self.limit)
+        """Clip in place. A weight that is not finite becomes nan: the limit in its place would hide a divergence."""
+        parameters: list[Tensor] = list(critic.parameters())
+        spoilt = torch._foreach_sub(parameters, parameters)  # inf - inf is nan, all else 0
+        torch._foreach_clamp_min_(parameters, -self.limit)
+        torch._foreach_clamp_max_(parameters, self.limit)
+        torch._foreach_sub_(parameters, spoilt)

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from gantrain.build import build_device, build_generator, build_latent
-from gantrain.callbacks.checkpoint import latest, load
+from gantrain.checkpoint import find
 from gantrain.cli import Job
 from gantrain.config import SAMPLE_ONLY, Node, at_least
 from gantrain.console import console
@@ -22,9 +21,10 @@ from gantrain.errors import ConfigError, DataError
 from gantrain.files import atomic_write, require_space
 from gantrain.models.latent import Latent
 from gantrain.pictures import grid, save_png
+from gantrain.resume import load_config, require_plain
 from gantrain.sampling import sample_blocks
 
-READ_BY_SAMPLE = {*SAMPLE_ONLY, "task", "seed", "runtime", "batch_size"}
+READ_BY_SAMPLE = {*SAMPLE_ONLY, "task", "seed", "runtime", "batch_size", "trust"}
 
 
 def sample(job: Job) -> None:
@@ -72,25 +72,28 @@ def _check(config: Node, typed: list[str]) -> None:
         raise ConfigError(f"output={output}: there is no folder {output.parent}; make it first.")
 
 
-def load_generator(run: Path, device: torch.device) -> tuple[nn.Module, Latent, tuple[int, ...], torch.device]:
-    """Rebuild a run's generator, the averaged one where there is one, from its last checkpoint.
+def load_generator(place: Path, device: torch.device) -> tuple[nn.Module, Latent, tuple[int, ...], torch.device]:
+    """Rebuild a run's generator, the averaged one where there is one, from its newest checkpoint or the given one.
+
+    Args:
+        place: the folder of a run, or a checkpoint in it.
 
     Raises:
         ConfigError: the folder is not that of a run.
-        DataError: it holds no checkpoint.
+        DataError: it holds no checkpoint, or only damaged ones.
     """
-    saved = run / ".hydra" / "config.yaml"
-    if not saved.is_file():
-        raise ConfigError(f"run={run} is not the folder of a run: it has no {saved.relative_to(run)}.")
-    path = latest(run)
-    checkpoint = load(path, "cpu")
-    config: Any = OmegaConf.to_container(OmegaConf.load(saved), resolve=False)
+    folder = place.absolute().parents[1] if place.is_file() else place
+    if not (folder / ".hydra" / "config.yaml").is_file():
+        raise ConfigError(f"run={place} is not the folder of a run: it has no .hydra/config.yaml.")
+    require_plain(folder)
+    config = load_config(folder)
+    path, checkpoint = find(place)
     latent, image_shape = build_latent(config), tuple(checkpoint["image_shape"])
     G = build_generator(config, image_shape, latent).to(device)
     try:
         G.load_state_dict(checkpoint["G_ema"] or checkpoint["G"])
-    except RuntimeError as error:
-        raise DataError(f"{path} does not fit the network of {saved}: {error}") from error
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} does not fit the network of {folder}: {error}") from error
     return G, latent, image_shape, device
 
 

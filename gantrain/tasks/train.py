@@ -1,15 +1,20 @@
-"""task=train: build everything, say what will run, run it, and leave a record however it ends."""
+"""task=train: build everything, say what will run, run it or go on with it, and leave a record however it ends."""
 
+import gc
 import logging
+import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from omegaconf import OmegaConf
 
+from gantrain import checkpoint
 from gantrain.build import (
     build_callbacks,
     build_dataset,
@@ -22,12 +27,17 @@ from gantrain.build import (
     build_state,
     check_cross,
 )
+from gantrain.callbacks.checkpoint import Checkpoint
 from gantrain.cli import Job
-from gantrain.config import Node, check, count_steps, critic_schedule, hyperparameters, settle_budget
+from gantrain.config import Node, check, chosen, count_steps, critic_schedule, hyperparameters, settle_budget
 from gantrain.console import console
-from gantrain.datasets.batches import make_batches
-from gantrain.errors import DivergedError
-from gantrain.files import atomic_write
+from gantrain.datasets.batches import Batches, make_batches
+from gantrain.errors import ConfigError, DivergedError, GantrainError
+from gantrain.files import atomic_write, exclusive, explain_os_error, remove_temporaries
+from gantrain.health import diverged, first_nonfinite, named_tensors
+from gantrain.losses.base import Loss
+from gantrain.memory import require_memory
+from gantrain.resume import check_same, holds_run, load_config, load_record, require_new, require_plain
 from gantrain.run import Record, Run
 from gantrain.summary import closing, summary
 from gantrain.train import Observations, TrainState
@@ -39,36 +49,62 @@ logger = logging.getLogger(__name__)
 class Stopped(Exception):
     """A signal asked the run to end after the step that it was in."""
 
-    def __init__(self, signum: int):
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.exit_status = 128 + signum
-
 
 def train(job: Job) -> None:
-    """Train the networks of the config in the job's folder.
+    """Train the networks of the config in the job's folder, or go on with the run that is there.
 
     Raises:
         UserError: the config or the data is wrong; found before the first step.
         DivergedError: the training left the finite numbers.
+        GantrainError: what the run writes to failed it.
         SystemExit: a signal stopped the run; 128 + its number.
     """
-    with log_file(job.folder / "gantrain.log"):
+    with exclusive(job.folder), log_file(job.folder / "gantrain.log"):
         run_recorded(job)
 
 
-def run_recorded(job: Job) -> None:
-    """Build what the config names and train it, under a record."""
-    config = settle_budget(job.config, job.typed) | {"run_dir": str(job.folder)}
-    check(config)
+@dataclass(frozen=True)
+class Training:
+    """All that the config names, built and fitting together, but nothing written yet."""
+
+    run: Run
+    batches: Batches
+    loss: Loss
+
+    def __call__(self, callbacks: Sequence[Callable[[TrainState, Observations], None]]) -> None:
+        """Train from where the state stands until the run has its steps."""
+        run = self.run
+        run_algorithm(
+            run.state,
+            self.batches,
+            run.latent,
+            self.loss,
+            run.regularizers,
+            steps=run.steps,
+            n_critic=critic_schedule(run.config),
+            seed=run.config["seed"],
+            device=run.device,
+            ema=build_ema(run.config),
+            callbacks=callbacks,
+        )
+
+
+def assemble(job: Job, config: Node) -> Training:
+    """Build what the config names.
+
+    Raises:
+        UserError: the config or the data is wrong.
+    """
     device = build_device(config["runtime"])
     loss, regularizers = build_loss(config), build_regularizers(config)
     metrics, callbacks = build_metrics(config), build_callbacks(config)
     latent = build_latent(config)
     dataset = build_dataset(config)
+    require_memory("batch_size", config["batch_size"], [dataset.image_shape] * 2 + [(latent.z_dim,)], device)
     state = build_state(config, dataset.image_shape, latent, device)
     check_cross(state.D, loss, regularizers, config["allow"])
     count_steps(config, dataset.num_images)  # refuses epochs of what has none, before anything is decoded
-    dataset.prepare()
+    dataset.prepare(num_workers=config["runtime"]["num_workers"])
     run = Run(
         name=job.name,
         folder=job.folder,
@@ -81,84 +117,275 @@ def run_recorded(job: Job) -> None:
         metrics=metrics,
         hyperparameters=hyperparameters(config, job.choices, job.typed),
         callbacks=callbacks,
+        regularizers=regularizers,
+        command=job.resume_command,
     )
+    return Training(
+        run, make_batches(dataset, batch_size=config["batch_size"], seed=config["seed"], device=device), loss
+    )
+
+
+def run_recorded(job: Job) -> None:
+    """Train what the config names, under a record."""
+    config = settle_budget(job.config, job.typed) | {"run_dir": str(job.folder)}
+    check(config)
+    earlier = find_earlier(job.folder, config)
+    training = assemble(job, config)
+    run = training.run
+    record = Record(run, job.choices, earlier=load_record(job.folder))
+    run.callbacks.append(record)
+    if earlier is not None and not go_on(run, record, earlier):
+        text = f"{run.folder} has its {run.steps:,} steps already; more are made with {run.command} steps=N"
+        console.print(text, markup=False, soft_wrap=True)
+        return
+    if config["init_from"] is not None and run.earlier is None:
+        path, content = checkpoint.find(config["init_from"])
+        checkpoint.load_weights(run, content, path)
     run.check()
-    save_config(job.folder, config)
-    with recorded(run, Record(run, job.choices)) as stop:
+    save_config(job.folder, config, job.typed)
+    with recorded(run, record) as stop, settled():
         console.print(summary(run, job.choices))
         run.start()
-        run_algorithm(
-            state,
-            make_batches(dataset, batch_size=config["batch_size"], seed=config["seed"], device=device),
-            latent,
-            loss,
-            regularizers,
-            steps=run.steps,
-            n_critic=critic_schedule(config),
-            seed=config["seed"],
-            device=device,
-            ema=build_ema(config),
-            callbacks=[*run.callbacks, stop],
-        )
+        while run.state.step < run.steps:
+            try:
+                training([*run.callbacks, stop])
+            except DivergedError as divergence:
+                roll_back(run, record, divergence)
+        if (what := first_nonfinite(named_tensors(run.state))) is not None:  # without the callback log nobody looked
+            raise diverged(run, run.state.step, what)
     console.print(closing(run), markup=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A run that this one goes on with.
+
+    Attributes:
+        config: what it was trained with, up to its checkpoint.
+        changes: what is to be different from there, by key: the old value and the new.
+        path, content: its newest checkpoint; None where it ended before its first.
+    """
+
+    config: Node
+    changes: dict[str, list[Any]]
+    path: Path | None = None
+    content: checkpoint.Content | None = None
+
+
+def find_earlier(folder: Path, config: Node) -> Earlier | None:
+    """Look for a run to go on with.
+
+    Raises:
+        ConfigError: there is one that must not be gone on with, or not under this config.
+        DataError: its files are damaged or forged.
+    """
+    if not holds_run(folder):
+        return None
+    require_plain(folder)
+    if config["resume"] is None or not (folder / ".hydra" / "config.yaml").exists():
+        require_new(folder)
+    found = checkpoint.newest(folder)
+    if found is None:
+        saved = load_config(folder)
+        changes = check_same(saved, config, config["allow_change"])
+        require_unbegun(folder, saved)
+        return Earlier(saved, changes)
+    path, content = found
+    # Not with the file, which an attempt may have changed that then got no further.
+    saved = content["config"]
+    return Earlier(saved, check_same(saved, config, config["allow_change"]), path, content)
+
+
+def require_unbegun(folder: Path, saved: Node) -> None:
+    """Refuse to begin a run again that has no checkpoint for another reason than an end before its first.
+
+    Raises:
+        ConfigError: naming the reason.
+    """
+    record = load_record(folder)
+    status, steps = record.get("status"), record.get("steps", 0)
+    # The first may still have been on its way to the disk when the second was due, and no later.
+    last = 2 * saved["checkpoint"]["every"] if "checkpoint" in chosen(saved, "callback") else 0
+    cut_short = status in (None, "running", "failed") or (status == "stopped" and record.get("error"))
+    if not cut_short or not (isinstance(steps, int) and steps < last):
+        raise ConfigError(
+            f"run_dir={folder} holds a run (run.json: {status}, step {steps}) without a checkpoint to go on from, and "
+            "runs are never overwritten; choose another folder, or move that one away."
+        )
+
+
+def go_on(run: Run, record: Record, earlier: Earlier) -> bool:
+    """Bring the run to where its last checkpoint stands; False if it has all its steps and is finished.
+
+    A run that was killed before its first checkpoint begins again.
+
+    Raises:
+        ConfigError: it has more steps than are asked for, or the data have changed.
+        DataError: the checkpoint does not fit.
+    """
+    remove_temporaries(run.folder)
+    path, content = earlier.path, earlier.content
+    if path is None or content is None:
+        logger.info("%s ended before its first checkpoint; it begins again.", run.folder)
+        for pattern in ("samples/step_*.png", "tensorboard/events.out.tfevents.*"):
+            for old in run.folder.glob(pattern):
+                old.unlink()
+        return True
+    if run.steps < content["step"]:
+        raise ConfigError(f"steps={run.steps}: {run.folder} has {content['step']:,} already; give at least as many.")
+    if content["fingerprint"] != run.dataset.fingerprint and "dataset" not in run.config["allow_change"]:
+        raise ConfigError(
+            f"dataset: {run.folder} was trained on other data than those of dataset={run.dataset.name} now "
+            f"(fingerprint {content['fingerprint'][:12]}, now {run.dataset.fingerprint[:12]}); bring them back, or "
+            "allow it: 'allow_change=[dataset]'."
+        )
+    if load_record(run.folder).get("status") == "finished" and content["step"] == run.steps:
+        return False
+    checkpoint.restore(run, content, path)
+    run.earlier, run.earlier_steps, run.seconds_before = earlier.config, content["steps_planned"], content["seconds"]
+    record.note("resumed", changes=earlier.changes)
+    for name, (old_value, value) in earlier.changes.items():
+        logger.info("%s is changed from %s to %s.", name, old_value, value)
+    return True
+
+
+def roll_back(run: Run, record: Record, divergence: DivergedError) -> None:
+    """Bring a run that diverged back to its last checkpoint, from where it goes on with other noise.
+
+    Raises:
+        DivergedError: this was not asked for, or was done often enough.
+    """
+    rule, rollbacks, step = run.config["on_divergence"], run.state.rollbacks, run.state.step
+    if rule != "rollback" or rollbacks >= run.config["max_rollbacks"]:
+        raise divergence
+    for callback in run.active:
+        if isinstance(callback, Checkpoint):
+            with suppress(DivergedError):
+                callback.wait()
+    found = checkpoint.newest(run.folder)
+    if found is None:
+        raise divergence
+    checkpoint.restore(run, found[1], found[0])
+    run.state.rollbacks = rollbacks + 1
+    record.note("rolled back", diverged_at=step, reason=str(divergence))
+    run.rewind()
+    logger.warning(
+        "%s Back to step %s, with other noise (%s of at most %s times).",
+        *(divergence, run.state.step, run.state.rollbacks, run.config["max_rollbacks"]),
+    )
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """Have Python's search for garbage pass over what is there already: half a million objects that stay to the end."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager
 def recorded(run: Run, record: Record) -> Iterator["StopOnSignal"]:
     """Keep run.json true while the block runs and when it ends, whatever ends it, and let the callbacks finish."""
-    run.callbacks.append(record)
+    status, failure = "failed", None
+    first_step = run.state.step
     record.write("running")
-    status, error, farewell = "failed", None, ""
-    try:
-        with StopOnSignal() as stop:
+    with StopOnSignal(lambda: record.write("stopped", "stopped at once, by a second signal")) as stop:
+        try:
             yield stop
-        status = "finished"
-    except Stopped as stopped:
-        status = "stopped"
-        farewell = f"{stopped} after step {run.state.step}; what was written is in {run.folder}"
-        raise SystemExit(stopped.exit_status) from None
-    except DivergedError as diverged:
-        status, error = "diverged", str(diverged)
-        raise
-    except BaseException as failure:
-        error = f"{type(failure).__name__}: {failure}"
-        raise
-    finally:
+            status = "finished"
+        except Stopped:
+            status = "stopped"
+        except BaseException as error:
+            failure = explained(error, run, first_step)
+            status = "diverged" if isinstance(failure, DivergedError) else "failed"
         try:
             run.finish(status)
-        except BaseException as failure:
-            status, error = "failed", f"{type(failure).__name__}: {failure}"
-            raise
-        finally:
-            record.write(status, error)
-        if farewell:
-            console.print(farewell, markup=False, soft_wrap=True)
+        except BaseException as error:
+            if failure is None:
+                failure = explained(error, run, first_step)
+                status = "diverged" if isinstance(failure, DivergedError) else "failed"
+        try:
+            record.write(status, None if failure is None else str(failure) or type(failure).__name__)
+        except OSError as error:
+            failure = failure or explained(error, run, first_step)
+    if failure is not None:
+        raise failure
+    if stop.received is not None:
+        name = signal.Signals(stop.received).name
+        how = f"stopped by {name} after" if status == "stopped" else f"finished, and left by {name}, at"
+        saved = checkpoint.paths(run.folder)
+        then = f"Go on with: {run.command}" if saved else "The callback checkpoint was left out: nothing is saved."
+        text = f"{how} step {run.state.step:,}; it is in {run.folder}. {then}"
+        console.print(text, markup=False, soft_wrap=True)
+        raise SystemExit(128 + stop.received)
+
+
+def explained(error: BaseException, run: Run, first_step: int) -> BaseException:
+    """Turn what ended a run into an error for the user, where it is not a fault of gantrain's."""
+    if isinstance(error, OSError):
+        failure = explain_os_error(error, f"Writing to {run.folder}")
+        if not run.folder.is_dir():
+            failure = GantrainError(
+                f"The folder {run.folder} has vanished while the run was writing to it; nothing more can be saved."
+            )
+        elif checkpoint.paths(run.folder):
+            failure = GantrainError(f"{failure} Then go on with: {run.command}")
+        failure.__cause__ = error
+        return failure
+    if isinstance(error, DivergedError) and checkpoint.paths(run.folder):
+        advice = f"{run.command} optimizer.lr=... 'allow_change=[optimizer.lr]'"
+        return DivergedError(f"{error} The last checkpoint is kept; from there, with other settings: {advice}")
+    if isinstance(error, Exception) and not isinstance(error, GantrainError) and run.state.step == first_step:
+        reason = (str(error).splitlines() or [""])[0]
+        failure = ConfigError(
+            f"the first step failed ({type(error).__name__}: {reason}); if memory ran out, take a smaller batch_size "
+            "or narrower networks. HYDRA_FULL_ERROR=1 shows where."
+        )
+        failure.__cause__ = error
+        return failure
+    return error
 
 
 class StopOnSignal:
-    """Turn the first SIGINT or SIGTERM into the end of the current step; a second one acts at once."""
+    """Turn the first SIGINT, SIGTERM or SIGHUP into the end of the current step; a second one ends the process at once.
 
-    def __init__(self) -> None:
+    Args:
+        leave: called before that.
+    """
+
+    def __init__(self, leave: Callable[[], None]):
+        self.leave = leave
         self.received: int | None = None
 
     def __enter__(self) -> "StopOnSignal":
         # Python allows handlers in the main thread alone; elsewhere the caller's own ways of stopping hold.
         on_main = threading.current_thread() is threading.main_thread()
-        self.previous = {s: signal.signal(s, self.note) for s in (signal.SIGINT, signal.SIGTERM) if on_main}
+        # nohup has SIGHUP ignored, and so it stays.
+        wanted = [
+            s
+            for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if on_main and signal.getsignal(s) != signal.SIG_IGN
+        ]
+        self.previous = {s: signal.signal(s, self.note) for s in wanted}
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.restore()
-
-    def restore(self) -> None:
-        """Put the earlier handlers back."""
         for signum, handler in self.previous.items():
             signal.signal(signum, handler)
 
     def note(self, signum: int, _: FrameType | None) -> None:
         """Remember the signal until the step is done."""
-        self.received = signum
-        self.restore()
+        if self.received is None:
+            self.received = signum
+            # Not through the console, which this signal may have interrupted.
+            _tell("\nFinishing the step; once more to stop at once.\n")
+            return
+        with suppress(Exception):
+            self.leave()
+        _tell("Stopped at once; the last checkpoint is whole.\n")
+        os._exit(128 + signum)
 
     def __call__(self, state: TrainState, observations: Observations) -> None:
         """End the run after this step if a signal came.
@@ -167,20 +394,33 @@ class StopOnSignal:
             Stopped: a signal came.
         """
         if self.received is not None:
-            raise Stopped(self.received)
+            raise Stopped
 
 
-def save_config(folder: Path, config: Node) -> None:
-    """Put the config as it is run in the place of the one that Hydra composed: resolved, with one budget."""
+def _tell(text: str) -> None:
+    with suppress(OSError):  # the terminal may be gone
+        os.write(2, text.encode())
+
+
+def save_config(folder: Path, config: Node, typed: list[str]) -> None:
+    """Keep the config as it is run, resolved and with one budget, and the overrides that it was composed from."""
     (folder / ".hydra").mkdir(exist_ok=True)
-    with atomic_write(folder / ".hydra" / "config.yaml") as file:
-        file.write(OmegaConf.to_yaml(config).encode())
+    for name, content in (("overrides", typed), ("config", config)):  # the config last: it marks the folder as a run's
+        with atomic_write(folder / ".hydra" / f"{name}.yaml") as file:
+            file.write(OmegaConf.to_yaml(OmegaConf.create(content)).encode())
 
 
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
-    """Keep warnings in the run's folder too."""
+    """Keep warnings in the run's folder too.
+
+    Raises:
+        ConfigError: the file is a link, which would lead what is written elsewhere.
+    """
+    if path.is_symlink():
+        raise ConfigError(f"{path} is a link, which gantrain never makes; the folder may be forged.")
     handler = logging.FileHandler(path, delay=True)
+    handler.setLevel(logging.WARNING)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     try:

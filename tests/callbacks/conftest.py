@@ -57,12 +57,13 @@ def make_run(tmp_path: Path) -> MakeRun:
             "log_every": 1,
             "sample_every": 5,
             "evaluate_every": 5,
-            "checkpoint": {"every": 4, "keep": 2},
+            "on_divergence": "stop",
         }
+        checkpoint = {"every": 4, "keep": 2, "keep_every": None, "best": None} | config.pop("checkpoint", {})
         return Run(
             name="test",
             folder=tmp_path / folder,
-            config=defaults | config,
+            config=defaults | config | {"checkpoint": checkpoint},
             state=state,
             dataset=dataset,
             latent=latent,

@@ -44,7 +44,7 @@ def test_a_resumed_run_goes_on_after_its_step(make_run: Callable[..., Run]) -> N
     for step in (1, 2, 3):
         publish(run, step, loss__generator=float(step))
     run.state.step = 2
-    run.callbacks[0].start(run)
+    run.rewind()
     publish(run, 3, loss__generator=30.0)
     assert [row["loss/generator"] for row in read(run.folder / "metrics.csv")] == [1, 2, 30]
 

@@ -66,9 +66,11 @@ def test_a_step_costs_microseconds(make_run: Callable[..., Run], monkeypatch: py
     callback = Progress(seconds_between_lines=10.0)
     run = make_run(callback, steps=10**6)
     run.start()
-    start = time.perf_counter()
-    for _ in range(20_000):
-        callback(run.state, {})
-    elapsed = time.perf_counter() - start
+    seconds = []
+    for _ in range(20):
+        start = time.process_time()  # which other work on the machine does not stretch
+        for _ in range(1000):
+            callback(run.state, {})
+        seconds.append(time.process_time() - start)
     run.finish("stopped")
-    assert elapsed / 20_000 < 20e-6
+    assert min(seconds) / 1000 < 20e-6

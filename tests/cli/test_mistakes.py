@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ MISTAKES = {
     "log_every=0": "log_every=0: must be at least 1",
     "sample_every=0": "sample_every=0: must be at least 1",
     "checkpoint.keep=0": "checkpoint.keep=0: must be at least 1",
-    "hydra.run.dir=mine": "choose the folder by run_dir=mine, which never overwrites a run",
+    "hydra.run.dir=mine": "run_dir=... chooses the folder, and never overwrites a run",
     "optimizer.lr=-1": "optimizer.lr=-1: a learning rate is a number above 0",
     "optimizer.lr=abc": "optimizer.lr=abc: a learning rate is a number above 0",
     "optimizer.lr=nan": "optimizer.lr=nan: a learning rate is a number above 0",
@@ -171,7 +172,7 @@ def test_an_end_before_the_first_step_leaves_no_litter(
 def test_a_sigterm_while_starting_leaves_no_litter(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n")
     done = subprocess.run(
-        [sys.executable, "-m", "gantrain", "task._target_=slow.train"],
+        [sys.executable, "-m", "gantrain", "loss={_target_: slow.Loss}", "trust=[slow]"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -244,16 +245,17 @@ def test_a_run_is_never_overwritten(gantrain, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
     second = gantrain("run_dir=mine", "seed=1", *QUICK)
     assert second.status == 2
-    assert "run_dir=mine holds a run already" in second.stderr
+    assert "- seed: 0\n  + seed: 1" in second.stderr
     assert {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()} == before
 
 
 def test_two_runs_of_one_second_get_folders_of_their_own(gantrain, tmp_path: Path) -> None:
-    (tmp_path / "outputs/2026-01-02/03-04-05").mkdir(parents=True)
-    result = gantrain("run_dir=outputs/2026-01-02/03-04-05", *QUICK)
-    assert result.status == 0
-    assert (tmp_path / "outputs/2026-01-02/03-04-05-2/run.json").is_file()
-    assert not any((tmp_path / "outputs/2026-01-02/03-04-05").iterdir())
+    now = datetime.now()
+    for seconds in range(60):
+        (tmp_path / f"{now + timedelta(seconds=seconds):outputs/%Y-%m-%d/%H-%M-%S}").mkdir(parents=True)
+    assert gantrain(*QUICK).status == 0
+    (run,) = tmp_path.glob("outputs/*/*-2/run.json")
+    assert not any(run.parent.with_name(run.parent.name.removesuffix("-2")).iterdir())
 
 
 def test_a_folder_that_a_scheduler_made_is_taken(gantrain, tmp_path: Path) -> None:

@@ -172,6 +172,36 @@ def test_weights_beyond_the_limit_are_clipped_and_no_others() -> None:
     torch.testing.assert_close(dict(critic.named_buffers()), buffers)
 
 
+def test_clipping_changes_no_bit_of_what_clamping_gives() -> None:
+    extremes = [0.0, -0.0, 0.01, -0.01, 1e-45, -1e-45, 3e38, -3e38]
+    critic = nn.Linear(1008, 1, bias=False)
+    critic.weight.data.copy_(torch.cat([torch.randn(1000) / 50, torch.tensor(extremes)]))
+    expected = critic.weight.data.clamp(-0.01, 0.01)
+    WeightClip(limit=0.01).project(critic)
+    assert torch.equal(critic.weight.data.view(torch.int32), expected.view(torch.int32))
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_clipping_does_not_hide_a_weight_that_is_no_number(value: float) -> None:
+    critic = nn.Linear(3, 1)
+    critic.weight.data.copy_(torch.tensor([[0.5, value, -0.005]]))
+    for _ in range(2):
+        WeightClip(limit=0.01).project(critic)
+        torch.testing.assert_close(critic.weight.data, torch.tensor([[0.01, math.nan, -0.005]]), equal_nan=True)
+    assert critic.bias.isfinite().all()
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 3e38])
+def test_a_gradient_that_is_no_number_is_seen_in_the_clipped_weights_of_later_steps(value: float) -> None:
+    critic, other = nn.Linear(3, 1, bias=False), torch.tensor([[0.1, 0.1, 0.1]])
+    optimizer = torch.optim.SGD(critic.parameters(), lr=10.0)
+    for gradient in (other, torch.tensor([[0.1, value, 0.1]]), other, other):
+        critic.weight.grad = gradient.clone()
+        optimizer.step()
+        WeightClip(limit=0.01).project(critic)
+    torch.testing.assert_close(critic.weight.data, torch.tensor([[-0.01, math.nan, -0.01]]), equal_nan=True)
+
+
 @pytest.mark.parametrize("progress", [0.0, 0.25])
 @pytest.mark.parametrize(
     ("loss", "loss_with_labels"),

@@ -1,0 +1,109 @@
+"""Whether a training is still among the finite numbers, and what to say when it is not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from hydra.utils import get_object
+from jaxtyping import Float
+from torch import Tensor
+
+from gantrain.config import Node, chosen
+from gantrain.errors import DivergedError
+from gantrain.train import TrainState
+
+if TYPE_CHECKING:
+    from gantrain.run import Run
+
+
+def named_tensors(state: TrainState) -> Iterator[tuple[str, Tensor]]:
+    """Name the floating point numbers of a state: gradients, weights, buffers and the optimizers' moments.
+
+    They come in the order in which a step changes them, so that the first bad one is nearest to the cause.
+    """
+    for network, module, optimizer in (("D", state.D, state.D_optimizer), ("G", state.G, state.G_optimizer)):
+        parameters = {f"{network}.{name}": parameter for name, parameter in module.named_parameters()}
+        for name, parameter in parameters.items():
+            if parameter.grad is not None:
+                yield f"the gradient of {name}", parameter.grad
+        yield from parameters.items()
+        yield from _buffers(network, module)
+        for name, parameter in parameters.items():
+            for moment, value in optimizer.state.get(parameter, {}).items():
+                # The count of steps is a tensor too, and may be on the host.
+                if moment != "step" and isinstance(value, Tensor) and value.is_floating_point():
+                    yield f"{moment} of {name}", value
+    if state.G_ema is not None:
+        yield from ((f"G_ema.{name}", parameter) for name, parameter in state.G_ema.named_parameters())
+        yield from _buffers("G_ema", state.G_ema)
+
+
+def _buffers(network: str, module: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return ((f"{network}.{name}", b) for name, b in module.named_buffers() if b.is_floating_point())
+
+
+@torch.no_grad()
+def norms(tensors: list[Tensor]) -> Float[Tensor, " n"]:
+    """Compute the Euclidean norm of each tensor, on their device.
+
+    A finite norm has finite numbers alone. One that is not may also have overflowed; the largest magnitude would not,
+    but takes 25 times as long on a CPU.
+    """
+    return torch.stack(torch._foreach_norm(tensors))
+
+
+def first_nonfinite(named: Iterable[tuple[str, Tensor]]) -> str | None:
+    """Say which tensor is the first with a number that is not finite: "D.layers.0.weight holds nan"; None: no one is.
+
+    The tensors are of floating point and on one device, which is waited for once if all is well.
+    """
+    named = list(named)
+    for (name, tensor), norm in zip(named, norms([tensor for _, tensor in named]).tolist(), strict=True):
+        if not math.isfinite(norm) and not tensor.isfinite().all():
+            return f"{name} holds {'nan' if tensor.isnan().any() else 'inf'}"
+    return None
+
+
+def diverged(run: Run, step: int, what: str) -> DivergedError:
+    """Make the error that ends a run: what happened at which step, and the settings worth changing.
+
+    Args:
+        step: where it happened; it is noticed at the run's step, now.
+        what: a clause, "loss/generator is nan".
+    """
+    noticed = "" if step == run.state.step else f" (noticed at step {run.state.step})"
+    return DivergedError(
+        f"{what} at step {step}{noticed}: the training has diverged. Worth trying: {', '.join(remedies(run.config))}."
+    )
+
+
+def remedies(config: Node) -> list[str]:
+    """List the settings worth changing after a divergence, with their present values; never empty."""
+    regularizers = {name: config["regularizer"][name] for name in chosen({"regularizer": {}} | config, "regularizer")}
+    found = []
+    if _is_wasserstein_without_bound(config, regularizers):
+        found.append("regularizer=[gradient_penalty] (nothing bounds the critic's slope now)")
+    for key in ("optimizer", "discriminator_optimizer"):
+        lr = config.get(key, {}).get("lr")
+        if lr is not None:
+            found.append(f"{key}.lr={lr / 10:g} (now {lr:g})")
+    for name, node in regularizers.items():
+        found += [f"another regularizer.{name}.{option} (now {node[option]})" for option in STRENGTHS if option in node]
+    if "batch_size" in config:
+        found.append(f"a larger batch_size (now {config['batch_size']})")
+    found.append("another seed" if config.get("on_divergence") == "rollback" else "on_divergence=rollback")
+    return found
+
+
+STRENGTHS = ("weight", "limit")
+"""What regularizers call the option that says how much they do."""
+
+
+def _is_wasserstein_without_bound(config: Node, regularizers: Node) -> bool:
+    loss = config.get("loss", {}).get("_target_")
+    return getattr(loss and get_object(loss), "needs_lipschitz", False) and not any(
+        getattr(get_object(node["_target_"]), "bounds_lipschitz", False) for node in regularizers.values()
+    )

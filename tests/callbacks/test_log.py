@@ -1,0 +1,355 @@
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gantrain.callbacks.base import Callback
+from gantrain.callbacks.log import MAX_ROWS, Log
+from gantrain.datasets.batches import make_batches
+from gantrain.errors import DivergedError
+from gantrain.health import diverged, first_nonfinite, named_tensors
+from gantrain.losses.nonsaturating import NonSaturating
+from gantrain.regularizers.base import CriticBatch, Regularizer
+from gantrain.run import Run
+from gantrain.train import Observations, TrainState, train
+
+NAN, INF = math.nan, math.inf
+MakeRun = Callable[..., Run]
+Inject = Callable[[TrainState, Observations, float], None]
+
+
+class Listener(Callback):
+    def __init__(self) -> None:
+        self.heard: dict[int, dict[str, float]] = {}
+
+    def scalars(self, state: TrainState, scalars: dict[str, float]) -> None:
+        self.heard[state.step] = scalars
+
+
+def observe(step: int) -> Observations:
+    return {
+        "loss/discriminator": torch.tensor(0.5 + step),
+        "loss/generator": torch.tensor(1.5),
+        "logits/real": torch.tensor([1.0, 2.0]),
+        "logits/fake": torch.tensor([-1.0, 0.0]),
+        "penalty/gradient_penalty": torch.tensor(0.25),
+    }
+
+
+def follow(module: nn.Module, optimizer: Optimizer, gradient: float = 1e-3, *, bad: float | None = None) -> None:
+    """Make an update with a gradient that is constant, but for one bad element."""
+    for parameter in module.parameters():
+        parameter.grad = torch.full_like(parameter, gradient)
+    if bad is not None:
+        next(module.parameters()).grad.view(-1)[1] = bad  # type: ignore[union-attr]
+    optimizer.step()
+
+
+def drive(run: Run, steps: int, at: int = 0, inject: Inject | None = None, value: float = 0.0) -> None:
+    """Let Log see `steps` steps, of which one goes wrong."""
+    run.start()
+    for step in range(1, steps + 1):
+        state, observations = run.state, observe(step)
+        state.step = step
+        follow(state.D, state.D_optimizer)
+        follow(state.G, state.G_optimizer)
+        if step == at and inject is not None:
+            inject(state, observations, value)
+        run.callbacks[0](state, observations)
+
+
+def spoil_observation(tag: str) -> Inject:
+    def inject(state: TrainState, observations: Observations, value: float) -> None:
+        observations[tag] = torch.tensor(value)
+
+    return inject
+
+
+def spoil_gradient(network: str) -> Inject:
+    def inject(state: TrainState, observations: Observations, value: float) -> None:
+        follow(getattr(state, network), getattr(state, f"{network}_optimizer"), bad=value)
+
+    return inject
+
+
+def spoil_tensor(name: str) -> Inject:
+    def inject(state: TrainState, observations: Observations, value: float) -> None:
+        with torch.no_grad():
+            dict(named_tensors(state))[name].view(-1)[-1] = value
+
+    return inject
+
+
+FIRST = {"D": "D.layers.1.weight", "G": "G.layers.0.weight"}
+LOSSES = ["loss/discriminator", "loss/generator", "penalty/gradient_penalty"]
+TENSORS = [
+    "D.layers.1.weight",
+    "G.layers.0.bias",
+    "G_ema.layers.0.weight",
+    "G.layers.1.running_var",
+    "G_ema.layers.1.running_mean",
+]
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("at", [1, 6, 7, 8, 9, 10, 12])
+@pytest.mark.parametrize("tag", LOSSES)
+def test_the_first_loss_that_is_no_number_is_named_at_the_next_logged_step(
+    make_run: MakeRun, tag: str, at: int, value: float
+) -> None:
+    run = make_run(Log(), listener := Listener(), steps=12, log_every=5, ema=True)
+    with pytest.raises(DivergedError) as caught:
+        drive(run, 12, at, spoil_observation(tag), value)
+    noticed = {1: 1, 12: 12}.get(at, 10)
+    assert run.state.step == noticed
+    where = f"at step {at}" + (f" (noticed at step {noticed})" if at != noticed else "")
+    assert str(caught.value).startswith(f"{tag} is {value} {where}: the training has diverged.")
+    assert noticed not in listener.heard
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("at", [1, 6, 8, 10])
+@pytest.mark.parametrize("name", TENSORS)
+def test_a_weight_or_buffer_that_is_no_number_is_named(make_run: MakeRun, name: str, at: int, value: float) -> None:
+    run = make_run(Log(), steps=12, log_every=5, ema=True)
+    with pytest.raises(DivergedError) as caught:
+        drive(run, 12, at, spoil_tensor(name), value)
+    assert run.state.step == (1 if at == 1 else 10)
+    kind = "nan" if math.isnan(value) else "inf"
+    assert str(caught.value).startswith(f"{name} holds {kind} at step {run.state.step}: the training has diverged.")
+
+
+OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
+    "sgd": lambda p: SGD(p, lr=1e-2),
+    "sgd with momentum": lambda p: SGD(p, lr=1e-2, momentum=0.5, fused=True),
+    "adam": lambda p: Adam(p, lr=1e-3, betas=(0.5, 0.999)),
+    "fused adam": lambda p: Adam(p, lr=1e-3, betas=(0.5, 0.999), fused=True),
+    "fused adam without momentum": lambda p: Adam(p, lr=1e-3, betas=(0.0, 0.9), fused=True),
+    "fused adamw": lambda p: AdamW(p, lr=1e-3, fused=True),
+    "rmsprop": lambda p: RMSprop(p, lr=1e-3),
+}
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("network", ["D", "G"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_no_optimizer_heals_from_a_gradient_that_was_no_number(
+    make_run: MakeRun, optimizer: str, network: str, value: float
+) -> None:
+    run = make_run(Log(), steps=20, log_every=10)
+    setattr(run.state, f"{network}_optimizer", OPTIMIZERS[optimizer](getattr(run.state, network).parameters()))
+    with pytest.raises(DivergedError, match=rf"^{FIRST[network]} holds (nan|inf) at step 10"):
+        drive(run, 20, 3, spoil_gradient(network), value)
+
+
+@pytest.mark.parametrize("value", [NAN, INF])
+@pytest.mark.parametrize("network", ["D", "G"])
+def test_a_gradient_of_the_logged_step_is_named_before_what_it_spoils(
+    make_run: MakeRun, network: str, value: float
+) -> None:
+    run = make_run(Log(), steps=20, log_every=10)
+    with pytest.raises(DivergedError, match=rf"^the gradient of {FIRST[network]} holds {value} at step 10:"):
+        drive(run, 20, 10, spoil_gradient(network), value)
+
+
+def test_a_gradient_whose_square_overflows_ends_the_run_as_it_stops_adam(make_run: MakeRun) -> None:
+    run = make_run(Log(), steps=20, log_every=10)
+    before = run.state.D.get_parameter("layers.1.weight").detach().clone().view(-1)[1]
+    with pytest.raises(DivergedError, match=r"^exp_avg_sq of D\.layers\.1\.weight holds inf at step 10"):
+        drive(run, 20, 2, spoil_gradient("D"), 1e25)
+    after = run.state.D.get_parameter("layers.1.weight").detach().view(-1)[1]
+    assert (before - after).abs() < 3.5e-3  # three updates of 1e-3, and none in the eight steps since
+
+
+def test_extremes_are_no_divergence(make_run: MakeRun) -> None:
+    run = make_run(Log(), listener := Listener(), steps=10, log_every=5, ema=True)
+
+    def inject(state: TrainState, observations: Observations, value: float) -> None:
+        observations |= {"loss/discriminator": torch.tensor(value), "loss/generator": torch.tensor(-value)}
+        for name in [*TENSORS, "exp_avg_sq of D.layers.1.weight"]:
+            spoil_tensor(name)(state, observations, value)
+
+    drive(run, 10, 5, inject, 1e30)
+    assert listener.heard[5]["loss/discriminator"] == pytest.approx(1e30)
+    assert sorted(listener.heard) == [1, 5, 10]
+
+
+def test_however_rarely_it_logs_health_is_looked_at(make_run: MakeRun) -> None:
+    run = make_run(Log(), listener := Listener(), steps=10**6, log_every=5000)
+    with pytest.raises(DivergedError, match=r"^loss/generator is nan at step 1500 \(noticed at step 2001\)"):
+        drive(run, 3000, 1500, spoil_observation("loss/generator"), NAN)
+    assert run.state.step == 2 * MAX_ROWS + 1
+    assert sorted(listener.heard) == [1]
+
+
+def test_tags_may_come_and_go(make_run: MakeRun) -> None:
+    def leave_out(state: TrainState, observations: Observations, value: float) -> None:
+        del observations["penalty/gradient_penalty"]
+
+    run = make_run(Log(), listener := Listener(), steps=10, log_every=5)
+    drive(run, 10, 7, leave_out)
+    assert listener.heard[10]["loss/discriminator"] == 10.5
+    assert listener.heard[10]["penalty/gradient_penalty"] == 0.25
+
+    def spoil(state: TrainState, observations: Observations, value: float) -> None:
+        leave_out(state, observations, value)
+        observations["loss/generator"] = torch.tensor(NAN)
+
+    with pytest.raises(DivergedError, match=r"^loss/generator is nan at step 7 "):
+        drive(run, 10, 7, spoil)
+
+
+def test_what_was_before_a_rewind_is_forgotten(make_run: MakeRun) -> None:
+    run = make_run(Log(), listener := Listener(), steps=20, log_every=10)
+    drive(run, 8, 8, spoil_observation("loss/generator"), NAN)
+    run.state.batches_seen = 500
+    (log,) = (callback for callback in run.callbacks if isinstance(callback, Log))
+    log.rewind(run.state)
+    for step in (9, 10):
+        run.state.step = step
+        log(run.state, observe(step))
+    assert sorted(listener.heard) == [1, 10]
+    assert listener.heard[10]["throughput/images_per_second"] == 0
+
+
+def test_a_penalty_that_spoils_the_generators_loss_too_is_named(make_run: MakeRun) -> None:
+    class Bad(Regularizer):
+        def penalty(self, critic: nn.Module, batch: CriticBatch) -> Tensor:
+            return batch.real_logits.mean() * (NAN if batch.progress == 0.3 else 1.0)
+
+    run = make_run(Log(), steps=20, log_every=10)
+    run.start()
+    with pytest.raises(DivergedError, match=r"^penalty/bad is nan at step 7 \(noticed at step 10\)"):
+        train(
+            run.state,
+            make_batches(run.dataset, batch_size=16, seed=0, device=run.device),
+            run.latent,
+            NonSaturating(),
+            {"bad": Bad()},
+            steps=20,
+            n_critic=lambda _: 1,
+            seed=0,
+            device=run.device,
+            callbacks=run.callbacks,
+        )
+
+
+ASKING = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__", "__repr__")
+WAITING = ("_local_scalar_dense", "_to_copy", "nonzero", "equal", "is_nonzero", "masked_select")
+
+
+@contextmanager
+def reads() -> Iterator[list[str]]:
+    """List what would wait for a device: what Python asks for, and the operators that do it."""
+    seen: list[str] = []
+
+    class Functions(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if getattr(func, "__name__", "") in ASKING:
+                seen.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    class Operators(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func.overloadpacket.__name__ in WAITING:
+                seen.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    with Functions(), Operators():
+        yield seen
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_the_device_is_waited_for_once_at_a_logged_step_and_never_else(make_run: MakeRun, ema: bool) -> None:
+    run = make_run(Log(), steps=100, log_every=5, ema=ema)
+    drive(run, 5)
+    seen: dict[int, list[str]] = {}
+    for step in range(6, 16):
+        run.state.step, observations = step, observe(step)
+        with reads() as seen[step]:
+            run.callbacks[0](run.state, observations)
+    assert seen == {step: ["tolist"] if step % 5 == 0 else [] for step in range(6, 16)}
+
+
+def test_the_counter_counts() -> None:
+    x = torch.ones(2)
+    with reads() as seen:
+        assert x[0] > 0
+        float(x[0]), x.tolist(), x.nonzero()
+    assert {"__bool__", "__float__", "tolist", "nonzero"} <= set(seen)
+
+
+def test_published_scalars_have_their_values(make_run: MakeRun) -> None:
+    run = make_run(Log(), listener := Listener(), steps=10, log_every=5)
+    drive(run, 5)
+    size = sum(p.numel() for p in run.state.D.parameters())
+    expected = {
+        "loss/discriminator": 5.5,
+        "logits/real": 1.5,
+        "wasserstein/estimate": 2.0,
+        "gradient_norm/discriminator": 1e-3 * math.sqrt(size),
+        "learning_rate/generator": 1e-3,
+    }
+    assert {tag: listener.heard[5][tag] for tag in expected} == pytest.approx(expected)
+
+
+def test_the_first_bad_tensor_is_found() -> None:
+    ones = torch.ones(3)
+    assert first_nonfinite([("a", ones), ("b", ones * 1e30)]) is None
+    assert first_nonfinite([("a", ones), ("b", ones * -INF), ("c", ones * NAN)]) == "b holds inf"
+    assert first_nonfinite([("a", torch.tensor([INF, NAN])), ("b", ones * NAN)]) == "a holds nan"
+
+
+GRADIENT_PENALTY = {"_target_": "gantrain.regularizers.gradient_penalty.GradientPenalty", "weight": 10.0}
+WEIGHT_CLIP = {"_target_": "gantrain.regularizers.weight_clip.WeightClip", "limit": 0.01}
+LABEL_NOISE = {"_target_": "gantrain.regularizers.label_noise.LabelNoise", "amount": 0.2}
+WASSERSTEIN = {"_target_": "gantrain.losses.wasserstein.Wasserstein"}
+MINIMAX = {"_target_": "gantrain.losses.minimax.Minimax"}
+
+
+@pytest.mark.parametrize(
+    ("config", "said", "unsaid"),
+    [
+        ({}, ["batch_size (now 16)", "on_divergence=rollback"], ["lr", "regularizer"]),
+        ({"optimizer": {"lr": 2e-4}}, ["optimizer.lr=2e-05 (now 0.0002)"], ["discriminator_optimizer"]),
+        (
+            {"optimizer": {"lr": 2e-4}, "discriminator_optimizer": {"lr": 1e-3}},
+            [" optimizer.lr=2e-05", "discriminator_optimizer.lr=0.0001 (now 0.001)"],
+            [],
+        ),
+        ({"discriminator_optimizer": {"lr": None}}, [], ["lr"]),
+        ({"loss": WASSERSTEIN, "regularizer": {}}, ["regularizer=[gradient_penalty]"], []),
+        ({"loss": WASSERSTEIN, "regularizer": {"label_noise": LABEL_NOISE}}, ["regularizer=[gradient_penalty]"], []),
+        ({"loss": MINIMAX, "regularizer": {}}, [], ["regularizer"]),
+        (
+            {"loss": WASSERSTEIN, "regularizer": {"gradient_penalty": GRADIENT_PENALTY}},
+            ["regularizer.gradient_penalty.weight (now 10.0)"],
+            ["=[gradient_penalty]"],
+        ),
+        (
+            {"loss": WASSERSTEIN, "regularizer": {"weight_clip": WEIGHT_CLIP, "gradient_penalty": {"weight": 1.0}}},
+            ["regularizer.weight_clip.limit (now 0.01)"],
+            ["gradient_penalty"],
+        ),
+        ({"on_divergence": "rollback"}, ["another seed"], ["on_divergence"]),
+    ],
+)
+def test_the_settings_worth_changing_fit_the_run(
+    make_run: MakeRun, config: dict[str, Any], said: list[str], unsaid: list[str]
+) -> None:
+    run = make_run(Log(), **config)
+    run.state.step = 40
+    message = str(diverged(run, 37, "loss/discriminator is nan"))
+    assert message.startswith("loss/discriminator is nan at step 37 (noticed at step 40): the training has diverged.")
+    for text in said:
+        assert text in message
+    for text in unsaid:
+        assert text not in message
+    assert "noticed" not in str(diverged(run, 40, "D.layers.1.weight holds nan"))

@@ -1,0 +1,116 @@
+"""A damaged checkpoint is refused by name or holds the very same state; the one before it serves in its place."""
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from processes import COMMAND, Result
+from runs import contents, differences, leaves, record
+
+from gantrain import checkpoint
+from gantrain.errors import DataError
+
+FLIPS = 500
+PAGE = 4096
+
+
+def damages(content: bytes) -> Iterator[tuple[str, bytes]]:
+    """Cut the content at every page, and flip single bits that depend on the length alone."""
+    for size in range(0, len(content), PAGE):
+        yield f"cut to {size}", content[:size]
+    draw = random.Random(0)
+    # As many near the end, where a zip says what it holds, as everywhere.
+    for k in range(FLIPS):
+        at = draw.randrange(len(content) - (2 * PAGE if k % 2 else len(content)), len(content))
+        bit = 1 << draw.randrange(8)
+        yield f"bit {bit} of byte {at}", content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :]
+
+
+def test_damage_is_refused_by_name_or_changes_nothing(undisturbed: Callable[..., Path], tmp_path: Path) -> None:
+    sound = checkpoint.paths(undisturbed(*COMMAND))[-1]
+    expected = dict(leaves(checkpoint.read(sound)))
+    path = tmp_path / "step_00000012.pt"
+    refused: list[str] = []
+    same = 0
+    for damage, content in damages(sound.read_bytes()):
+        path.write_bytes(content)
+        try:
+            found = dict(leaves(checkpoint.read(path)))
+        except DataError as error:
+            refused.append(str(error))
+        else:
+            same += 1
+            assert found == expected, damage
+    print(f"{len(refused)} damages refused, {same} without effect")
+    assert all(str(path) in message and "\n" not in message for message in refused)
+    assert len(refused) + same == FLIPS + -(-sound.stat().st_size // PAGE)
+
+
+@pytest.fixture
+def stopped(gantrain: Callable[..., Result], undisturbed: Callable[..., Path], work: Path) -> Path:
+    """A run that is to go on, whose newest checkpoint is of step 9."""
+    run = Path(shutil.copytree(undisturbed(*COMMAND), work / "out"))
+    checkpoint.paths(run)[-1].unlink()
+    return run
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "no zip"])
+def test_the_one_before_serves_and_the_damaged_one_is_named(
+    gantrain: Callable[..., Result], undisturbed: Callable[..., Path], stopped: Path, damage: str
+) -> None:
+    newest = checkpoint.paths(stopped)[-1]
+    content = bytearray(newest.read_bytes())
+    if damage == "cut":
+        del content[len(content) // 2 :]
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 1
+    elif damage == "empty":
+        content.clear()
+    else:
+        content[:] = b"nothing of the kind"
+    newest.write_bytes(content)
+    done = gantrain(*COMMAND, "run_dir=out")
+    assert done.status == 0, done.stderr
+    assert f"warning: {newest.relative_to(stopped.parent)}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "going on from step 6" in done.stderr
+    assert differences(undisturbed(*COMMAND), stopped) == []
+
+
+def test_where_all_are_damaged_nothing_is_touched(gantrain: Callable[..., Result], stopped: Path) -> None:
+    for path in checkpoint.paths(stopped):
+        path.write_bytes(path.read_bytes()[:-1])
+    before = contents(stopped)
+    refused = gantrain(*COMMAND, "run_dir=out")
+    assert refused.status == 2
+    assert "none of its 2 checkpoints can be read" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    after = contents(stopped)
+    assert "none of its" not in after.pop("gantrain.log").decode()  # it names each
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("run.json", "cut"), ("metrics.csv", "cut"), ("metrics.csv", "noise"), ("tensorboard", "cut"),
+     ("tensorboard", "noise"), ("tensorboard", "gone"), ("samples", "cut"), ("samples", "gone")],
+)  # fmt: skip
+def test_damage_to_what_is_shown_does_not_keep_the_training_from_going_on(
+    gantrain: Callable[..., Result], undisturbed: Callable[..., Path], stopped: Path, name: str, damage: str
+) -> None:
+    paths = [stopped / name] if (stopped / name).is_file() else sorted((stopped / name).iterdir())[:1]
+    for path in paths:
+        content = path.read_bytes()
+        path.write_bytes(random.Random(0).randbytes(500) if damage == "noise" else content[: len(content) // 2])
+        if damage == "gone":
+            path.unlink()
+    done = gantrain(*COMMAND, "run_dir=out")
+    assert done.status == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert record(stopped)["status"] == "finished"
+    different = differences(undisturbed(*COMMAND), stopped)
+    assert not [place for place in different if place.startswith("checkpoint")]
+    shown = {"tensorboard": {"events", "shown"}, "samples": {"names", "samples.gif"}}.get(name, {name, "curves.png"})
+    assert {place for place in different if not place.startswith("samples/")} <= shown

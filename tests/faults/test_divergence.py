@@ -1,0 +1,123 @@
+"""A training that leaves the finite numbers is stopped and named, or goes back and on with other noise."""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from processes import BUSY, SMALL, Result, during
+from runs import differences, points, record, rows
+
+from gantrain import checkpoint
+from gantrain.checkpoint import tensors
+
+# What diverges at a step if the draw of that step says so; with the seeds below, now and then.
+BOMB = """
+import torch
+from gantrain.regularizers.base import Regularizer
+
+class Bomb(Regularizer):
+    def __init__(self, *, at: int, chance: float):
+        self.at, self.chance, self.count = at, chance, 0
+
+    def penalty(self, critic, batch):
+        self.count += 1
+        drawn = torch.rand(())
+        factor = float("inf") if self.count == self.at and drawn < self.chance else 0.0
+        return batch.real_logits.square().mean() * (1 + factor)
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+"""
+STEPS = 16
+
+
+@pytest.fixture
+def command(work: Path, start: object) -> Callable[..., tuple[str, ...]]:
+    (work / "bomb.py").write_text(BOMB)
+    (work / "my/regularizer").mkdir(parents=True)
+    (work / "my/regularizer/bomb.yaml").write_text("bomb: {_target_: bomb.Bomb, at: 8, chance: 1.0}\n")
+
+    def make(chance: float, *more: str) -> tuple[str, ...]:
+        given = ("--config-dir", "my", "regularizer=[bomb]", f"regularizer.bomb.chance={chance}", "trust=[bomb]")
+        return (*given, *SMALL, *BUSY, f"steps={STEPS}", *more)
+
+    return make
+
+
+def test_it_is_named_and_the_last_good_checkpoint_is_kept(
+    gantrain: Callable[..., Result], command: Callable[..., tuple[str, ...]], work: Path
+) -> None:
+    done = gantrain(*command(1.0, "run_dir=out"))
+    assert done.status == 3
+    assert "Traceback" not in done.stderr
+    run = work / "out"
+    assert re.search(r"gantrain: penalty/bomb is (inf|nan) at step 8: the training has diverged", done.stderr)
+    assert record(run)["status"] == "diverged"
+    assert "penalty/bomb" in record(run)["error"]
+    newest = checkpoint.paths(run)[-1]
+    assert newest.name == "step_00000006.pt"
+    assert all(tensor.isfinite().all() for _, tensor in tensors(checkpoint.read(newest)) if tensor.is_floating_point())
+    assert [row["step"] for row in rows(run)] == ["1", "2", "4", "6"]
+    # With another setting, from there.
+    resume = ("--config-dir", "my", "resume=out", "trust=[bomb]")
+    again = gantrain(*resume, "regularizer.bomb.chance=0", "allow_change=[regularizer.bomb.chance]")
+    assert again.status == 0, again.stderr
+    assert [row["step"] for row in rows(run)] == ["1", "2", "4", "6", "8", "10", "12", "14", "16"]
+
+
+def test_it_goes_back_as_often_as_allowed(
+    gantrain: Callable[..., Result], command: Callable[..., tuple[str, ...]], work: Path
+) -> None:
+    done = gantrain(*command(1.0, "run_dir=out", "on_divergence=rollback", "max_rollbacks=2"))
+    assert done.status == 3
+    assert "Traceback" not in done.stderr
+    history = record(work / "out")["history"]
+    assert [(event["event"], event["step"], event["diverged_at"]) for event in history] == [("rolled back", 6, 8)] * 2
+    assert all("penalty/bomb" in event["reason"] for event in history)
+    points(work / "out")  # none doubled
+    assert [row["step"] for row in rows(work / "out")] == ["1", "2", "4", "6"]
+
+
+def test_it_goes_on_with_other_noise_and_can_be_killed_and_resumed_there(
+    gantrain: Callable[..., Result], command: Callable[..., tuple[str, ...]], work: Path
+) -> None:
+    # A seed with which step 8 diverges at first and not for ever.
+    for seed in range(20):
+        straight = command(0.5, "on_divergence=rollback", f"seed={seed}", "max_rollbacks=5")
+        done = gantrain(*straight, f"run_dir=straight{seed}")
+        if record(work / f"straight{seed}")["history"]:
+            break
+    run = work / f"straight{seed}"
+    assert done.status == 0, done.stderr
+    assert "Back to step 6, with other noise (1 of at most 5 times)" in done.stderr
+    num_rollbacks = len(record(run)["history"])
+    assert num_rollbacks >= 1
+    assert [row["step"] for row in rows(run)] == ["1", "2", "4", "6", "8", "10", "12", "14", "16"]
+    assert all(math.isfinite(float(cell)) for row in rows(run) for cell in row.values())
+    assert checkpoint.read(checkpoint.paths(run)[-1])["rollbacks"] == num_rollbacks
+
+    # The same noise up to the divergence, other noise after it.
+    calm = gantrain(*command(0.0, f"seed={seed}", f"run_dir=calm{seed}"))
+    assert calm.status == 0
+    for row, other in zip(rows(run), rows(work / f"calm{seed}"), strict=True):
+        assert (row["loss/discriminator"] == other["loss/discriminator"]) == (int(row["step"]) <= 6)
+
+    # Killed while it goes back, and before and after its first checkpoint behind that.
+    kill = "os.kill(os.getpid(), 9)"
+    for place, call in (
+        ("gantrain.tasks.train:roll_back", 1),
+        ("gantrain.run:Run.rewind", 1),
+        ("gantrain.callbacks.csv:MetricsCSV.rewind", 1),
+        ("gantrain.callbacks.log:Log.__call__", 5),
+        ("gantrain.callbacks.log:Log.__call__", 9),
+    ):
+        killed = gantrain(*straight, "run_dir=parts", before=during(place, kill, call=call))
+        assert killed.status == -9, (place, killed.stderr)
+    done = gantrain(*straight, "run_dir=parts")
+    assert done.status == 0, done.stderr
+    assert differences(run, work / "parts") == []

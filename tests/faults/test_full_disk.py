@@ -1,0 +1,126 @@
+"""A disk that is full, or a folder that is gone: one line, exit status 1, and what stood before is whole."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from processes import COMMAND, Process, Result, during
+from runs import differences, record, rows
+
+from gantrain import checkpoint
+
+# From here on no file may grow beyond 50 bytes: the kernel refuses, as it does on a full disk.
+FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50, resource.RLIM_INFINITY))"
+KINDS = {
+    "config": ("gantrain.tasks.train:save_config", 1),
+    "run.json": ("gantrain.run:Record.write", 1),
+    "run.json at the end": ("gantrain.run:Record.write", 2),
+    "event file": ("gantrain.callbacks.tensorboard:EventFile.flush", 3),
+    "metrics.csv": ("gantrain.callbacks.csv:append", 3),
+    "header of metrics.csv": ("gantrain.callbacks.csv:MetricsCSV.rewrite", 2),
+    "grid": ("gantrain.pictures:save_png", 3),
+    "checkpoint": ("gantrain.checkpoint:write", 3),
+    "half a checkpoint": ("gantrain.checkpoint:_Hashing.write", 150),
+    "animation": ("gantrain.pictures:animation", 1),
+    "curves": ("gantrain.pictures:curves", 1),
+}
+
+
+@pytest.fixture
+def piped(start: Callable[..., Process], work: Path) -> Iterator[Callable[..., Result]]:
+    """Run the command with stderr in a pipe, which is never full."""
+    pipe = work / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    def run(*arguments: str, before: str) -> Result:
+        process = start(*arguments, before=before, log=pipe)
+        process.log = work / "none"
+        status = process.wait().status
+        return Result(status, os.read(reader, 1 << 16).decode())
+
+    yield run
+    os.close(reader)
+
+
+def check_whole(run: Path) -> None:
+    """Check that all the files of the run can be read."""
+    assert not list(run.rglob("*.tmp"))
+    for path in checkpoint.paths(run):
+        assert checkpoint.read(path)["step"] == checkpoint.step_of(path)
+    for path in [*run.rglob("*.png"), *run.rglob("*.gif")]:
+        Image.open(path).load()
+    if (run / "metrics.csv").exists():
+        assert all(None not in row.values() for row in rows(run))
+    if (run / "run.json").exists():
+        assert record(run)["steps"] >= 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_file(
+    piped: Callable[..., Result],
+    gantrain: Callable[..., Result],
+    undisturbed: Callable[..., Path],
+    work: Path,
+    kind: str,
+) -> None:
+    place, call = KINDS[kind]
+    done = piped(*COMMAND, "run_dir=out", before=during(place, FULL, call=call))
+    assert done.status == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("gantrain: ")]
+    assert "The disk is full" in line
+    check_whole(work / "out")
+    again = gantrain(*COMMAND, "run_dir=out")
+    assert again.status == 0, again.stderr
+    assert differences(undisturbed(*COMMAND), work / "out") == []
+
+
+@pytest.fixture
+def disk(work: Path, start: object) -> Iterator[Path]:
+    """A disk of 60 MB."""
+    folder = work / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not permitted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up(gantrain: Callable[..., Result], undisturbed: Callable[..., Path], disk: Path) -> None:
+    fill = "import subprocess; subprocess.run('cat /dev/zero > disk/filler', shell=True, stderr=-3)"
+    each_step = "gantrain.callbacks.log:Log.__call__"
+    done = gantrain(*COMMAND, "run_dir=disk/out", before=during(each_step, fill, call=8))
+    assert done.status == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "gantrain: The disk is full" in done.stderr
+    check_whole(disk / "out")
+    refused = gantrain(*COMMAND, "run_dir=disk/out")
+    assert refused.status in (1, 2)
+    assert "Traceback" not in refused.stderr
+    check_whole(disk / "out")
+    (disk / "filler").unlink()
+    assert gantrain(*COMMAND, "run_dir=disk/out").status == 0
+    assert differences(undisturbed(*COMMAND), disk / "out") == []
+
+
+@pytest.mark.parametrize("name", ["", "samples", "checkpoints", "tensorboard", "metrics.csv", ".hydra"])
+def test_what_vanishes_is_an_error_in_a_line(gantrain: Callable[..., Result], work: Path, name: str) -> None:
+    gone = work / "out" / name
+    vanish = f"shutil.rmtree({str(gone)!r})" if name != "metrics.csv" else f"os.unlink({str(gone)!r})"
+    done = gantrain(*COMMAND, "run_dir=out", before=during("gantrain.callbacks.log:Log.__call__", vanish, call=4))
+    assert "Traceback" not in done.stderr
+    if name == ".hydra":  # nothing is written there any more
+        assert done.status == 0
+        return
+    assert done.status == 1, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("gantrain: ")]
+    assert str(gone.relative_to(work)) in line
+    if name:
+        assert record(work / "out")["status"] == "failed"
+    else:
+        assert "has vanished" in line

@@ -1,0 +1,113 @@
+"""SIGKILL at any moment costs the steps since the last checkpoint, and nothing else."""
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from processes import COMMAND, SMALL, Process, Result, during
+from runs import differences, record
+
+KILLS = int(os.environ.get("GANTRAIN_KILLS", "25"))
+LONG = (
+    *SMALL,
+    "log_every=5",
+    "sample_every=100",
+    "ema_halflife_images=20",
+    "callback.samples.num=16",
+    f"steps={50 * KILLS}",
+)
+
+PLACES = {
+    "gantrain.tasks.train:save_config": 1,
+    "gantrain.files:_sync_folder": 2,
+    "gantrain.run:Run.start": 1,
+    "gantrain.callbacks.tensorboard:EventFile.flush": 2,
+    "gantrain.callbacks.samples:Samples.begin": 1,
+    "gantrain.checkpoint:_Hashing.write": 9,
+    "gantrain.checkpoint:paths": 2,
+    "gantrain.callbacks.csv:append": 2,
+    "gantrain.callbacks.tensorboard:TensorBoard.take_back": 1,
+    "gantrain.callbacks.csv:MetricsCSV.rewrite": 1,
+    "gantrain.callbacks.checkpoint:Checkpoint.wait": 2,
+    "gantrain.callbacks.tensorboard:append": 3,
+    "gantrain.pictures:save_png": 1,
+    "gantrain.run:Run.finish": 1,
+    "gantrain.callbacks.samples:Samples.finish": 1,
+    "gantrain.pictures:curves": 1,
+    "gantrain.tasks.train:remove_temporaries": 1,
+    "gantrain.callbacks.tensorboard:TensorBoard.finish": 1,
+    "gantrain.tasks.train:closing": 1,
+}
+"""Where a run is killed, one after the other, and at which call in its process."""
+
+
+def test_killed_in_every_place_one_after_the_other(
+    start: Callable[..., Process], gantrain: Callable[..., Result], undisturbed: Callable[..., Path], work: Path
+) -> None:
+    for place, call in PLACES.items():
+        killed = gantrain(*COMMAND, "run_dir=out", before=during(place, "os.kill(os.getpid(), 9)", call=call))
+        assert killed.status == -9, f"{place}: {killed}"
+        assert "Traceback" not in killed.stderr
+    assert gantrain(*COMMAND, "run_dir=out").status == 0
+    assert record(work / "out")["status"] == "finished"
+    assert differences(undisturbed(*COMMAND), work / "out") == []
+
+
+def writing(folder: Path, after: int) -> Callable[[], bool]:
+    """Whether a checkpoint is being written, after so many others."""
+    seen: set[str] = set()
+
+    def look() -> bool:
+        if folder.is_dir():
+            now = {path.name for path in folder.glob(".step_*.tmp")}
+            seen.update(now)
+            return bool(now) and len(seen) > after
+        return False
+
+    return look
+
+
+def phase(run: Path, num_rows: int) -> str:
+    """What the run was at when it was killed, as its folder shows."""
+    temporaries = [path.name for path in run.rglob(".*.tmp")]
+    if temporaries:
+        return "writing a checkpoint" if temporaries[0].startswith(".step_") else "writing another file"
+    return "steps" if num_lines(run) > num_rows else "start-up"
+
+
+def num_lines(run: Path) -> int:
+    path = run / "metrics.csv"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_at_random_again_and_again(
+    start: Callable[..., Process], undisturbed: Callable[..., Path], work: Path
+) -> None:
+    straight, run, draw, phases = undisturbed(*LONG), work / "out", random.Random(0), Counter[str]()
+    while phases.total() < KILLS:
+        process, before = start(*LONG, "checkpoint.every=3", "run_dir=out"), num_lines(run)
+        aim = draw.random()
+        if aim < 0.4:
+            process.until(writing(run / "checkpoints", after=draw.randrange(3)))
+            time.sleep(draw.choice([0, 0, 0.0005, 0.001, 0.002]))
+        elif aim < 0.8:
+            process.until(lambda before=before: num_lines(run) > before)
+            time.sleep(draw.uniform(0, 0.3))
+        else:
+            time.sleep(draw.uniform(0, 1.0))
+        process.send(9)
+        killed = process.wait()
+        assert killed.status == -9, killed.stderr  # not at its end yet
+        assert "Traceback" not in killed.stderr
+        phases[phase(run, before)] += 1
+    done = start(*LONG, "run_dir=out").wait(600)
+    assert done.status == 0, done.stderr
+    assert record(run)["status"] == "finished"
+    assert differences(straight, run) == []
+    print(f"{KILLS} kills: {dict(phases)}")

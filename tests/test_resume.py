@@ -1,0 +1,428 @@
+"""A run that was interrupted and went on ends as one that never was: to the last bit, in all that it leaves behind."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from processes import BUSY, SMALL, during, gantrain, server, start, work
+from runs import contents, differences, held, record, rows
+
+from gantrain import checkpoint
+from gantrain.resume import quote, value_of, with_saved_overrides
+
+__all__ = ["gantrain", "server", "start", "work"]
+
+EACH_STEP = "gantrain.callbacks.log:Log.__call__"
+SIGTERM = "os.kill(os.getpid(), signal.SIGTERM)"
+SIGKILL = "os.kill(os.getpid(), signal.SIGKILL)"
+
+REGULARIZER = """
+import torch
+from gantrain.regularizers.base import Regularizer
+
+class RunningMean(Regularizer):
+    def __init__(self, *, decay: float):
+        self.decay, self.mean = decay, torch.zeros(())
+
+    def penalty(self, critic, batch):
+        self.mean = self.decay * self.mean + (1 - self.decay) * batch.real_logits.mean().detach()
+        return (batch.real_logits - self.mean).square().mean() + batch.real_logits.square().mean()
+
+    def state_dict(self):
+        return {"mean": self.mean}
+
+    def load_state_dict(self, state):
+        self.mean = state["mean"]
+"""
+
+CASES = {
+    "dcgan": ("ema_halflife_images=10",),
+    "wgan_gp": ("model=wgan_gp", "n_critic=2"),
+    "wgan": ("model=wgan", "n_critic=2", "critic_warmup={n_critic: 3, steps: 2, every: 4}"),
+    "vanilla": ("model=vanilla", "model.discriminator.dropout=0.5", "optimizer=adamw"),
+    "noise": ("model=dcgan", "regularizer=[input_noise,label_noise]"),
+    "lsgan": ("model=lsgan", "optimizer=sgd", "discriminator_optimizer=rmsprop"),
+    "gaussian": ("experiment=gaussian", "sample_every=9", "evaluate_every=4", "checkpoint.best=mean_error"),
+    "toy": ("experiment=toy", "n_critic=2", "sample_every=9", "ema_halflife_images=8"),
+    "own": ("--config-dir", "my", "regularizer=[running_mean]", "trust=[own]"),
+}
+
+
+@pytest.fixture
+def own(start, work: Path) -> None:
+    (work / "own.py").write_text(REGULARIZER)
+    (work / "my/regularizer").mkdir(parents=True)
+    (work / "my/regularizer/running_mean.yaml").write_text("running_mean: {_target_: own.RunningMean, decay: 0.9}\n")
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.usefixtures("own")
+def test_parts_make_the_same_run(gantrain, work: Path, case: str) -> None:
+    """Finished at 5 steps, stopped at 8, broken at 11 between two checkpoints, then to its end."""
+    command = (*SMALL, *BUSY, *CASES[case])
+    assert gantrain(*command, "steps=13", "run_dir=straight").status == 0
+
+    run = work / "parts"
+    if case == "noise":  # which decays with the part of the steps that is done: the budget is a hyperparameter
+        done = gantrain(*command, "steps=13", "run_dir=parts", before=during(EACH_STEP, SIGTERM, call=5))
+        assert done.status == 143, done.stderr
+    else:
+        done = gantrain(*command, "steps=5", "run_dir=parts")
+        assert (done.status, record(run)["status"]) == (0, "finished"), done.stderr
+    done = gantrain(*command, "steps=13", "run_dir=parts", before=during(EACH_STEP, SIGTERM, call=3))
+    assert (done.status, record(run)["status"], record(run)["steps"]) == (143, "stopped", 8), done.stderr
+    break_down = during(EACH_STEP, "raise OSError(5, 'Input/output error')", call=3)
+    resume = [argument for argument in command if argument.startswith(("--", "my", "trust"))]
+    done = gantrain(*resume, "resume=parts", "steps=13", before=break_down)
+    assert (done.status, record(run)["status"], record(run)["steps"]) == (1, "failed", 11), done.stderr
+    assert checkpoint.paths(run)[-1].name == "step_00000009.pt"
+    done = gantrain(*resume, "resume=parts", "runtime.num_workers=2")
+    assert done.status == 0, done.stderr
+    assert differences(work / "straight", run) == []
+    assert [event["event"] for event in record(run)["history"]] == ["resumed"] * 3
+
+
+def test_images_of_a_folder_decoded_by_another_number_of_workers(gantrain, work: Path) -> None:
+    draw = np.random.default_rng(0)
+    (work / "photos").mkdir()
+    for i in range(30):
+        Image.fromarray(draw.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(work / f"photos/{i}.png")
+    command = (*SMALL, *BUSY, "dataset=image_folder", "dataset.root=photos", "dataset.image_size=16", "steps=9")
+    assert gantrain(*command, "run_dir=straight", "runtime.num_workers=1", "dataset.cache_dir=one").status == 0
+    # At step 8 that of step 6 may be on its way to the disk, and that of step 3 is there.
+    killed = gantrain(*command, "run_dir=parts", "runtime.num_workers=1", before=during(EACH_STEP, SIGKILL, call=8))
+    assert killed.status == -9
+    photo = Image.open(work / "photos/0.png").convert("RGB")
+    photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(work / "photos/0.png")
+    refused = gantrain(*command, "run_dir=parts", "runtime.num_workers=3")
+    assert refused.status == 2
+    assert "dataset: parts was trained on other data" in refused.stderr
+    assert "allow_change=[dataset]" in refused.stderr
+    photo.save(work / "photos/0.png")
+    done = gantrain(*command, "run_dir=parts", "runtime.num_workers=3", "dataset.cache_dir=three")
+    assert done.status == 0, done.stderr
+    assert differences(work / "straight", work / "parts") == []
+
+
+def test_other_intervals_hold_from_where_the_run_goes_on(gantrain, work: Path) -> None:
+    assert gantrain(*SMALL, "log_every=1", "sample_every=1", "steps=14", "run_dir=straight").status == 0
+    assert gantrain(*SMALL, "log_every=2", "sample_every=5", "steps=7", "run_dir=out").status == 0
+    again = gantrain(*SMALL, "log_every=3", "sample_every=4", "steps=14", "run_dir=out")
+    assert again.status == 0, again.stderr
+    run, straight = held(work / "out"), held(work / "straight")
+    assert [row["step"] for row in run["metrics.csv"]] == ["1", "2", "4", "6", "9", "12", "14"]
+    by_step = {row["step"]: row for row in straight["metrics.csv"]}
+    assert all(row == by_step[row["step"]] for row in run["metrics.csv"])
+    grids = [name for name in run if name.startswith("samples/step_")]
+    assert sorted(int(name[-12:-4]) for name in grids) == [0, 5, 8, 12, 14]
+    assert all(run[name] == straight[name] for name in grids)
+    assert Image.open(work / "out/samples.gif").n_frames == 5
+    assert run["events"].items() <= straight["events"].items()
+    assert {step for tag, step in run["events"] if tag == "loss/generator"} == {1, 2, 4, 6, 9, 12, 14}
+    assert all(value == straight[name] for name, value in run.items() if name.startswith("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def finished(server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of 4 steps; not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    command = (*SMALL, *BUSY, "steps=4", "run_dir=out")
+    assert server.start(folder, command).wait().status == 0
+    return folder / "out"
+
+
+@pytest.fixture
+def run(finished: Path, work: Path) -> Path:
+    return Path(shutil.copytree(finished, work / "out"))
+
+
+@pytest.mark.parametrize(
+    ("change", "lines", "allowance"),
+    [
+        ("optimizer.lr=1e-3", ["- optimizer.lr: 0.0002", "+ optimizer.lr: 0.001"], "optimizer.lr"),
+        ("loss=minimax", ["NonSaturating", "Minimax"], "loss"),
+        ("seed=3", ["- seed: 0", "+ seed: 3"], "seed"),
+        ("batch_size=2", ["- batch_size: 4", "+ batch_size: 2"], "batch_size"),
+    ],
+)
+def test_a_change_of_the_training_is_shown_and_refused_unless_allowed(
+    gantrain, run: Path, change: str, lines: list[str], allowance: str
+) -> None:
+    before = contents(run)
+    command = (*SMALL, *BUSY, "run_dir=out", "steps=6", change)
+    refused = gantrain(*command)
+    assert refused.status == 2
+    assert all(line in refused.stderr for line in lines), refused.stderr
+    assert f"'allow_change=[{allowance}]'" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert contents(run) == before
+    done = gantrain(*command, f"allow_change=[{allowance}]")
+    assert done.status == 0, done.stderr
+    assert record(run)["steps"] == 6
+    changes = record(run)["history"][-1]["changes"]
+    assert all(name.startswith(allowance) for name in changes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("model.generator.width=3", "steps=6"), r"\+ model\.generator\.width: 3"),
+        (("model.generator.width=3", "steps=6", "allow_change=[model]"), r"step_00000004\.pt does not fit"),
+        (("dataset=image_folder", "dataset.root=nowhere", "steps=6"), r"\+ dataset\._target_[^']*'allow_change"),
+        (("steps=3",), r"steps=3: out has 4 already; give at least as many"),
+        (("steps=6", "allow_change=[optimiser.lr]"), r"no such key.*optimizer\.lr"),
+        (("steps=6", "resume=null"), r"runs are never overwritten"),
+        (("steps=6", "resume=nowhere"), r"resume=nowhere: must be auto, null or the folder of a run"),
+    ],
+)  # fmt: skip
+def test_what_cannot_go_on_is_refused_in_a_sentence(
+    gantrain, run: Path, arguments: tuple[str, ...], named: str
+) -> None:
+    before = contents(run)
+    place = () if "resume=nowhere" in arguments else ("run_dir=out",)
+    refused = gantrain(*SMALL, *BUSY, *place, *arguments)
+    assert refused.status == 2
+    assert re.search(named, refused.stderr), refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert contents(run) == before
+
+
+def test_what_does_not_change_the_training_is_free(gantrain, run: Path) -> None:
+    free = (
+        "callback=[log,csv,checkpoint,samples]",
+        "log_every=1",
+        "checkpoint.keep=1",
+        "runtime.device=cpu",
+        "steps=6",
+    )
+    done = gantrain("resume=out", *free)
+    assert done.status == 0, done.stderr
+    assert [row["step"] for row in rows(run)] == ["1", "2", "4", "5", "6"]
+
+
+def test_a_finished_run_is_left_as_it_is(gantrain, run: Path) -> None:
+    before = {path: (path.stat().st_mtime_ns, content) for path, content in read_all(run)}
+    for command in (("resume=out",), (*SMALL, *BUSY, "steps=4", "run_dir=out")):
+        done = gantrain(*command)
+        assert done.status == 0
+        assert "out has its 4 steps already" in done.stderr
+    assert {path: (path.stat().st_mtime_ns, content) for path, content in read_all(run)} == before
+
+
+def read_all(run: Path) -> list[tuple[Path, bytes]]:
+    return [(path, path.read_bytes()) for path in run.rglob("*") if path.is_file() and path.name != "lock"]
+
+
+def test_init_from_starts_a_new_run_with_the_weights_alone(gantrain, run: Path, work: Path) -> None:
+    # Before the first step is over: rollback saves the state that a run begins with.
+    command = (*SMALL, *BUSY, "steps=4", "on_divergence=rollback", "checkpoint.every=1", "checkpoint.keep=9")
+    done = gantrain(*command, "init_from=out", "run_dir=new", "seed=8", "optimizer=rmsprop")
+    assert done.status == 0, done.stderr
+    given = checkpoint.find(run)[1]
+    begun = checkpoint.read(work / "new/checkpoints/step_00000000.pt")
+    for network in "GD":
+        assert given[network].keys() == begun[network].keys()
+        assert all(torch.equal(given[network][name], begun[network][name]) for name in given[network])
+        assert begun[f"{network}_optimizer"]["state"] == {}
+    assert (begun["step"], begun["batches_seen"]) == (0, 0)
+    assert [row["step"] for row in rows(work / "new")] == ["1", "2", "4"]
+    # Once begun it goes on with itself, whatever has become of what it began from.
+    shutil.rmtree(run)
+    again = gantrain(*command, "init_from=out", "run_dir=new", "seed=8", "optimizer=rmsprop", "steps=5")
+    assert again.status == 0, again.stderr
+    refused = gantrain(*SMALL, "init_from=out", "run_dir=other", "steps=1")
+    assert refused.status == 2
+    assert "out" in refused.stderr
+
+
+@pytest.mark.parametrize(("found", "age"), [(0, "an older"), (2, "a newer")])
+def test_a_checkpoint_of_another_format_is_refused(gantrain, run: Path, found: int, age: str) -> None:
+    for path in checkpoint.paths(run):
+        checkpoint.write(path, checkpoint.read(path) | {"format": found, "version": "9.9"})
+    refused = gantrain("resume=out", "steps=6")
+    assert refused.status == 2
+    assert f"was written by gantrain 9.9 in {age} format" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_sweep_goes_on_with_each_of_its_runs(gantrain, work: Path) -> None:
+    command = ("-m", *SMALL, *BUSY, "callback=[log,samples,checkpoint,csv,tensorboard]", "seed=1,2", "run_dir=sweep")
+    assert gantrain(*command, "steps=4").status == 0
+    done = gantrain(*command, "steps=7")
+    assert done.status == 0, done.stderr
+    for number, seed in enumerate((1, 2)):
+        straight = (*command[1:-2], f"seed={seed}", "steps=7", f"run_dir=straight{seed}")
+        assert gantrain(*straight).status == 0
+        assert differences(work / f"straight{seed}", work / f"sweep/{number}") == []
+    refused = gantrain("-m", "resume=sweep/0", "steps=9")
+    assert refused.status == 2
+    assert "a run is one run" in refused.stderr
+
+
+def test_an_option_of_what_is_exchanged_for_another_is_left_behind(gantrain, work: Path) -> None:
+    first = gantrain(*SMALL, "steps=3", "callback.samples.num=4", "optimizer.betas=[0.1,0.9]", "run_dir=run")
+    assert first.status == 0, first.stderr
+    other = gantrain(
+        "resume=run", "steps=5", "callback=[log,csv,checkpoint]", "optimizer=sgd", "allow_change=[optimizer]"
+    )
+    assert other.status == 0, other.stderr
+    assert "G's optimizer is another one now: it starts without moments." in other.stderr
+    assert rows(work / "run")[-1]["step"] == "5"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["metrics.csv", "run.json", "gantrain.log", "samples/step_00000000.png", ".hydra/config.yaml", "checkpoints"],
+)
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("elsewhere")], ids=["pipe", "link"])
+def test_a_folder_with_pipes_or_links_is_forged(gantrain, run: Path, name: str, make: Callable[[Path], None]) -> None:
+    path = run / name
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    make(path)
+    result = gantrain(f"resume={run}", "steps=20")
+    assert result.status == 2
+    assert f"{name} is a link" in result.stderr or f"{name} cannot be read" in result.stderr, result.stderr
+    assert not (run.parent / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["run", "my run", "it's", "back\\slash", "ends\\", "a\\'b", "ünï", "a=b,c", "$x {y}", "~", "1e5"]
+)
+def test_what_is_quoted_is_read_as_it_is(name: str) -> None:
+    assert value_of(f"resume={quote(name)}") == name
+
+
+def test_a_strangers_flags_are_no_flags(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/config.yaml").write_text("seed: 0\n")
+    hostile = [
+        "--config-dir=evil",
+        "-m",
+        "hydra.run.dir=/",
+        "hydra/launcher=x",
+        "trust=[os]",
+        "task=sample",
+        "seed=3",
+        "run_dir=/x",
+    ]
+    (tmp_path / ".hydra/overrides.yaml").write_text("\n".join(f"- '{override}'" for override in hostile))
+    assert with_saved_overrides([f"resume={tmp_path}"]) == ["seed=3", f"resume={tmp_path}", f"run_dir={tmp_path}"]
+
+
+def test_a_run_without_a_checkpoint_is_not_begun_again(gantrain, run: Path, work: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    before = contents(run)
+    again = gantrain(f"resume={run}")
+    assert again.status == 2
+    assert "holds a run (run.json: finished, step" in again.stderr
+    assert contents(run) == before
+    quiet = (*SMALL, "callback=[log,csv]", "steps=4", "run_dir=quiet")
+    assert gantrain(*quiet).status == 0
+    before = contents(work / "quiet")
+    assert gantrain(*quiet).status == 2
+    assert contents(work / "quiet") == before
+
+
+def test_attempts_that_got_nowhere_change_nothing(gantrain, work: Path) -> None:
+    command = (*SMALL, "log_every=2", "sample_every=2", "checkpoint.every=4", "steps=12", "run_dir=run")
+    assert gantrain(*command, before=during(EACH_STEP, SIGTERM, call=4)).status == 143
+    # Another interval and another batch size, killed before their first checkpoint, twice.
+    changed = ("resume=run", "log_every=3", "sample_every=3", "batch_size=2", "allow_change=[batch_size]")
+    for _ in range(2):
+        assert gantrain(*changed, before=during(EACH_STEP, SIGKILL, call=2)).status == -9
+        kept = [row["step"] for row in rows(work / "run") if int(row["step"]) <= 4]
+        assert kept == ["1", "2", "4"]
+        assert (work / "run/samples/step_00000004.png").exists()
+    assert gantrain(*changed).status == 0
+    assert [int(row["images"]) for row in rows(work / "run")] == [4, 8, 16, 20, 26, 32]
+    assert [row["step"] for row in rows(work / "run")] == ["1", "2", "4", "6", "9", "12"]
+
+
+OWN_CALLBACK = """
+import numpy as np
+import torch
+from gantrain.callbacks.base import Callback
+
+class Counter(Callback):
+    order = -1
+
+    def __init__(self, *, by: int):
+        self.by, self.count = by, 0
+
+    def __call__(self, state, observations):
+        self.count += self.by
+        if state.step % 5 == 0:
+            observations[f"count/{self.name}"] = np.float64(self.count)
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+class Unfit(Counter):
+    def state_dict(self):
+        return {"count": np.float64(self.count)}
+"""
+
+
+@pytest.fixture
+def own_callbacks(start, work: Path) -> None:
+    (work / "own.py").write_text(OWN_CALLBACK)
+    (work / "my/callback").mkdir(parents=True)
+    for name, kind, by in (("one", "Counter", 1), ("ten", "Counter", 10), ("unfit", "Unfit", 1)):
+        (work / f"my/callback/{name}.yaml").write_text(f"{name}: {{_target_: own.{kind}, by: {by}}}\n")
+
+
+def test_callbacks_of_the_users_own_keep_their_numbers_and_their_rows(own_callbacks, gantrain, work: Path) -> None:
+    command = (*SMALL, "--config-dir", "my", "trust=[own]", "callback=[log,csv,checkpoint,one,ten]", "run_dir=run")
+    command = (*command, "steps=12", "checkpoint.every=5", "log_every=50")
+    assert gantrain(*command, before=during(EACH_STEP, SIGKILL, call=8)).status == -9
+    assert gantrain(*command).status == 0
+    counts = {row["step"]: (row["count/one"], row["count/ten"]) for row in rows(work / "run")}
+    assert counts == {"1": ("", ""), "5": ("5.0", "50.0"), "10": ("10.0", "100.0"), "12": ("", "")}
+
+
+def test_what_no_checkpoint_can_hold_is_refused_before_the_first_step(own_callbacks, gantrain, work: Path) -> None:
+    result = gantrain(*SMALL, "--config-dir", "my", "trust=[own]", "callback=[log,checkpoint,unfit]", "steps=4")
+    assert result.status == 2
+    assert "callbacks.unfit.count is a numpy.float64, which a checkpoint cannot hold" in result.stderr
+
+
+def test_an_optimizer_whose_state_has_other_shapes_can_go_on(gantrain, work: Path) -> None:
+    adafactor = (
+        *SMALL,
+        "optimizer._target_=torch.optim.Adafactor",
+        "~optimizer.betas",
+        "~optimizer.fused",
+        "run_dir=run",
+    )
+    assert gantrain(*adafactor, "steps=3").status == 0
+    assert gantrain(*adafactor, "steps=5").status == 0
+    assert rows(work / "run")[-1]["step"] == "5"
+
+
+def test_a_damaged_picture_is_left_out_of_the_animation(gantrain, work: Path) -> None:
+    command = (*SMALL, "sample_every=2", "run_dir=run")
+    assert gantrain(*command, "steps=4").status == 0
+    picture = work / "run/samples/step_00000002.png"
+    picture.write_bytes(picture.read_bytes()[:100])
+    result = gantrain(*command, "steps=6")
+    assert result.status == 0, result.stderr
+    assert "step_00000002.png is damaged" in result.stderr
+    assert Image.open(work / "run/samples.gif").n_frames == 3
+
+
+def test_without_a_callback_that_looks_a_divergence_is_noticed_at_the_end(gantrain, work: Path) -> None:
+    result = gantrain(*SMALL, "callback=[]", "optimizer=sgd", "optimizer.lr=1e30", "steps=4", "run_dir=run")
+    assert result.status == 3
+    assert record(work / "run")["status"] == "diverged"
+    assert "The last checkpoint is kept" not in result.stderr
