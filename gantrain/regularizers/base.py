@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from gantrain.losses.base import Logits, Scalar
 
+Progress = float | Float[Tensor, ""]
+"""The part of the training that is done, in [0, 1); a tensor in a captured step, which is to see it change."""
+
 
 @dataclass(frozen=True)
 class CriticBatch:
@@ -16,14 +19,14 @@ class CriticBatch:
     Attributes:
         real, fake: [n, ...], the fakes without gradient to G.
         real_logits, fake_logits: [n], with gradient to the critic.
-        progress: the part of the training that is done, in [0, 1).
+        progress: see Progress.
     """
 
     real: Float[Tensor, "n *shape"]
     fake: Float[Tensor, "n *shape"]
     real_logits: Logits
     fake_logits: Logits
-    progress: float
+    progress: Progress
 
 
 class Regularizer:
@@ -36,7 +39,7 @@ class Regularizer:
     with_batch_norm: ClassVar[Literal["fine", "doubtful", "wrong"]] = "fine"
     bounds_lipschitz: ClassVar[bool] = False
 
-    def perturb(self, x: Float[Tensor, "n *shape"], progress: float) -> Float[Tensor, "n *shape"]:
+    def perturb(self, x: Float[Tensor, "n *shape"], progress: Progress) -> Float[Tensor, "n *shape"]:
         """Return what the critic is shown in place of x, real or fake."""
         return x
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gantrain.regularizers.base import Regularizer
+from gantrain.regularizers.base import Progress, Regularizer
 
 
 class InputNoise(Regularizer):
@@ -19,6 +19,6 @@ class InputNoise(Regularizer):
             raise ValueError(f"std={std}: a standard deviation is at least 0 (images span [-1, 1]; 0.07 is usual).")
         self.std = std
 
-    def perturb(self, x: Float[Tensor, "n *shape"], progress: float) -> Float[Tensor, "n *shape"]:
+    def perturb(self, x: Float[Tensor, "n *shape"], progress: Progress) -> Float[Tensor, "n *shape"]:
         """Add fresh noise."""
         return x + torch.randn_like(x) * (self.std * (1 - progress))
