@@ -141,6 +141,11 @@ def _load_moments(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     if not saved["state"].keys() <= set(range(len(parameters))):
         raise ValueError(f"the optimizer has {len(parameters)} parameters, and moments of others")
     optimizer.load_state_dict({"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                # The layout is the one of the run that saved it.
+                moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], content: Any) -> Any:

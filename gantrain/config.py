@@ -197,6 +197,8 @@ def check(config: Node) -> None:
         at_least(config, "checkpoint.keep_every", 1)
     if config["runtime"]["num_workers"] is not None:
         at_least(config, "runtime.num_workers", 1)
+    if config["runtime"]["data"] not in ("auto", "device", "host"):
+        raise ConfigError(f"runtime.data={config['runtime']['data']}: must be one of auto, device, host.")
     at_least(config, "max_rollbacks", 1)
     if config["on_divergence"] not in ("stop", "rollback"):
         raise ConfigError(f"on_divergence={config['on_divergence']}: must be stop or rollback.")

@@ -23,6 +23,7 @@ from gantrain.files import atomic_write
 from gantrain.metrics.base import Metric
 from gantrain.models.latent import Latent
 from gantrain.regularizers.base import Regularizer
+from gantrain.runtime import Runtime
 from gantrain.train import TrainState
 
 
@@ -49,7 +50,7 @@ class Run:
     state: TrainState
     dataset: Dataset
     latent: Latent
-    device: torch.device
+    runtime: Runtime
     steps: int
     metrics: dict[str, Metric]
     hyperparameters: dict[str, bool | float | str]
@@ -64,6 +65,11 @@ class Run:
 
     def __post_init__(self) -> None:
         self.callbacks = sorted(self.callbacks, key=lambda callback: callback.order)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.runtime.device
 
     @property
     def images_seen(self) -> int:
@@ -199,7 +205,9 @@ class Record(Callback):
                 "torch": torch.__version__,
             },
             "device": device_name(run.device),
-            "precision": "float32",
+            "precision": run.runtime.precision,
+            "acceleration": run.runtime.acceleration,
+            "layout": run.runtime.layout,
             "seed": run.config["seed"],
             "choices": self.choices,
             "dataset": {

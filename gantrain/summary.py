@@ -34,7 +34,7 @@ def summary(run: Run, choices: dict[str, Any]) -> RenderableType:
         "discriminator": f"{choices['network']}, {num_parameters(state.D):,} parameters",
         "objective": " + ".join(filter(None, [choices["loss"], regularizers])),
         "optimizer": optimizers["G"] if shared else f"G {optimizers['G']}, D {optimizers['D']}",
-        "device": device_name(run.device),
+        "device": f"{device_name(run.device)}, {run.runtime}",
         "steps": f"{run.steps:,}{epochs}, batch {config['batch_size']}, {_critic_updates(config)}",
         "folder": str(run.folder) + (f" (going on from step {run.state.step:,})" if run.earlier else ""),
     }

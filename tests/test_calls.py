@@ -28,6 +28,7 @@ from gantrain.models.latent import Normal
 from gantrain.regularizers.base import Regularizer
 from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.run import Run
+from gantrain.runtime import Runtime
 from gantrain.train import TrainState, train
 
 CPU = torch.device("cpu")
@@ -83,7 +84,7 @@ def calls_of_a_step(
         state=state,
         dataset=dataset,
         latent=Normal(z_dim=8),
-        device=CPU,
+        runtime=Runtime(device=CPU),
         steps=1000,
         metrics={},
         hyperparameters={},

@@ -39,6 +39,7 @@ from gantrain.losses.base import Loss
 from gantrain.memory import require_memory
 from gantrain.resume import check_same, holds_run, load_config, load_record, require_new, require_plain
 from gantrain.run import Record, Run
+from gantrain.runtime import choose
 from gantrain.summary import closing, summary
 from gantrain.train import Observations, TrainState
 from gantrain.train import train as run_algorithm
@@ -86,6 +87,8 @@ class Training:
             device=run.device,
             ema=build_ema(run.config),
             callbacks=callbacks,
+            precision=run.runtime.run,
+            accelerate=run.runtime.accelerate,
         )
 
 
@@ -102,6 +105,8 @@ def assemble(job: Job, config: Node) -> Training:
     dataset = build_dataset(config)
     require_memory("batch_size", config["batch_size"], [dataset.image_shape] * 2 + [(latent.z_dim,)], device)
     state = build_state(config, dataset.image_shape, latent, device)
+    runtime = choose(config["runtime"], device, state, [loss, latent, *regularizers.values()])
+    runtime.prepare(state)
     check_cross(state.D, loss, regularizers, config["allow"])
     count_steps(config, dataset.num_images)  # refuses epochs of what has none, before anything is decoded
     dataset.prepare(num_workers=config["runtime"]["num_workers"])
@@ -112,7 +117,7 @@ def assemble(job: Job, config: Node) -> Training:
         state=state,
         dataset=dataset,
         latent=latent,
-        device=device,
+        runtime=runtime,
         steps=count_steps(config, dataset.num_images),
         metrics=metrics,
         hyperparameters=hyperparameters(config, job.choices, job.typed),
@@ -120,9 +125,14 @@ def assemble(job: Job, config: Node) -> Training:
         regularizers=regularizers,
         command=job.resume_command,
     )
-    return Training(
-        run, make_batches(dataset, batch_size=config["batch_size"], seed=config["seed"], device=device), loss
+    batches = make_batches(
+        dataset,
+        batch_size=config["batch_size"],
+        seed=config["seed"],
+        device=device,
+        place=config["runtime"]["data"],
     )
+    return Training(run, batches, loss)
 
 
 def run_recorded(job: Job) -> None:

@@ -14,6 +14,7 @@ from gantrain.metrics.base import Metric
 from gantrain.models.latent import Normal
 from gantrain.models.mlp import Discriminator, Generator
 from gantrain.run import Run
+from gantrain.runtime import Runtime
 from gantrain.train import TrainState, train
 
 CPU = torch.device("cpu")
@@ -67,7 +68,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             state=state,
             dataset=dataset,
             latent=latent,
-            device=CPU,
+            runtime=Runtime(device=CPU),
             steps=steps,
             metrics=metrics or {},
             hyperparameters=hyperparameters or {"optimizer.lr": 1e-3},

@@ -17,6 +17,7 @@ from gantrain.models.dcgan import Discriminator, Generator
 from gantrain.models.latent import Normal
 from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.run import Run
+from gantrain.runtime import Runtime
 from gantrain.train import TrainState, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -52,7 +53,7 @@ def make_run(folder: Path, *, width: int, every: int) -> Run:
         ),
         dataset=ImageDataset("noise", images, labels=None, num_classes=None, fingerprint="f"),
         latent=Normal(z_dim=128),
-        device=CUDA,
+        runtime=Runtime(device=CUDA),
         steps=10**6,
         metrics={},
         hyperparameters={},

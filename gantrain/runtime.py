@@ -1,0 +1,211 @@
+"""How the arithmetic is run: in which precision and layout, eagerly or as captured graphs. What is computed stays.
+
+Every choice has a name in conf/runtime, and where one is not to be had, the reason is logged and the plain way taken.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from gantrain.config import Node
+from gantrain.errors import ConfigError
+from gantrain.train import Observations, TrainState, Update
+
+logger = logging.getLogger(__name__)
+
+PrecisionName = Literal["float32", "tf32", "bf16"]
+AccelerationName = Literal["eager", "graph"]
+LayoutName = Literal["contiguous", "channels_last"]
+
+EAGER_CALLS = 3
+"""Updates that run eagerly before one is captured: libraries and optimizers set themselves up in them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """The choices as they are, after "auto" and what could not be had.
+
+    Attributes:
+        precision: float32 (products too), tf32 (products of 10 bits mantissa where the GPU has them), or bf16 (networks
+            under autocast, penalties and losses in float32, with products as in tf32).
+        acceleration: graph replays each player's update as one CUDA graph.
+        layout: of the networks' weights, which their convolutions pass on to what they make.
+    """
+
+    device: torch.device
+    precision: PrecisionName = "float32"
+    acceleration: AccelerationName = "eager"
+    layout: LayoutName = "contiguous"
+
+    def prepare(self, state: TrainState) -> None:
+        """Lay out the networks, set the precision of products, and make the optimizers fit to be captured."""
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision != "float32"
+        if self.layout == "channels_last":
+            for network in (state.G, state.D, state.G_ema):
+                if network is not None:
+                    network.to(memory_format=torch.channels_last)
+        if self.acceleration == "graph":
+            for optimizer in (state.G_optimizer, state.D_optimizer):
+                for group in optimizer.param_groups:
+                    if "capturable" in group:
+                        group["capturable"] = True
+
+    def run(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
+        """Return the network as it is to be called; what it makes is float32 in any case."""
+        if self.precision != "bf16":
+            return network
+
+        def in_bf16(x: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16):
+                made: Tensor = network(x)
+            return made.float()
+
+        return in_bf16
+
+    def accelerate(self, update: Update) -> Update:
+        """Return the update as it is to be called."""
+        return Captured(update, self.device) if self.acceleration == "graph" else update
+
+    def __str__(self) -> str:
+        parts = {self.precision: "", "graph": "CUDA graphs", "channels_last": "channels last"}
+        taken = [parts[name] for name in (self.acceleration, self.layout) if name in parts]
+        return ", ".join([self.precision, *taken])
+
+
+def choose(wanted: Node, device: torch.device, state: TrainState, parts: Iterable[object]) -> Runtime:
+    """Settle the options of `runtime`: what "auto" stands for, and what cannot be had.
+
+    On a GPU, auto is bf16 and channels_last for networks with convolutions, float32 for others, whose vectors need its
+    digits and whose products are too small to gain; and captured graphs, unless a part is the user's own code, which
+    could do other things from step to step. On a CPU these are all slower, and auto is plain.
+
+    Args:
+        parts: what else takes part in a step: the loss, the regularizers, the latent.
+
+    Raises:
+        ConfigError: an option is not one of its names.
+    """
+    kinds = {"precision": PrecisionName, "acceleration": AccelerationName, "layout": LayoutName}
+    names = {name: _name(wanted, name, kind) for name, kind in kinds.items()}
+    fast, convolves = device.type == "cuda", _convolves(state)
+    precision, acceleration, layout = names["precision"], names["acceleration"], names["layout"]
+    if precision == "auto":
+        precision = "bf16" if fast and convolves and torch.cuda.is_bf16_supported() else "float32"
+    elif (reason := _without(precision, device)) is not None:
+        precision = _fall_back("precision", precision, "float32", reason)
+    if layout == "auto":
+        layout = "channels_last" if fast and convolves else "contiguous"
+    if acceleration != "eager" and (fast or acceleration == "graph"):
+        own = _own_code([state.G, state.D, *parts]) if acceleration == "auto" else None
+        reason = _uncapturable(device, (state.G_optimizer, state.D_optimizer)) or own
+        acceleration = "graph" if reason is None else _fall_back("acceleration", "graph", "eager", reason)
+    elif acceleration == "auto":
+        acceleration = "eager"
+    return Runtime(device=device, precision=precision, acceleration=acceleration, layout=layout)
+
+
+def _name(wanted: Node, option: str, kind: Any) -> Any:
+    names = ("auto", *get_args(kind))
+    if wanted[option] not in names:
+        raise ConfigError(f"runtime.{option}={wanted[option]}: must be one of {', '.join(names)}.")
+    return wanted[option]
+
+
+def _fall_back(option: str, name: str, instead: Any, reason: str) -> Any:
+    logger.warning("runtime.%s=%s cannot be had: %s. It is %s instead.", option, name, reason, instead)
+    return instead
+
+
+def _without(precision: str, device: torch.device) -> str | None:
+    if precision == "bf16" and not (
+        device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
+    ):
+        return f"{device} has no bf16"
+    if precision == "tf32" and not (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)):
+        return f"{device} has no tf32"
+    return None
+
+
+def _uncapturable(device: torch.device, optimizers: Iterable[Optimizer]) -> str | None:
+    if device.type != "cuda":
+        return f"CUDA graphs need a CUDA device, and this is {device}"
+    for optimizer in optimizers:
+        # Those without the option count their steps on the host, where a replay does not count; SGD counts none.
+        if not isinstance(optimizer, SGD) and "capturable" not in optimizer.defaults:
+            return f"torch's {type(optimizer).__name__} cannot be captured"
+    return None
+
+
+def _own_code(parts: Iterable[object]) -> str | None:
+    pieces = (p for part in parts for p in (part.modules() if isinstance(part, nn.Module) else [part]))
+    for piece in pieces:
+        if str(getattr(piece, "__module__", "")).partition(".")[0] not in ("gantrain", "torch"):
+            name = getattr(piece, "__name__", type(piece).__name__)
+            return (
+                f"{name} is code of your own, which may do other things from step to step; if it does the same, say "
+                "runtime.acceleration=graph"
+            )
+    return None
+
+
+def _convolves(state: TrainState) -> bool:
+    return any(isinstance(m, nn.modules.conv._ConvNd) for network in (state.G, state.D) for m in network.modules())
+
+
+class Captured:
+    """An update that runs eagerly a few times, is then recorded as a CUDA graph, and replayed from there on.
+
+    The eager calls are updates like any other, so that no step is made twice or lost. What a replay returns is
+    overwritten by the next one. Where the capture fails, the reason is logged and the update stays eager.
+    """
+
+    def __init__(self, update: Update, device: torch.device):
+        self.update, self.device = update, device
+        self.name = getattr(update, "__name__", "update").replace("_", " ")
+        self.calls = 0
+        self.replay: Callable[[], None] | None = None
+
+    def __call__(self, *inputs: Tensor | float) -> Observations:
+        """Make the update, whichever way."""
+        if self.calls == EAGER_CALLS:
+            self.capture(inputs)
+        self.calls += 1
+        if self.replay is None:
+            return aside(lambda: self.update(*inputs), self.device)
+        for held, x in zip(self.inputs, inputs, strict=True):
+            held.copy_(x) if isinstance(x, Tensor) else held.fill_(x)
+        self.replay()
+        return self.made
+
+    def capture(self, inputs: tuple[Tensor | float, ...]) -> None:
+        """Record the update on inputs of its own, without making it; or say why that failed."""
+        self.inputs = [x.clone() if isinstance(x, Tensor) else torch.tensor(x, device=self.device) for x in inputs]
+        try:
+            self.replay, self.made = record(lambda: self.update(*self.inputs))
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            logger.warning("The %s could not be captured as a CUDA graph, and stays eager: %s", self.name, reason)
+
+
+def aside(function: Callable[[], Observations], device: torch.device) -> Observations:
+    """Call the function on a stream of its own, as what is to be captured must first be run."""
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        made = function()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    return made
+
+
+def record(function: Callable[[], Observations]) -> tuple[Callable[[], None], Observations]:
+    """Capture what the function asks of the device; return what replays it, and what it returned."""
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may go on meanwhile: one may be bringing a checkpoint to the host.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        made = function()
+    return graph.replay, made

@@ -1,0 +1,42 @@
+"""The ways of running a step, by the command."""
+
+import json
+from pathlib import Path
+
+import torch
+
+
+def test_the_record_says_how_it_ran(tmp_path: Path, gantrain) -> None:
+    small = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "steps=2")
+    ways = {
+        "plain": ((), ("float32", "eager", "contiguous")),
+        "bf16": (("runtime.precision=bf16",), ("bf16", "eager", "contiguous")),
+        "reference": (("runtime=reference",), ("float32", "eager", "contiguous")),
+        "graph": (("runtime.acceleration=graph",), ("float32", "eager", "contiguous")),
+    }
+    for name, (typed, expected) in ways.items():
+        done = gantrain(*small, *typed, f"run_dir={name}")
+        assert done.status == 0, done.stderr
+        record = json.loads((tmp_path / name / "run.json").read_text())
+        assert (record["precision"], record["acceleration"], record["layout"]) == expected
+        assert ("CUDA graphs need a CUDA device" in done.stderr) == (name == "graph")
+    refused = gantrain(*small, "runtime.precision=fp16")
+    assert refused.status == 2
+    assert "runtime.precision=fp16: must be one of auto, float32, tf32, bf16" in refused.stderr
+    refused = gantrain(*small, "runtime.data=gpu")
+    assert refused.status == 2
+    assert "runtime.data=gpu: must be one of auto, device, host" in refused.stderr
+
+
+def test_a_run_goes_on_in_another_layout(tmp_path: Path, gantrain) -> None:
+    command = ("model.generator.width=4", "model.discriminator.width=4", "batch_size=8", "run_dir=run")
+    first = gantrain(*command, "steps=4", "runtime.layout=channels_last")
+    assert first.status == 0, first.stderr
+    assert gantrain(*command, "steps=8", "runtime.layout=contiguous").status == 0
+    assert gantrain(*command, "steps=12", "runtime.layout=channels_last").status == 0
+    assert gantrain(*command[:-1], "run_dir=plain", "steps=12").status == 0
+    one, other = (
+        torch.load(tmp_path / name / "checkpoints/step_00000012.pt", weights_only=True) for name in ("run", "plain")
+    )
+    for name, weight in one["D"].items():
+        torch.testing.assert_close(weight, other["D"][name], atol=2e-3, rtol=0, msg=name)

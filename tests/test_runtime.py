@@ -1,0 +1,414 @@
+"""The fast ways of running a step compute what the plain one does; without a GPU, CUDA graphs are played by a tape."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adagrad, Adam
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from gantrain import runtime
+from gantrain.datasets.base import ImageDataset
+from gantrain.datasets.batches import Ahead, ImageBatches, make_batches
+from gantrain.ema import EMA
+from gantrain.errors import ConfigError
+from gantrain.losses.nonsaturating import NonSaturating
+from gantrain.losses.wasserstein import Wasserstein
+from gantrain.models import dcgan, mlp
+from gantrain.models.latent import Normal
+from gantrain.regularizers.base import Regularizer
+from gantrain.regularizers.gradient_penalty import GradientPenalty
+from gantrain.regularizers.input_noise import InputNoise
+from gantrain.regularizers.label_noise import LabelNoise
+from gantrain.regularizers.weight_clip import WeightClip
+from gantrain.runtime import EAGER_CALLS, Captured, Runtime, choose
+from gantrain.train import Observations, TrainState, train
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+SHAPE = (3, 16, 16)
+AUTO = {"precision": "auto", "acceleration": "auto", "layout": "auto"}
+PENALTY: dict[str, Regularizer] = {"gradient_penalty": GradientPenalty(weight=10.0)}
+
+
+def make_state(
+    *, norm: str = "none", width: int = 4, dtype: torch.dtype = torch.float32, fused: bool = True
+) -> TrainState:
+    torch.manual_seed(0)
+    common: dict[str, Any] = {"width": width, "init": "dcgan", "bias": "ends", "slope": 0.2}
+    G = dcgan.Generator(SHAPE, 8, activation="relu", norm="batch", **common).to(dtype)
+    D = dcgan.Discriminator(SHAPE, activation="leaky_relu", norm=norm, **common).to(dtype)
+    G_ema = deepcopy(G).requires_grad_(False)
+    optimizers = [Adam(net.parameters(), lr=1e-3, betas=(0.0, 0.9), fused=fused) for net in (G, D)]
+    return TrainState(G, D, *optimizers, G_ema)
+
+
+def images(num: int = 64) -> ImageDataset:
+    pixels = torch.randint(0, 256, (num, *SHAPE), generator=torch.Generator().manual_seed(0)).byte()
+    return ImageDataset("noise", pixels, labels=None, num_classes=None, fingerprint="f")
+
+
+def advance(state: TrainState, way: Runtime, *, steps: int, **options: Any) -> list[dict[str, float]]:
+    """Train, and return what was observed at each step."""
+    seen: list[dict[str, float]] = []
+
+    def look(_: TrainState, observations: Observations) -> None:
+        seen.append({tag: float(torch.as_tensor(value).mean()) for tag, value in observations.items()})
+
+    way.prepare(state)
+    defaults: dict[str, Any] = {"loss": Wasserstein(), "regularizers": PENALTY, "n_critic": lambda _: 2}
+    train(
+        state,
+        make_batches(images(), batch_size=8, seed=0, device=CPU),
+        Normal(z_dim=8),
+        steps=steps,
+        seed=0,
+        device=CPU,
+        ema=EMA(halflife_images=100.0),
+        precision=way.run,
+        accelerate=way.accelerate,
+        callbacks=[look],
+        **defaults | options,
+    )
+    return seen
+
+
+def snapshot(state: TrainState) -> dict[str, Any]:
+    parts = {"G": state.G, "D": state.D, "G_ema": state.G_ema, "of_G": state.G_optimizer, "of_D": state.D_optimizer}
+    return deepcopy({name: part.state_dict() for name, part in parts.items() if part is not None})
+
+
+def restored(saved: dict[str, Any], **options: Any) -> TrainState:
+    state = make_state(**options)
+    parts = {"G": state.G, "D": state.D, "G_ema": state.G_ema, "of_G": state.G_optimizer, "of_D": state.D_optimizer}
+    for name, part in parts.items():
+        assert part is not None
+        part.load_state_dict(saved[name])
+    return state
+
+
+# What is chosen
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+
+
+def vectors_state() -> TrainState:
+    common: dict[str, Any] = {"width": 4, "multipliers": [1], "slope": 0.2, "init": "default"}
+    G = mlp.Generator((2,), 4, activation="relu", norm="none", output="linear", **common)
+    D = mlp.Discriminator((2,), activation="relu", norm="none", dropout=0.0, **common)
+    return TrainState(G, D, Adam(G.parameters()), Adam(D.parameters()))
+
+
+def test_auto_is_plain_on_a_cpu(caplog: pytest.LogCaptureFixture) -> None:
+    assert choose(AUTO, CPU, make_state(), []) == Runtime(device=CPU)
+    assert not caplog.records
+
+
+@pytest.mark.usefixtures("gpu")
+def test_auto_is_fast_on_a_gpu() -> None:
+    parts = [Wasserstein(), Normal(z_dim=8), GradientPenalty(weight=10.0)]
+    fast = choose(AUTO, CUDA, make_state(), parts)
+    assert fast == Runtime(device=CUDA, precision="bf16", acceleration="graph", layout="channels_last")
+    assert str(fast) == "bf16, CUDA graphs, channels last"
+    vectors = choose(AUTO, CUDA, vectors_state(), parts)
+    assert vectors == Runtime(device=CUDA, precision="float32", acceleration="graph", layout="contiguous")
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        *(("precision", name) for name in ("float32", "tf32", "bf16")),
+        *(("acceleration", name) for name in ("eager", "graph")),
+        *(("layout", name) for name in ("contiguous", "channels_last")),
+    ],
+)
+def test_each_way_is_had_by_its_name(option: str, name: str) -> None:
+    assert getattr(choose(AUTO | {option: name}, CUDA, make_state(), []), option) == name
+
+
+@pytest.mark.parametrize("option", ["precision", "acceleration", "layout"])
+def test_a_wrong_name_is_refused(option: str) -> None:
+    with pytest.raises(ConfigError, match=rf"runtime.{option}=fast: must be one of auto, "):
+        choose(AUTO | {option: "fast"}, CPU, make_state(), [])
+
+
+class Own(Regularizer):
+    """Defined outside of gantrain, as a user's is."""
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("device", "wanted", "optimizer", "parts", "option", "instead", "reason"),
+    [
+        (CPU, {"acceleration": "graph"}, Adam, [], "acceleration", "eager", "CUDA graphs need a CUDA device"),
+        (CPU, {"precision": "tf32"}, Adam, [], "precision", "float32", "cpu has no tf32"),
+        (torch.device("mps"), {"precision": "bf16"}, Adam, [], "precision", "float32", "mps has no bf16"),
+        (CUDA, {"acceleration": "auto"}, Adagrad, [], "acceleration", "eager", "torch's Adagrad cannot be captured"),
+        (CUDA, {"acceleration": "graph"}, Adagrad, [], "acceleration", "eager", "torch's Adagrad cannot be captured"),
+        (CUDA, {"acceleration": "auto"}, Adam, [Own()], "acceleration", "eager", "Own is code of your own"),
+        (CUDA, {"acceleration": "graph"}, Adam, [Own()], "acceleration", "graph", None),
+        (CUDA, {"acceleration": "auto"}, SGD, [], "acceleration", "graph", None),
+    ],
+)
+def test_what_cannot_be_had_is_said(
+    caplog: pytest.LogCaptureFixture,
+    device: torch.device,
+    wanted: dict[str, str],
+    optimizer: Callable[..., torch.optim.Optimizer],
+    parts: Sequence[object],
+    option: str,
+    instead: str,
+    reason: str | None,
+) -> None:
+    state = make_state()
+    state.D_optimizer = optimizer(state.D.parameters(), lr=1e-3)
+    assert getattr(choose(AUTO | wanted, device, state, parts), option) == instead
+    assert len(caplog.records) == (reason is not None)
+    if reason is not None:
+        assert f"runtime.{option}=" in caplog.text
+        assert reason in caplog.text
+        assert f"It is {instead} instead" in caplog.text
+
+
+# bf16
+
+
+def test_networks_run_in_bf16_and_penalties_in_float32() -> None:
+    state, dtypes = make_state(), list[tuple[bool, torch.dtype]]()
+    convolution = next(m for m in state.D.modules() if isinstance(m, nn.Conv2d))
+
+    def note(_: nn.Module, inputs: tuple[Tensor, ...], made: Tensor) -> None:
+        dtypes.append((inputs[0].requires_grad and inputs[0].is_leaf, made.dtype))
+
+    convolution.register_forward_hook(note)
+    advance(state, Runtime(device=CPU, precision="bf16"), steps=1)
+    assert set(dtypes) == {(False, torch.bfloat16), (True, torch.float32)}  # the penalty's input alone is a leaf
+    assert {p.dtype for p in (*state.G.parameters(), *state.D.parameters())} == {torch.float32}
+    assert {p.grad.dtype for p in state.D.parameters() if p.grad is not None} == {torch.float32}
+
+
+def gradients_of_a_step(way: Runtime, dtype: torch.dtype, player: str) -> Tensor:
+    """Of one update of both, whose weights stay."""
+    state = make_state(width=8, dtype=dtype, fused=False)
+    state.G_optimizer, state.D_optimizer = (SGD(net.parameters(), lr=0.0) for net in (state.G, state.D))
+    default = torch.get_default_dtype()
+    noise = torch.randn(8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    pixels = make_batches(images(), batch_size=8, seed=0, device=CPU)[0]
+
+    class OneBatch:
+        batch_size = 8
+
+        def __getitem__(self, i: int) -> Tensor:
+            return pixels.to(dtype)
+
+    torch.set_default_dtype(dtype)
+    try:
+        train(
+            state, OneBatch(), lambda n, device: noise.to(dtype), Wasserstein(), {"penalty": Between(weight=10.0)},
+            steps=1, n_critic=lambda _: 1, seed=0, device=CPU, precision=way.run, accelerate=way.accelerate,
+        )  # fmt: skip
+    finally:
+        torch.set_default_dtype(default)
+    return torch.cat([p.grad.double().flatten() for p in getattr(state, player).parameters() if p.grad is not None])
+
+
+class Between(GradientPenalty):
+    """The gradient penalty at half-way points: the noise of other dtypes is another."""
+
+    def penalty(self, critic: nn.Module, batch: Any) -> Tensor:
+        middle = torch.lerp(batch.fake, batch.real, 0.5).requires_grad_()
+        (gradient,) = torch.autograd.grad(critic(middle).sum(), middle, create_graph=True)
+        return self.weight * (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("way", "most"),
+    [
+        (Runtime(device=CPU), 1e-5),
+        (Runtime(device=CPU, layout="channels_last"), 1e-5),
+        (Runtime(device=CPU, precision="bf16"), 0.1),  # 8 bits, six layers deep, through batch normalization
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("player", ["G", "D"])
+def test_the_gradients_of_a_step_are_those_of_float64(way: Runtime, most: float, player: str) -> None:
+    exact = gradients_of_a_step(Runtime(device=CPU), torch.float64, player)
+    found = gradients_of_a_step(way, torch.float32, player)
+    assert exact.norm() > 1e-3
+    assert float((found - exact).norm() / exact.norm()) < most
+
+
+@pytest.mark.parametrize(
+    ("way", "most"),
+    [(Runtime(device=CPU, layout="channels_last"), 0.02), (Runtime(device=CPU, precision="bf16"), 0.1)],
+    ids=str,
+)
+def test_the_losses_of_200_steps_are_those_of_plain_float32(way: Runtime, most: float) -> None:
+    """Compared by the curves' distance: single steps drift apart, as they do from one float32 kernel to another."""
+    options: dict[str, Any] = {"steps": 200, "n_critic": lambda _: 1}
+    plain, fast = advance(make_state(), Runtime(device=CPU), **options), advance(make_state(), way, **options)
+    for tag in ("loss/discriminator", "penalty/gradient_penalty"):
+        one, other = ([row[tag] for row in rows] for rows in (plain, fast))
+        scale = statistics.mean(map(abs, one))
+        assert statistics.mean(abs(a - b) for a, b in zip(one, other, strict=True)) < most * scale
+
+
+# Captured graphs
+
+
+class Tape(TorchDispatchMode):
+    """What a CUDA graph is: the operations as they were asked for, on the memory that they were given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        self.calls.append((function, args, kwargs or {}, made))
+        return made
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for function, args, kwargs, held in self.calls:
+            given = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+            made = function(*args, **kwargs)
+            for place, value in zip(tree_leaves(held), tree_leaves(made), strict=True):
+                if isinstance(place, Tensor) and place.untyped_storage().data_ptr() not in given:
+                    place.copy_(value)
+
+
+class Tapes:
+    """Stands for the capture: what is recorded is not done, and what it changed while recording is put back."""
+
+    def __init__(self, state: TrainState):
+        self.state, self.captured = state, 0
+
+    def record(self, function: Callable[[], Observations]) -> tuple[Callable[[], None], Observations]:
+        saved, random = snapshot(self.state), torch.get_rng_state()
+        with Tape() as tape:
+            made = function()
+        for name, part in {"G": self.state.G, "D": self.state.D}.items():
+            part.load_state_dict(saved[name])  # in place, as the tape needs it
+        for name, optimizer in {"of_G": self.state.G_optimizer, "of_D": self.state.D_optimizer}.items():
+            for i, moments in enumerate(optimizer.state.values()):
+                for moment, value in moments.items():
+                    value.copy_(saved[name]["state"][i][moment])
+        torch.set_rng_state(random)
+        self.captured += 1
+        return tape.replay, made
+
+
+@pytest.fixture
+def tapes(monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainState], Tapes]:
+    def use(state: TrainState) -> Tapes:
+        tapes = Tapes(state)
+        monkeypatch.setattr(runtime, "record", tapes.record)
+        monkeypatch.setattr(runtime, "aside", lambda function, device: function())
+        # A CPU's optimizers count their steps in tensors when fused, and know no captures.
+        monkeypatch.setattr(Runtime, "prepare", lambda self, state: None)
+        return tapes
+
+    return use
+
+
+GRAPH = Runtime(device=CPU, acceleration="graph")
+
+
+@pytest.mark.parametrize(
+    ("norm", "options"),
+    [
+        ("none", {}),
+        ("batch", {"loss": NonSaturating(), "regularizers": {}, "n_critic": lambda _: 1}),
+        ("none", {"regularizers": {"weight_clip": WeightClip(limit=0.05)}}),
+        ("none", {"n_critic": lambda step: 7 if step % 5 == 0 else 2}),
+    ],
+    ids=["wgan_gp", "dcgan", "weight clipping", "warm-up of the critic"],
+)
+def test_replays_are_the_steps_to_the_bit(tapes: Callable[..., Tapes], norm: str, options: dict[str, Any]) -> None:
+    plain, fast = make_state(norm=norm), make_state(norm=norm)
+    seen = advance(plain, Runtime(device=CPU), steps=12, **options)
+    deck = tapes(fast)
+    assert advance(fast, GRAPH, steps=12, **options) == seen
+    assert deck.captured == 2
+    torch.testing.assert_close(snapshot(fast), snapshot(plain), atol=0, rtol=0)
+
+
+def test_a_captured_step_sees_the_training_progress(tapes: Callable[..., Tapes]) -> None:
+    noise = {"input_noise": InputNoise(std=0.5), "label_noise": LabelNoise(amount=0.5)}
+    options: dict[str, Any] = {"steps": 12, "regularizers": noise}
+    plain, fast = make_state(), make_state()
+    seen = advance(plain, Runtime(device=CPU), **options)
+    tapes(fast)
+    replayed = advance(fast, GRAPH, **options)
+    for one, other in zip(seen, replayed, strict=True):  # the noise's size is a float32 number in a graph
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("cut", [2, 7])
+def test_a_run_goes_on_within_another_capture(tapes: Callable[..., Tapes], cut: int) -> None:
+    plain = make_state()
+    seen = advance(plain, Runtime(device=CPU), steps=14)
+    first = make_state()
+    tapes(first)
+    before = advance(first, GRAPH, steps=cut)
+    second = restored(snapshot(first))
+    second.step, second.batches_seen = first.step, first.batches_seen
+    deck = tapes(second)
+    assert before + advance(second, GRAPH, steps=14) == seen
+    assert deck.captured == 2
+    torch.testing.assert_close(snapshot(second), snapshot(plain), atol=0, rtol=0)
+
+
+def test_what_cannot_be_captured_stays_eager(
+    tapes: Callable[..., Tapes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain, fast = make_state(), make_state()
+    seen = advance(plain, Runtime(device=CPU), steps=8)
+    tapes(fast)
+
+    def refuse(function: Callable[[], Observations]) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(runtime, "record", refuse)
+    assert advance(fast, GRAPH, steps=8) == seen
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert all("could not be captured as a CUDA graph, and stays eager: operation not permitted" in s for s in said)
+    assert {"The update critic", "The update generator"} == {s.partition(" could")[0] for s in said}
+
+
+def test_the_first_updates_are_real_ones(tapes: Callable[..., Tapes]) -> None:
+    state = make_state()
+    deck = tapes(state)
+    calls = []
+
+    def update(x: Tensor) -> Observations:
+        calls.append(x)
+        return {"x": x + 1}
+
+    captured = Captured(update, CPU)
+    for i in range(EAGER_CALLS + 4):
+        assert float(captured(torch.tensor(float(i)))["x"]) == i + 1  # type: ignore[arg-type]
+    assert len(calls) == EAGER_CALLS + 1
+    assert deck.captured == 1
+
+
+# Layout and data
+
+
+def test_batches_brought_ahead_are_the_batches() -> None:
+    batches = ImageBatches(images(20), batch_size=8, seed=0, device=CPU)
+    ahead = Ahead(ImageBatches(images(20), batch_size=8, seed=0, device=CPU))
+    for i in [0, 1, 2, 3, 4, 40, 41, 3, 4]:
+        assert torch.equal(ahead[i], batches[i])
+    assert sorted(ahead.brought) == [5, 6]
