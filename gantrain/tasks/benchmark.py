@@ -5,7 +5,6 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from rich.text import Text
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+from typing_extensions import override
 
 from gantrain.callbacks.base import Callback
 from gantrain.cli import Job
@@ -25,11 +25,12 @@ from gantrain.datasets.batches import Batches
 from gantrain.errors import ConfigError
 from gantrain.files import atomic_write
 from gantrain.run import Run, device_name
+from gantrain.runtime import EAGER_CALLS, Runtime
 from gantrain.tasks.train import Training, assemble
-from gantrain.train import Observations, TrainState
+from gantrain.train import Observations, TrainState, Update
 
 INTERVALS = ("log_every", "sample_every", "evaluate_every", "checkpoint.every")
-WARMUP_STEPS = 3
+WARMUP_STEPS = EAGER_CALLS + 1  # in the last of which updates are captured, where they are
 DEFAULT_STEPS = 30
 
 
@@ -74,12 +75,11 @@ def measure(job: Job, config: Node, steps: int) -> dict[str, Any]:
     run.check()
     flops = count_flops(training)
     clock = Clock(run.device)
-    training = replace(training, batches=TimedBatches(training.batches, clock))
     run.start()
     callbacks = [TimedCallback(callback, clock, run) for callback in run.callbacks]
-    run.state.D_optimizer.register_step_post_hook(clock.lap_after("critic"))
-    run.state.G_optimizer.register_step_post_hook(clock.lap_after("generator"))
-    training([*callbacks, Laps(clock)])
+    timed_run = replace(run, runtime=TimedRuntime(clock=clock, **vars(run.runtime)))
+    timed = replace(training, run=timed_run, batches=TimedBatches(training.batches, clock))
+    timed([*callbacks, Laps(clock)])
     run.finish("failed")  # no last grids and curves: they do not belong to a step
 
     step_seconds = statistics.median(clock.steps[WARMUP_STEPS:])
@@ -92,6 +92,7 @@ def measure(job: Job, config: Node, steps: int) -> dict[str, Any]:
     return {
         "name": job.name,
         "device": device_name(run.device),
+        "runtime": str(run.runtime),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "batch_size": config["batch_size"],
@@ -130,14 +131,6 @@ class Clock:
         self.current[name] += seconds
         return seconds
 
-    def lap_after(self, name: str) -> Callable[..., None]:
-        """Make the hook that gives to `name` what has passed when it is called."""
-
-        def hook(*_: object) -> None:
-            self.lap(name)
-
-        return hook
-
     def end_step(self) -> None:
         """Close a step; the time of callbacks is counted by themselves."""
         self.lap("rest")
@@ -157,10 +150,29 @@ class TimedBatches:
 
     def __getitem__(self, i: int) -> Tensor:
         """Return the i-th batch."""
-        self.clock.lap("critic")  # what came before belongs to the critic's update
+        self.clock.lap("rest")
         batch = self.batches[i]
         self.clock.lap("data")
         return batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedRuntime(Runtime):
+    """A runtime whose updates are timed, each under the name of its player."""
+
+    clock: Clock
+
+    @override
+    def accelerate(self, update: Update) -> Update:
+        accelerated, player = super().accelerate(update), update.__name__.removeprefix("update_")
+
+        def timed(*inputs: Tensor | float) -> Observations:
+            self.clock.lap("rest")
+            made = accelerated(*inputs)
+            self.clock.lap(player)
+            return made
+
+        return timed
 
 
 class TimedCallback:
@@ -204,11 +216,9 @@ class Laps:
 
 def count_flops(training: Training) -> int:
     """Count the floating point operations of a step's matrix products and convolutions, double backward included."""
-    run = training.run
-    steps, run.steps = run.steps, 1
+    run = replace(training.run, steps=1, runtime=replace(training.run.runtime, acceleration="eager"))
     with _Operations() as operations:
-        training([])
-    run.steps = steps
+        replace(training, run=run)([])
     total: int = operations.total
     return total
 
@@ -257,7 +267,7 @@ def table(figures: dict[str, Any]) -> Table:
     parts, seconds = figures["parts"], figures["seconds_per_step"]
     ceiling = figures["matrix_product_flops_per_second"]
     lines = {
-        "device": f"{figures['device']}, {figures['threads']} threads, torch {figures['torch']}",
+        "device": f"{figures['device']}, {figures['runtime']}, {figures['threads']} threads, torch {figures['torch']}",
         "speed": f"{figures['images_per_second']:,.0f} images/s, {1e3 * seconds:.4g} ms a step",
         **{name: f"{1e3 * part:.3g} ms ({part / seconds:.0%})" for name, part in parts.items()},
         "memory": f"{figures['peak_bytes'] / 1e6:,.0f} MB at most",

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from gantrain.tasks.benchmark import Clock, Laps, TimedBatches
+from gantrain.tasks.benchmark import Clock, Laps, TimedBatches, TimedRuntime
 from gantrain.train import TrainState
 
 ROOT = Path(__file__).parents[2]
@@ -47,13 +47,20 @@ def test_time_is_given_to_what_took_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
     batches, closing = TimedBatches(Slow(), clock), Laps(clock)
     state = TrainState(*(nn.Linear(1, 1) for _ in range(2)), *(SGD([torch.zeros(1)], lr=1.0) for _ in range(2)))
-    critic, generator = clock.lap_after("critic"), clock.lap_after("generator")
-    for _ in range(2):
-        for _ in range(3):
-            batches[0]
-            now[0] += 5
-            critic()
+
+    def update_critic(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        now[0] += 5
+        return {"x": x}
+
+    def update_generator() -> dict[str, torch.Tensor]:
         now[0] += 7
+        return {}
+
+    runtime = TimedRuntime(device=torch.device("cpu"), clock=clock)
+    critic, generator = runtime.accelerate(update_critic), runtime.accelerate(update_generator)
+    for _ in range(2):
+        for i in range(3):
+            assert critic(batches[i])["x"] == 0
         generator()
         now[0] += 1
         closing(state, {})
