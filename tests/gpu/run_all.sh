@@ -13,3 +13,15 @@ for experiment in model=wgan_gp "model=dcgan ema_halflife_images=1000" experimen
     # shellcheck disable=SC2086
     python3 -m gantrain $experiment steps=200 run_dir="$folder" && python3 -m gantrain resume="$folder" steps=400
 done
+# The table, then what each way of running brings in the case that is bound by arithmetic. The images are made up.
+python3 benchmarks/compare.py --rounds 3
+data=$(mktemp -d)
+python3 -c "
+import sys; sys.path.insert(0, 'benchmarks')
+from pathlib import Path; from cases import make_files
+make_files(Path('$data/celeba/img_align_celeba'))"
+for way in runtime=reference runtime.precision=tf32 runtime.acceleration=eager runtime.layout=contiguous runtime=auto; do
+    echo "$way"
+    python3 -m gantrain task=benchmark experiment=wgan_gp_celeba_f128 critic_warmup=null batch_size=256 steps=20 \
+        dataset.root="$data" dataset.cache_dir="$data/cache" dataset.download=false $way
+done

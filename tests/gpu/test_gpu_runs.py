@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,28 @@ from gantrain.datasets.batches import Batches, make_batches
 from gantrain.losses.wasserstein import Wasserstein
 from gantrain.models.dcgan import Discriminator, Generator
 from gantrain.models.latent import Normal
+from gantrain.regularizers.base import CriticBatch
 from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.run import Run
 from gantrain.runtime import Runtime
-from gantrain.train import TrainState, train
+from gantrain.train import Observations, TrainState, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CUDA = torch.device("cuda")
 SHAPE = (3, 64, 64)
 
+REFERENCE = Runtime(device=CUDA)
+WAYS = [
+    REFERENCE,
+    Runtime(device=CUDA, precision="tf32"),
+    Runtime(device=CUDA, precision="bf16"),
+    Runtime(device=CUDA, layout="channels_last"),
+    Runtime(device=CUDA, acceleration="graph"),
+    Runtime(device=CUDA, precision="bf16", layout="channels_last", acceleration="graph"),
+]
 
-def make_run(folder: Path, *, width: int, every: int) -> Run:
+
+def make_run(folder: Path, *, width: int, every: int, way: Runtime = REFERENCE) -> Run:
     torch.manual_seed(0)
     torch.backends.cudnn.deterministic = True
     images = torch.randint(0, 256, (512, *SHAPE), dtype=torch.uint8)
@@ -33,7 +45,7 @@ def make_run(folder: Path, *, width: int, every: int) -> Run:
     G = Generator(SHAPE, 128, activation="relu", norm="batch", **common).to(CUDA)
     D = Discriminator(SHAPE, activation="leaky_relu", norm="none", **common).to(CUDA)
     folder.mkdir()
-    return Run(
+    run = Run(
         name="gpu",
         folder=folder,
         config={
@@ -53,43 +65,118 @@ def make_run(folder: Path, *, width: int, every: int) -> Run:
         ),
         dataset=ImageDataset("noise", images, labels=None, num_classes=None, fingerprint="f"),
         latent=Normal(z_dim=128),
-        runtime=Runtime(device=CUDA),
+        runtime=way,
         steps=10**6,
         metrics={},
         hyperparameters={},
         callbacks=[Log(), Checkpoint()],
     )
+    way.prepare(run.state)
+    return run
 
 
-class OnDevice:
-    """The same batch again and again, without a way from the host."""
-
-    batch_size = 64
-
-    def __init__(self) -> None:
-        self.x = torch.rand(64, *SHAPE, device=CUDA) * 2 - 1
-
-    def __getitem__(self, i: int) -> torch.Tensor:
-        return self.x
-
-
-def advance(run: Run, steps: int, batches: Batches | None = None) -> None:
+def advance(run: Run, steps: int, batches: Batches | None = None, look: Callable[..., None] | None = None) -> None:
     batches = batches or make_batches(run.dataset, batch_size=64, seed=0, device=CUDA)
     train(
         run.state, batches, run.latent, Wasserstein(), {"gradient_penalty": GradientPenalty(weight=10.0)},
-        steps=steps, n_critic=lambda _: 5, seed=0, device=CUDA, callbacks=run.callbacks,
+        steps=steps, n_critic=lambda _: 5, seed=0, device=CUDA, callbacks=[look] if look else run.callbacks,
+        precision=run.runtime.run, accelerate=run.runtime.accelerate,
     )  # fmt: skip
 
 
-def test_a_resumed_run_is_the_same_to_the_bit(tmp_path: Path) -> None:
-    straight, parts = make_run(tmp_path / "a", width=16, every=10), make_run(tmp_path / "b", width=16, every=10)
+def losses(folder: Path, way: Runtime, steps: int) -> torch.Tensor:
+    """Train, and return the critic's loss with its penalty at each step, and the generator's."""
+    rows: list[torch.Tensor] = []
+
+    def look(_: TrainState, observations: Observations) -> None:
+        critic = observations["loss/discriminator"] + observations["penalty/gradient_penalty"]
+        rows.append(torch.stack([torch.as_tensor(critic), torch.as_tensor(observations["loss/generator"])]))
+
+    advance(make_run(folder, width=16, every=10**6, way=way), steps, look=look)
+    return torch.stack(rows).cpu()
+
+
+@pytest.mark.parametrize("way", WAYS[1:], ids=str)
+def test_the_losses_of_200_steps_are_those_of_plain_float32(tmp_path: Path, way: Runtime) -> None:
+    """Compared by the distance of the curves: single steps drift apart, as they do from one kernel to another."""
+    plain, fast = losses(tmp_path / "plain", REFERENCE, 200), losses(tmp_path / "fast", way, 200)
+    assert torch.isfinite(fast).all()
+    most = 1e-3 if way.precision == "float32" else 0.15
+    first = 5  # steps in which nothing has drifted yet
+    scale = plain.abs().mean(0)
+    print(f"{way}: first steps {((fast - plain)[:first].abs().mean(0) / scale).tolist()}, all "
+          f"{((fast - plain).abs().mean(0) / scale).tolist()}")  # fmt: skip
+    assert ((fast - plain)[:first].abs().mean(0) < most * scale).all()
+    assert ((fast - plain).abs().mean(0) < 0.3 * scale).all()
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("player", ["G", "D"])
+def test_the_gradients_of_a_step_are_those_of_float64(way: Runtime, player: str) -> None:
+    noise = torch.randn(16, 128, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    pixels = torch.rand(16, *SHAPE, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 2 - 1
+
+    def gradients(way: Runtime, dtype: torch.dtype, updates: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        common = {"width": 16, "init": "dcgan", "bias": "ends", "slope": 0.2}
+        G = Generator(SHAPE, 128, activation="relu", norm="layer", **common).to(CUDA, dtype)
+        D = Discriminator(SHAPE, activation="leaky_relu", norm="none", **common).to(CUDA, dtype)
+        state = TrainState(G, D, *(torch.optim.SGD(net.parameters(), lr=0.0) for net in (G, D)))
+        way.prepare(state)
+        # The points of the penalty are drawn in the dtype itself; a float64 one draws other numbers.
+        halfway = {"penalty": HalfWay(weight=10.0)}
+        codes, x = noise.to(CUDA, dtype), pixels.to(CUDA, dtype)
+
+        class OneBatch:
+            batch_size = 16
+
+            def __getitem__(self, i: int) -> torch.Tensor:
+                return x
+
+        train(
+            state, OneBatch(), lambda n, device: codes, Wasserstein(), halfway, steps=updates, n_critic=lambda _: 1,
+            seed=0, device=CUDA, precision=way.run, accelerate=way.accelerate,
+        )  # fmt: skip
+        return torch.cat([p.grad.double().flatten() for p in {"G": G, "D": D}[player].parameters()])
+
+    # The weights stay, so that the fifth update, which is a replay where there are any, has the gradients of the first.
+    exact, found = gradients(REFERENCE, torch.float64, 1), gradients(way, torch.float32, 5)
+    error = float((found - exact).norm() / exact.norm())
+    print(f"{way}: gradient of {player} off by {error:.2e}")
+    assert error < {"float32": 1e-5, "tf32": 0.02, "bf16": 0.1}[way.precision]
+
+
+class HalfWay(GradientPenalty):
+    def penalty(self, critic: torch.nn.Module, batch: CriticBatch) -> torch.Tensor:
+        middle = torch.lerp(batch.fake, batch.real, 0.5).requires_grad_()
+        (gradient,) = torch.autograd.grad(critic(middle).sum(), middle, create_graph=True)
+        return self.weight * (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def test_captures_do_happen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    losses(tmp_path / "run", WAYS[-1], 8)
+    assert "could not be captured" not in caplog.text
+
+
+@pytest.mark.parametrize("place", ["device", "host"])
+def test_batches_are_those_of_the_cpu(tmp_path: Path, place: str) -> None:
+    dataset = make_run(tmp_path / "run", width=4, every=10**6).dataset
+    expected = make_batches(dataset, batch_size=64, seed=0, device=torch.device("cpu"))
+    found = make_batches(dataset, batch_size=64, seed=0, device=CUDA, place=place)
+    for i in range(20):  # more than two epochs
+        assert torch.equal(found[i].cpu(), expected[i])
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_a_resumed_run_is_the_same_to_the_bit(tmp_path: Path, way: Runtime) -> None:
+    straight, parts = (make_run(tmp_path / name, width=16, every=10, way=way) for name in "ab")
     straight.start()
     advance(straight, 20)
     straight.finish("stopped")
     parts.start()
     advance(parts, 10)
     parts.finish("stopped")
-    again = make_run(tmp_path / "c", width=16, every=10)
+    again = make_run(tmp_path / "c", width=16, every=10, way=way)
     path, content = find(parts.folder)
     restore(again, content, path)
     again.start()
@@ -126,14 +213,21 @@ def test_saving_stalls_the_training_by_less_than_a_step(tmp_path: Path) -> None:
     assert stall < statistics.median(plain)
 
 
-def test_a_step_waits_for_the_device_only_where_it_logs(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", width=16, every=10**6)
+@pytest.mark.parametrize("place", ["device", "host"])
+@pytest.mark.parametrize("way", [REFERENCE, WAYS[-1]], ids=str)
+def test_a_step_waits_for_the_device_only_where_it_logs(tmp_path: Path, way: Runtime, place: str) -> None:
+    run = make_run(tmp_path / "run", width=16, every=10**6, way=way)
     run.start()
-    batches = OnDevice()
-    advance(run, 60, batches)
-    torch.cuda.set_sync_debug_mode("error")
+    batches = make_batches(run.dataset, batch_size=64, seed=0, device=CUDA, place=place)
+
+    def look(state: TrainState, observations: Observations) -> None:
+        # Steps 52 to 89 are not logged; the last step before, 51, is after every capture.
+        torch.cuda.set_sync_debug_mode("default" if state.step in (49, 89) or state.step < 51 else "error")
+        for callback in run.callbacks:
+            callback(state, observations)
+
     try:
-        advance(run, 90, batches)  # none of these is logged
+        advance(run, 90, batches, look=look)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert run.state.step == 90
