@@ -30,6 +30,7 @@ from typing_extensions import override
 
 from gantrain.callbacks.base import Callback
 from gantrain.files import append, atomic_write, sync
+from gantrain.pictures import png
 from gantrain.run import Run
 from gantrain.train import TrainState
 
@@ -83,7 +84,9 @@ class TensorBoard(Callback):
 
     @override
     def image(self, state: TrainState, tag: str, image: ndarray) -> None:
-        self.add(state.step, summary.image(tag, image, dataformats="HWC"))
+        height, width, channels = image.shape
+        encoded = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png(image))
+        self.add(state.step, Summary(value=[Summary.Value(tag=tag, image=encoded)]))
 
     @override
     def histogram(self, state: TrainState, tag: str, values: Tensor) -> None:

@@ -26,7 +26,7 @@ from gantrain.errors import ConfigError
 from gantrain.files import atomic_write
 from gantrain.run import Run, device_name
 from gantrain.runtime import EAGER_CALLS, Runtime
-from gantrain.tasks.train import Training, assemble
+from gantrain.tasks.train import Training, assemble, settled
 from gantrain.train import Observations, TrainState, Update
 
 INTERVALS = ("log_every", "sample_every", "evaluate_every", "checkpoint.every")
@@ -79,12 +79,14 @@ def measure(job: Job, config: Node, steps: int) -> dict[str, Any]:
     callbacks = [TimedCallback(callback, clock, run) for callback in run.callbacks]
     timed_run = replace(run, runtime=TimedRuntime(clock=clock, **vars(run.runtime)))
     timed = replace(training, run=timed_run, batches=TimedBatches(training.batches, clock))
-    timed([*callbacks, Laps(clock)])
+    with settled():
+        timed([*callbacks, Laps(clock)])
     run.finish("failed")  # no last grids and curves: they do not belong to a step
 
     step_seconds = statistics.median(clock.steps[WARMUP_STEPS:])
     parts = {name: statistics.median(laps[WARMUP_STEPS:]) for name, laps in clock.parts.items()}
-    parts["callbacks"] = sum(callback.seconds_a_step(wanted) for callback in callbacks)
+    by_callback = {timed.callback.name: timed.seconds_a_step(wanted) for timed in callbacks}
+    parts["callbacks"] = sum(by_callback.values())
     seconds = sum(parts.values())
     images = (run.images_seen / run.state.step) / seconds
     ceiling = matrix_product_flops(run.device)
@@ -101,6 +103,7 @@ def measure(job: Job, config: Node, steps: int) -> dict[str, Any]:
         "median_step": step_seconds,
         "images_per_second": images,
         "parts": parts,
+        "callbacks": by_callback,
         "peak_bytes": peak,
         "flops_per_step": flops,
         "flops_per_second": flops / seconds,

@@ -84,7 +84,18 @@ def test_many_coordinates_are_cut_to_twelve() -> None:
 def test_a_scatter_survives_a_constant_critic_and_samples_that_are_no_numbers() -> None:
     real = torch.randn(50, 2)
     pictures.scatter(real, torch.full((50, 2), math.nan), lambda points: torch.zeros(len(points)), title="t")
-    pictures.density(real[:, 0], torch.full((50,), math.nan), title="t")
+    pictures.distribution(real[:, :1], torch.full((50, 1), math.nan), None, title="t")
+
+
+def test_a_density_is_the_same_whatever_was_drawn_before() -> None:
+    real, early, late = torch.randn(500, 1) + 3, torch.randn(500, 1), torch.randn(500, 1) + 2.5
+    first = pictures.distribution(real, late, None, title="late")
+    pictures.distribution(real, early, None, title="early")
+    again = pictures.distribution(real, late, None, title="late")
+    anew = pictures.distribution(real.clone(), late, None, title="late")
+    np.testing.assert_array_equal(again, first)
+    np.testing.assert_array_equal(anew, first)
+    assert (pictures.distribution(real, early, None, title="late") != first).any()
 
 
 def test_moving_average_keeps_a_line_and_its_length() -> None:
