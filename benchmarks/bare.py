@@ -3,24 +3,17 @@
 One batch that lies on the device, noise made there, no logging, no pictures, no checkpoints.
 """
 
-import argparse
-import json
-import time
+import sys
 
 import torch
-from cases import CASES, composed, networks, penalty_weight
+from cases import CASES, Turns, composed, networks, penalty_weight
 
 from gantrain.models.layers import has_batch_norm
 
 
 def main() -> None:
-    """Train for some steps and print what they took."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("case", choices=CASES)
-    parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--warmup", type=int, default=2)
-    arguments = parser.parse_args()
-    case = CASES[arguments.case]
+    """Train when it is this program's turn."""
+    case = CASES[sys.argv[1]]
     config = composed(case)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     state, latent, loss = networks(case, config, device)
@@ -29,11 +22,7 @@ def main() -> None:
     apart = has_batch_norm(D)
     x = torch.rand(n, *case.image_shape, device=device) * 2 - 1
 
-    for step in range(arguments.warmup + arguments.steps):
-        if step == arguments.warmup:
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            start = time.perf_counter()
+    for _ in Turns(device):
         for _ in range(n_critic):
             with torch.no_grad():
                 fake = G(latent(n, device=device))
@@ -55,9 +44,6 @@ def main() -> None:
         if G_ema is not None:
             share = 1 - 0.5 ** (n / config["ema_halflife_images"])
             torch._foreach_lerp_(list(G_ema.parameters()), list(G.parameters()), share)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    print(json.dumps({"seconds_per_step": (time.perf_counter() - start) / arguments.steps}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """What is measured: configs of gantrain, and networks and data made from them for every program alike."""
 
-import math
+import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from PIL import Image
-from torch import nn
 
 from gantrain.build import build_latent, build_loss, build_state
 from gantrain.config import CONF, register
@@ -47,6 +48,7 @@ NATIVE_SIZE = {"dcgan_cifar10": (3, 32, 32)}
 """Of arrays that are resized on their way."""
 
 NUM_FILES = 512
+WARMUP_STEPS = 2
 
 
 def composed(case: Case, *overrides: str) -> dict[str, Any]:
@@ -88,6 +90,24 @@ def make_arrays(name: str, case: Case) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (4096, h, w, c), dtype=np.uint8)
 
 
-def num_parameters(module: nn.Module) -> int:
-    """Count the trained numbers."""
-    return sum(math.prod(p.shape) for p in module.parameters())
+class Turns:
+    """Steps to make, as many as standard input asks for at a time; each time what a step took goes to standard output.
+
+    So programs can be measured in turn without being started anew.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def __iter__(self) -> Iterator[None]:
+        yield from [None] * WARMUP_STEPS
+        for line in sys.stdin:
+            start = self.now()
+            yield from [None] * int(line)
+            print((self.now() - start) / int(line), flush=True)
+
+    def now(self) -> float:
+        """The time when all that was asked of the device is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()

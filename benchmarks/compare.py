@@ -2,13 +2,12 @@
 
     python benchmarks/compare.py                       # every case
     python benchmarks/compare.py gaussian default      # some
-    python benchmarks/compare.py --rounds 5 --markdown
 
-Each measurement is a process of its own. One that is disturbed stands out in its row, and hardly moves the median.
+Each program is a process that makes some steps and waits while the others make theirs. gantrain's figure includes its
+callbacks at their default intervals. Ratios are taken round by round: their median, and between which quartiles.
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -17,6 +16,7 @@ import sys
 import tempfile
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 from cases import CASES, make_files
@@ -26,20 +26,20 @@ from gantrain.datasets.digits import digits
 HERE = Path(__file__).parent
 STEPS = {
     "cpu": {
-        "wgan_gp_celeba_f64": 3,
-        "wgan_gp_celeba_f128": 3,
-        "dcgan_cifar10": 6,
-        "study_vanilla": 400,
-        "gaussian": 400,
+        "wgan_gp_celeba_f64": 1,
+        "wgan_gp_celeba_f128": 1,
+        "dcgan_cifar10": 2,
+        "study_vanilla": 100,
+        "gaussian": 300,
         "default": 60,
     },
     "cuda": {
-        "wgan_gp_celeba_f64": 40,
-        "wgan_gp_celeba_f128": 40,
-        "dcgan_cifar10": 100,
-        "study_vanilla": 2000,
-        "gaussian": 1000,
-        "default": 1000,
+        "wgan_gp_celeba_f64": 20,
+        "wgan_gp_celeba_f128": 20,
+        "dcgan_cifar10": 50,
+        "study_vanilla": 500,
+        "gaussian": 500,
+        "default": 500,
     },
 }
 
@@ -48,8 +48,8 @@ def main() -> None:
     """Measure the cases that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=[*CASES], choices=[*CASES, []])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="of each measurement; by default what suits the case and the device")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, help="of each turn; by default what suits the case and the device")
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU, {os.cpu_count()} cores"
@@ -59,9 +59,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as data:
         prepare(Path(data))
         for case in arguments.cases or CASES:
-            steps = str(arguments.steps or STEPS[device][case])
-            rounds = [measure(case, steps, Path(data)) for _ in range(arguments.rounds)]
-            report(case, rounds)
+            steps = arguments.steps or STEPS[device][case]
+            report(case, measure(case, steps, arguments.rounds, Path(data)))
 
 
 def prepare(data: Path) -> None:
@@ -96,38 +95,51 @@ def write_cifar(folder: Path) -> None:
         (folder / f"data_batch_{i}").write_bytes(pickle.dumps(batch, protocol=2))
 
 
-def measure(case: str, steps: str, data: Path) -> dict[str, float]:
-    """One round: milliseconds a step of each program."""
-    milliseconds = {}
-    for program in ("naive", "bare"):
-        done = run([sys.executable, HERE / f"{program}.py", case, "--steps", steps], data)
-        milliseconds[program] = 1e3 * json.loads(done)["seconds_per_step"]
-    output = data / "figures.json"
-    output.unlink(missing_ok=True)
-    overrides = [*CASES[case].overrides, f"steps={steps}", f"output={output}"]
-    if CASES[case].source != "numbers" and case != "default":
-        overrides += [f"dataset.root={data}", f"dataset.cache_dir={data / 'cache'}", "dataset.download=false"]
-    run([sys.executable, "-m", "gantrain", "task=benchmark", *overrides], data)
-    milliseconds["gantrain"] = 1e3 * json.loads(output.read_text())["seconds_per_step"]
-    return milliseconds
+def measure(case: str, steps: int, rounds: int, data: Path) -> list[dict[str, float]]:
+    """Milliseconds a step of each program, in each round."""
+    commands = {name: [sys.executable, HERE / f"{name}.py", case] for name in ("naive", "bare", "product")}
+    commands["product"] += [str(steps * rounds), str(data)]
+    pipes: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    programs = {name: subprocess.Popen(command, cwd=data, text=True, **pipes) for name, command in commands.items()}
+    seconds = [{name: turn(name, program, steps) for name, program in programs.items()} for _ in range(rounds)]
+    callbacks = float(finish("product", programs["product"]))
+    for name in ("naive", "bare"):
+        finish(name, programs[name])
+    return [{n: 1e3 * (s + callbacks * (n == "product")) for n, s in taken.items()} for taken in seconds]
 
 
-def run(command: list[str | Path], folder: Path) -> str:
-    """Run a program and return what it printed."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{command} failed:\n{done.stderr}")
-    return done.stdout
+def turn(name: str, program: "subprocess.Popen[str]", steps: int) -> float:
+    """Let a program make some steps; return the seconds of each."""
+    assert program.stdin is not None
+    assert program.stdout is not None
+    program.stdin.write(f"{steps}\n")
+    program.stdin.flush()
+    return float(program.stdout.readline() or finish(name, program))
+
+
+def finish(name: str, program: "subprocess.Popen[str]") -> str:
+    """Let a program come to its end, and return what it still says."""
+    said, complained = program.communicate()
+    if program.returncode:
+        raise SystemExit(f"{name} failed:\n{complained}")
+    return said
 
 
 def report(case: str, rounds: list[dict[str, float]]) -> None:
     """Print a row: medians, and the ratios round by round."""
     middle = {program: statistics.median(r[program] for r in rounds) for program in rounds[0]}
-    faster = [r["naive"] / r["gantrain"] for r in rounds]
-    share = [r["bare"] / r["gantrain"] for r in rounds]
-    cells = [f"{middle[program]:,.4g}" for program in ("naive", "bare", "gantrain")]
-    cells += [f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" for ratios in (faster, share)]
+    faster = [r["naive"] / r["product"] for r in rounds]
+    share = [r["bare"] / r["product"] for r in rounds]
+    cells = [f"{ms:,.4g}" for ms in middle.values()] + [spread(faster), spread(share)]
     print(f"| {case} | {' | '.join(cells)} |", flush=True)
+
+
+def spread(ratios: list[float]) -> str:
+    """The median, and the quartiles where there are enough."""
+    if len(ratios) < 4:
+        return f"{statistics.median(ratios):.2f}"
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 if __name__ == "__main__":

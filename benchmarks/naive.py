@@ -5,20 +5,20 @@ critic for each of real, fake and interpolated samples, fakes whose graph reache
 gradient-norm by a loop, numbers read off the device as soon as they are there, plain optimizers, float32.
 """
 
-import argparse
-import json
+import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from cases import CASES, Case, composed, make_arrays, make_files, networks, penalty_weight
+from cases import CASES, Case, Turns, composed, make_arrays, make_files, networks, penalty_weight
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
+
+NUM_WORKERS = 2
 
 
 class Images(Dataset[Tensor]):
@@ -36,7 +36,7 @@ class Images(Dataset[Tensor]):
         return self.transform(image)
 
 
-def batches(name: str, case: Case, batch_size: int, folder: Path, num_workers: int) -> Iterator[Tensor]:
+def batches(name: str, case: Case, batch_size: int, folder: Path) -> Iterator[Tensor]:
     """Batches without end."""
     if case.source == "numbers":
         while True:
@@ -48,7 +48,7 @@ def batches(name: str, case: Case, batch_size: int, folder: Path, num_workers: i
         make_files(folder)
     items = sorted(folder.glob("*.jpg")) if case.source == "files" else make_arrays(name, case)
     images = Images(items, transforms.Compose(steps))
-    loader = DataLoader(images, batch_size=batch_size, shuffle=True, num_workers=num_workers, drop_last=True)
+    loader = DataLoader(images, batch_size=batch_size, shuffle=True, num_workers=NUM_WORKERS, drop_last=True)
     while True:
         yield from loader
 
@@ -69,14 +69,9 @@ def gradient_penalty(D: nn.Module, real: Tensor, fake: Tensor, weight: float) ->
 
 
 def main() -> None:
-    """Train for some steps and print what they took."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("case", choices=CASES)
-    parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--num-workers", type=int, default=2)
-    arguments = parser.parse_args()
-    case = CASES[arguments.case]
+    """Train when it is this program's turn."""
+    name = sys.argv[1]
+    case = CASES[name]
     config = composed(case)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     state, latent, _ = networks(case, config, device)
@@ -90,10 +85,8 @@ def main() -> None:
     log: list[tuple[float, ...]] = []
 
     with tempfile.TemporaryDirectory() as folder:
-        data = batches(arguments.case, case, batch_size, Path(folder) / "images", arguments.num_workers)
-        for step in range(arguments.warmup + arguments.steps):
-            if step == arguments.warmup:
-                start = time.perf_counter()
+        data = batches(name, case, batch_size, Path(folder) / "images")
+        for _ in Turns(device):
             for _ in range(n_critic):
                 real = next(data).to(device)
                 fake = G(latent(batch_size, device=torch.device("cpu")).to(device))
@@ -118,8 +111,6 @@ def main() -> None:
                 for average, current in zip(G_ema.parameters(), G.parameters(), strict=True):
                     average.data.mul_(decay).add_(current.data * (1 - decay))
             log.append((*numbers, G_loss.item()))
-        seconds = time.perf_counter() - start
-    print(json.dumps({"seconds_per_step": seconds / arguments.steps}))
 
 
 if __name__ == "__main__":

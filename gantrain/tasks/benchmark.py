@@ -5,6 +5,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,14 +61,18 @@ def benchmark(job: Job) -> None:
             file.write(json.dumps(figures, indent=2).encode() + b"\n")
 
 
-def measure(job: Job, config: Node, steps: int) -> dict[str, Any]:
-    """Measure a config: seconds a step and their parts, images a second, memory and FLOP/s."""
+def measure(job: Job, config: Node, steps: int, close: Callable[["Clock"], None] | None = None) -> dict[str, Any]:
+    """Measure a config: seconds a step and their parts, images a second, memory and FLOP/s.
+
+    Args:
+        close: called at the end of each step.
+    """
     often = max(1, steps // 4)
     wanted = {name: _lookup(config, name) for name in INTERVALS}
     busy = config | {
         **{name: min(often, wanted[name]) for name in INTERVALS[:-1]},
         "checkpoint": config["checkpoint"] | {"every": min(often, wanted["checkpoint.every"])},
-        "steps": WARMUP_STEPS + steps,
+        "steps": 1 + WARMUP_STEPS + steps,  # one in which operations are counted
         "epochs": None,
     }
     training = assemble(job, busy)
@@ -80,7 +85,7 @@ def measure(job: Job, config: Node, steps: int) -> dict[str, Any]:
     timed_run = replace(run, runtime=TimedRuntime(clock=clock, **vars(run.runtime)))
     timed = replace(training, run=timed_run, batches=TimedBatches(training.batches, clock))
     with settled():
-        timed([*callbacks, Laps(clock)])
+        timed([*callbacks, Laps(clock, close)])
     run.finish("failed")  # no last grids and curves: they do not belong to a step
 
     step_seconds = statistics.median(clock.steps[WARMUP_STEPS:])
@@ -211,10 +216,14 @@ class Laps:
     """The last of the callbacks: closes the step."""
 
     clock: Clock
+    close: Callable[[Clock], None] | None = None
 
     def __call__(self, state: TrainState, observations: Observations) -> None:
         """Close the step."""
         self.clock.end_step()
+        if self.close is not None:
+            self.close(self.clock)
+            self.clock.last = self.clock.began = self.clock.now()
 
 
 def count_flops(training: Training) -> int:

@@ -1,6 +1,7 @@
 """task=benchmark measures, reports, and leaves nothing behind."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -100,8 +101,13 @@ def test_what_cannot_be_measured_is_refused(gantrain, typed: str, message: str) 
     assert message in result.stderr
 
 
-@pytest.mark.parametrize("program", ["naive", "bare"])
-def test_the_loops_of_comparison_run(program: str) -> None:
-    command = [sys.executable, ROOT / f"benchmarks/{program}.py", "default", "--steps", "1", "--warmup", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert 0 < json.loads(done.stdout)["seconds_per_step"] < 60
+def test_the_programs_are_compared_in_turn() -> None:
+    command = [sys.executable, ROOT / "benchmarks/compare.py", "gaussian", "--steps", "3", "--rounds", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    cells = [cell.strip() for cell in done.stdout.splitlines()[-1].strip("|").split("|")]
+    assert cells[0] == "gaussian"
+    assert all(0 < float(milliseconds) < 60_000 for milliseconds in cells[1:4])
+    for ratio in cells[4:]:
+        middle, low, high = map(float, re.findall(r"[\d.]+", ratio))
+        assert low <= middle <= high
