@@ -47,7 +47,7 @@ STEPS = {
 def main() -> None:
     """Measure the cases that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", default=[*CASES], choices=[*CASES, []])
+    parser.add_argument("cases", nargs="*", default=[], choices=[*CASES, []])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, help="of each turn; by default what suits the case and the device")
     arguments = parser.parse_args()

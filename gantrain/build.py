@@ -28,6 +28,7 @@ from gantrain.models.latent import Latent
 from gantrain.models.layers import has_batch_norm
 from gantrain.regularizers.base import Regularizer
 from gantrain.seeding import seed_everything
+from gantrain.torchrun import place
 from gantrain.train import TrainState
 from gantrain.trust import resolve
 
@@ -116,13 +117,17 @@ def build_device(runtime: Node) -> torch.device:
     Raises:
         ConfigError: it is not there.
     """
-    name = str(runtime["device"])
+    name, where = str(runtime["device"]), place()
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and where.size > 1:
+        name = f"cuda:{where.local_rank}"
     remedy = "use runtime.device=cpu or runtime.device=auto"
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
         raise ConfigError(f"runtime.device={name}: must be one of auto, cpu, cuda, cuda:1, mps; {remedy}.")
     device = torch.device(name)
+    if where.size > 1 and device.type != "cpu" and device.index != where.local_rank:
+        raise ConfigError(f"runtime.device={name}: {where.size} processes take a GPU each; say runtime.device=cuda.")
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:

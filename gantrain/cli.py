@@ -32,6 +32,7 @@ from gantrain.explain import LIST_GROUPS, explain, groups, nearest, options
 from gantrain.files import exclusive
 from gantrain.help import config_folders, help_text
 from gantrain.resume import key_of, quote, shell_command, with_saved_overrides
+from gantrain.torchrun import place
 
 STARTED = {".hydra", "gantrain.log", "multirun.yaml"}
 """What is in a folder before its run begins."""
@@ -259,6 +260,7 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # An exception of its own for SIGINT too: after a KeyboardInterrupt Python may end by the signal, whoever caught it.
     leave = [(s, signal.signal(s, lambda signum, _: sys.exit(128 + signum))) for s in (signal.SIGINT, signal.SIGTERM)]
+    console.quiet = place().local_rank > 0  # they would say the same
     failures: list[GantrainError] = []
     faults: list[Exception] = []  # of the task itself
 
@@ -280,6 +282,8 @@ def main() -> None:
 
     try:
         check_flags(given)
+        if given.multirun and (size := place().size) > 1:
+            raise ConfigError(f"-m: a sweep's runs take a process each, and torchrun started {size} for one run.")
         check_typed(given.overrides, config_folders(arguments))
         overrides = with_saved_overrides(given.overrides)
         check_typed(overrides, config_folders(arguments))
@@ -302,6 +306,7 @@ def main() -> None:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         fail(failure or ConfigError(f"these overrides do not fit the config ({reason}); see --cfg job."), error)
     finally:
+        console.quiet = False
         os.environ["HYDRA_FULL_ERROR"] = asked or ""
         discard_unused()
         for signum, handler in leave:

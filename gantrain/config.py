@@ -18,6 +18,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from gantrain.errors import ConfigError
+from gantrain.torchrun import place
 
 CONF = next(
     folder for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if folder.is_dir()
@@ -110,6 +111,8 @@ def register(*, fixed_run_dir: bool) -> None:
 
     def run_folder(run_dir: str, resume: str | None, _parent_: Any) -> str:
         _only_for("hydra.run", _parent_)
+        if place().rank > 0:  # the folder is the leader's
+            return "."
         return claim_folder(run_dir, by_time=not fixed_run_dir and resume in (None, "auto"))
 
     def sweep_folder(run_dir: str, _parent_: Any) -> str:

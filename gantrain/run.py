@@ -22,6 +22,7 @@ from gantrain.datasets.base import Dataset
 from gantrain.files import atomic_write
 from gantrain.metrics.base import Metric
 from gantrain.models.latent import Latent
+from gantrain.processes import ALONE, Processes
 from gantrain.regularizers.base import Regularizer
 from gantrain.runtime import Runtime
 from gantrain.train import TrainState
@@ -38,6 +39,7 @@ class Run:
         steps: generator updates that the run is to make.
         hyperparameters: what a sweep would compare, flat, by config key.
         command: what goes on with the run, as it would be typed.
+        processes: those that train it.
         earlier: the config of the part of the run that this one goes on from, where there was one; earlier_steps: how
             many steps that was to make.
         seconds_before: how long the earlier parts took.
@@ -57,6 +59,7 @@ class Run:
     callbacks: list[Callback]
     regularizers: dict[str, Regularizer] = field(default_factory=dict)
     command: str = ""
+    processes: Processes = ALONE
     earlier: dict[str, Any] | None = None
     earlier_steps: int = 0
     seconds_before: float = 0.0
@@ -208,6 +211,7 @@ class Record(Callback):
             "precision": run.runtime.precision,
             "acceleration": run.runtime.acceleration,
             "layout": run.runtime.layout,
+            "processes": run.processes.size,
             "seed": run.config["seed"],
             "choices": self.choices,
             "dataset": {

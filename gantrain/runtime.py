@@ -77,7 +77,9 @@ class Runtime:
         return ", ".join([self.precision, *taken])
 
 
-def choose(wanted: Node, device: torch.device, state: TrainState, parts: Iterable[object]) -> Runtime:
+def choose(
+    wanted: Node, device: torch.device, state: TrainState, parts: Iterable[object], *, num_processes: int = 1
+) -> Runtime:
     """Settle the options of `runtime`: what "auto" stands for, and what cannot be had.
 
     On a GPU, auto is bf16 and channels_last for networks with convolutions, float32 for others, whose vectors need its
@@ -86,6 +88,7 @@ def choose(wanted: Node, device: torch.device, state: TrainState, parts: Iterabl
 
     Args:
         parts: what else takes part in a step: the loss, the regularizers, the latent.
+        num_processes: that make a step together.
 
     Raises:
         ConfigError: an option is not one of its names.
@@ -102,7 +105,7 @@ def choose(wanted: Node, device: torch.device, state: TrainState, parts: Iterabl
         layout = "channels_last" if fast and convolves else "contiguous"
     if acceleration != "eager" and (fast or acceleration == "graph"):
         own = _own_code([state.G, state.D, *parts]) if acceleration == "auto" else None
-        reason = _uncapturable(device, (state.G_optimizer, state.D_optimizer)) or own
+        reason = _uncapturable(device, (state.G_optimizer, state.D_optimizer), num_processes) or own
         acceleration = "graph" if reason is None else _fall_back("acceleration", "graph", "eager", reason)
     elif acceleration == "auto":
         acceleration = "eager"
@@ -131,9 +134,11 @@ def _without(precision: str, device: torch.device) -> str | None:
     return None
 
 
-def _uncapturable(device: torch.device, optimizers: Iterable[Optimizer]) -> str | None:
+def _uncapturable(device: torch.device, optimizers: Iterable[Optimizer], num_processes: int) -> str | None:
     if device.type != "cuda":
         return f"CUDA graphs need a CUDA device, and this is {device}"
+    if num_processes > 1:
+        return f"the {num_processes} processes talk to each other within an update"
     for optimizer in optimizers:
         # Those without the option count their steps on the host, where a replay does not count; SGD counts none.
         if not isinstance(optimizer, SGD) and "capturable" not in optimizer.defaults:

@@ -35,7 +35,14 @@ def forward(G: nn.Module, z: Float[Tensor, "n z_dim"]) -> Float[Tensor, "n *shap
 
 
 def sample_blocks(
-    G: nn.Module, latent: Latent, num: int, *, device: torch.device, key: tuple[int | str, ...]
+    G: nn.Module,
+    latent: Latent,
+    num: int,
+    *,
+    device: torch.device,
+    key: tuple[int | str, ...],
+    first: int = 0,
+    every: int = 1,
 ) -> Iterator[Float[Tensor, "n *shape"]]:
     """Yield `num` samples in blocks, so that memory is bounded.
 
@@ -44,8 +51,10 @@ def sample_blocks(
 
     Args:
         key: what the randomness is keyed by, for example (seed, "sample").
+        first, every: which blocks to make.
     """
-    for block, start in enumerate(range(0, num, BLOCK_SIZE)):
+    blocks = list(enumerate(range(0, num, BLOCK_SIZE)))
+    for block, start in blocks[first::every]:
         z = latent(BLOCK_SIZE, device=torch.device("cpu"), generator=generator(*key, block))
         yield forward(G, z.to(device))[: num - start]
 

@@ -5,8 +5,11 @@ replayed from any point: no generator's state has to be carried along.
 """
 
 import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 
 def key(*parts: int | str) -> int:
@@ -29,3 +32,32 @@ def seed_everything(*parts: int | str, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which rows of every batch this process has, of which each process has as many."""
+
+    rank: int = 0
+    size: int = 1
+    rows: int = 0
+
+
+share = Share()
+"""Set by processes."""
+
+
+def own_rows(draw: Callable[[Sequence[int]], Tensor], shape: Sequence[int]) -> Tensor:
+    """Draw what has a row a sample for all processes, and return the rows of this one.
+
+    So the numbers that a sample meets do not depend on how many processes there are.
+
+    Args:
+        draw: makes random numbers of a given shape.
+        shape: [n, ...] of what is wanted; n may be several times the process's rows, as of real and fake samples.
+    """
+    if share.size == 1:
+        return draw(shape)
+    n, *rest = shape
+    whole = draw([n * share.size, *rest])
+    return whole.view(n // share.rows, share.size, share.rows, *rest)[:, share.rank].reshape(list(shape))

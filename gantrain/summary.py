@@ -34,7 +34,8 @@ def summary(run: Run, choices: dict[str, Any]) -> RenderableType:
         "discriminator": f"{choices['network']}, {num_parameters(state.D):,} parameters",
         "objective": " + ".join(filter(None, [choices["loss"], regularizers])),
         "optimizer": optimizers["G"] if shared else f"G {optimizers['G']}, D {optimizers['D']}",
-        "device": f"{device_name(run.device)}, {run.runtime}",
+        "device": f"{device_name(run.device)}, {run.runtime}"
+        + (f", {run.processes.size} processes" if run.processes.size > 1 else ""),
         "steps": f"{run.steps:,}{epochs}, batch {config['batch_size']}, {_critic_updates(config)}",
         "folder": str(run.folder) + (f" (going on from step {run.state.step:,})" if run.earlier else ""),
     }

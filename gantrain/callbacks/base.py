@@ -21,9 +21,12 @@ class Callback:
         order: those of a lower one go first, wherever the config names them; -1 for what puts numbers of its own into a
             step's observations, 1 for what saves the state and needs all others to be done with the step.
         name: what the config calls it; what it remembers is kept under this name.
+        shared: whether it acts in every process that trains the run, and not only in the one that writes.
     """
 
     name: str = ""
+
+    shared: ClassVar[bool] = False
 
     order: ClassVar[int] = 0
 

@@ -8,18 +8,21 @@ from typing_extensions import override
 from gantrain.callbacks.base import Callback
 from gantrain.errors import ConfigError
 from gantrain.memory import require_memory
+from gantrain.processes import in_order
 from gantrain.run import Run
-from gantrain.sampling import sample
+from gantrain.sampling import sample_blocks
 from gantrain.train import Observations, TrainState
 
 
 class Evaluate(Callback):
     """Every `evaluate_every` steps and at the last, add each metric's numbers to the observations as metric/<name>.
 
-    The codes are the same every time, so that the numbers differ by what the generator has learned alone.
+    The codes are the same every time, so that the numbers differ by what the generator has learned alone. Where
+    several processes train the run, each makes a part of the samples.
     """
 
     order = -1
+    shared = True
 
     @override
     def check(self, run: Run) -> None:
@@ -43,16 +46,19 @@ class Evaluate(Callback):
                 observations[f"metric/{name}"] = float(value)
 
     def measure(self, state: TrainState) -> dict[str, float]:
-        """Compute all metrics of the generator as it is, of its average where there is one."""
-        run = self.run
+        """Compute all metrics of the generator as it is, of its average where there is one; {} where none are kept."""
+        run, processes = self.run, self.run.processes
         G = state.G if state.G_ema is None else state.G_ema
-        samples = torch.empty(0)
+        # Sample i does not depend on how many are drawn, so that metrics can share them.
+        num, key = max(metric.num_samples for metric in run.metrics.values()), (run.config["seed"], "evaluate")
+        mine = {"first": processes.rank, "every": processes.size}
+        own = list(sample_blocks(G, run.latent, num, device=run.device, key=key, **mine))
+        shares = processes.gather(own)
+        if not processes.leads:
+            return {}
+        samples = torch.cat(in_order(shares))
 
         def first(n: int) -> Float[Tensor, "n *shape"]:
-            # Sample i does not depend on how many are drawn, so that metrics can share them.
-            nonlocal samples
-            if len(samples) < n:
-                samples = sample(G, run.latent, n, device=run.device, key=(run.config["seed"], "evaluate"))
             return samples[:n]
 
         return {name: value for metric in run.metrics.values() for name, value in metric(first, run.dataset).items()}

@@ -6,7 +6,7 @@ Prefetching, sharding and resuming are then a matter of asking for other indices
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -42,13 +42,21 @@ class ImageBatches:
 
     Args:
         resident: whether all images are to lie on the device from the start.
+        rows: which of a batch this process has; None: all of them.
     """
 
     def __init__(
-        self, dataset: ImageDataset, *, batch_size: int, seed: int, device: torch.device, resident: bool = False
+        self,
+        dataset: ImageDataset,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        resident: bool = False,
+        rows: slice | None = None,
     ):
         self.images = dataset.images.to(device) if resident else dataset.images
-        self.batch_size, self.seed, self.device = batch_size, seed, device
+        self.batch_size, self.seed, self.device, self.rows = batch_size, seed, device, rows
         self._permutation = lru_cache(maxsize=2)(self._permutation_of)
 
     def __getitem__(self, i: int) -> Float[Tensor, "n c h w"]:
@@ -57,7 +65,8 @@ class ImageBatches:
 
     def pixels(self, i: int) -> UInt8[Tensor, "n c h w"]:
         """Return the i-th batch as it is kept, where it is kept."""
-        return self.images.index_select(0, self.indices(i))  # ten times as fast as self.images[...] on a CPU
+        indices = self.indices(i) if self.rows is None else self.indices(i)[self.rows]
+        return self.images.index_select(0, indices)  # ten times as fast as self.images[...] on a CPU
 
     def indices(self, i: int) -> Int64[Tensor, " n"]:
         """Which images the i-th batch holds."""
@@ -109,35 +118,46 @@ class Ahead:
 class FreshBatches:
     """Samples of a distribution, never the same twice."""
 
-    def __init__(self, dataset: Distribution, *, batch_size: int, seed: int, device: torch.device):
+    def __init__(
+        self, dataset: Distribution, *, batch_size: int, seed: int, device: torch.device, rows: slice | None = None
+    ):
         self.dataset = dataset
-        self.batch_size, self.seed, self.device = batch_size, seed, device
+        self.batch_size, self.seed, self.device, self.rows = batch_size, seed, device, rows
 
     def __getitem__(self, i: int) -> Float[Tensor, "n d"]:
         """Return the i-th sample of batch_size vectors."""
-        return to_device(self.dataset.sample(self.batch_size, generator(self.seed, "data", i)), self.device)
+        whole = self.dataset.sample(self.batch_size, generator(self.seed, "data", i))
+        return to_device(whole if self.rows is None else whole[self.rows], self.device)
 
 
 def make_batches(
-    dataset: Dataset, *, batch_size: int, seed: int, device: torch.device, place: DataPlace = "auto"
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    place: DataPlace = "auto",
+    rows: slice | None = None,
 ) -> Batches:
     """Choose how the dataset is served.
 
     Args:
         place: where images lie: on the device, on the host, or "auto", on the device where they take no more than half
             of what is free there.
+        rows: which of each batch to serve; None: all of them.
     """
+    options: Any = {"batch_size": batch_size, "seed": seed, "device": device, "rows": rows}
     if not isinstance(dataset, ImageDataset):
-        return FreshBatches(dataset, batch_size=batch_size, seed=seed, device=device)
+        return FreshBatches(dataset, **options)
     if device.type == "cpu":
-        return ImageBatches(dataset, batch_size=batch_size, seed=seed, device=device)
+        return ImageBatches(dataset, **options)
     if place == "device" or (place == "auto" and fits(dataset.images, device)):
         try:
-            return ImageBatches(dataset, batch_size=batch_size, seed=seed, device=device, resident=True)
+            return ImageBatches(dataset, **options, resident=True)
         except torch.OutOfMemoryError as error:
             reason = str(error).splitlines()[0]
             logger.warning("runtime.data=device cannot be had: %s They stay on the host.", reason)
-    return Ahead(ImageBatches(dataset, batch_size=batch_size, seed=seed, device=device))
+    return Ahead(ImageBatches(dataset, **options))
 
 
 def fits(images: Tensor, device: torch.device) -> bool:

@@ -5,7 +5,10 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gantrain import seeding
 
 ActivationName = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "linear"]
 NormName = Literal["batch", "instance", "layer", "none"]
@@ -47,6 +50,16 @@ def norm(name: NormName, num_features: int, *, dims: Literal[1, 2]) -> list[nn.M
     if name not in kinds:
         raise ValueError(f"norm={name}: vectors can be normalized by one of {[*kinds, 'none']}.")
     return [kinds[name](num_features)]
+
+
+class Dropout(nn.Dropout):
+    """Dropout whose mask does not depend on how many processes share the batch."""
+
+    def forward(self, x: Float[Tensor, "n *shape"]) -> Float[Tensor, "n *shape"]:
+        """Drop numbers while training."""
+        if not self.training or seeding.share.size == 1:
+            return super().forward(x)
+        return x * seeding.own_rows(lambda shape: nn.functional.dropout(x.new_ones(shape), self.p), x.shape)
 
 
 def check_width(width: int) -> None:

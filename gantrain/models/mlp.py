@@ -18,7 +18,7 @@ def _hidden(
     stack: list[nn.Module] = []
     for num_in, num_out in pairwise(dims):
         stack += [nn.Linear(num_in, num_out), *layers.norm(norm, num_out, dims=1), layers.activation(activation, slope)]
-        stack += [nn.Dropout(dropout)] if dropout else []
+        stack += [layers.Dropout(dropout)] if dropout else []
     return stack
 
 

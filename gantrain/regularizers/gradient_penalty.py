@@ -1,5 +1,6 @@
 """The gradient penalty of WGAN-GP."""
 
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from gantrain.losses.base import Scalar
 from gantrain.regularizers.base import CriticBatch, Regularizer
+from gantrain.seeding import own_rows
 
 
 class GradientPenalty(Regularizer):
@@ -27,7 +29,8 @@ class GradientPenalty(Regularizer):
     def penalty(self, critic: nn.Module, batch: CriticBatch) -> Scalar:
         """weight * E[(|grad D(x_hat)| - 1)^2], x_hat uniform on the lines from fake to real."""
         real, fake = batch.real.detach(), batch.fake
-        epsilon = torch.rand([len(real)] + [1] * (real.dim() - 1), dtype=real.dtype, device=real.device)
+        draw = partial(torch.rand, dtype=real.dtype, device=real.device)
+        epsilon = own_rows(draw, [len(real)] + [1] * (real.dim() - 1))
         x_hat = torch.lerp(fake, real, epsilon).requires_grad_()
         (gradient,) = torch.autograd.grad(critic(x_hat).sum(), x_hat, create_graph=True)
         norms: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)

@@ -1,10 +1,13 @@
 """Noise on everything that the discriminator is shown."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gantrain.regularizers.base import Progress, Regularizer
+from gantrain.seeding import own_rows
 
 
 class InputNoise(Regularizer):
@@ -21,4 +24,5 @@ class InputNoise(Regularizer):
 
     def perturb(self, x: Float[Tensor, "n *shape"], progress: Progress) -> Float[Tensor, "n *shape"]:
         """Add fresh noise."""
-        return x + torch.randn_like(x) * (self.std * (1 - progress))
+        noise = own_rows(partial(torch.randn, dtype=x.dtype, device=x.device), x.shape)
+        return x + noise * (self.std * (1 - progress))

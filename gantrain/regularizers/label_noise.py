@@ -1,10 +1,13 @@
 """Noise on the labels of real samples."""
 
+from functools import partial
+
 import torch
 from torch import nn
 
 from gantrain.losses.base import Scalar
 from gantrain.regularizers.base import CriticBatch, Regularizer
+from gantrain.seeding import own_rows
 
 
 class LabelNoise(Regularizer):
@@ -24,5 +27,7 @@ class LabelNoise(Regularizer):
 
     def penalty(self, critic: nn.Module, batch: CriticBatch) -> Scalar:
         """E[u D(x)] over the real samples."""
-        noise = torch.rand_like(batch.real_logits) * (self.amount * (1 - batch.progress))
-        return (noise * batch.real_logits).mean()
+        logits = batch.real_logits
+        draw = partial(torch.rand, dtype=logits.dtype, device=logits.device)
+        noise = own_rows(draw, logits.shape) * (self.amount * (1 - batch.progress))
+        return (noise * logits).mean()

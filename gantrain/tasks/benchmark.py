@@ -25,6 +25,7 @@ from gantrain.console import console
 from gantrain.datasets.batches import Batches
 from gantrain.errors import ConfigError
 from gantrain.files import atomic_write
+from gantrain.processes import require_alone
 from gantrain.run import Run, device_name
 from gantrain.runtime import EAGER_CALLS, Runtime
 from gantrain.tasks.train import Training, assemble, settled
@@ -44,6 +45,7 @@ def benchmark(job: Job) -> None:
     Raises:
         ConfigError: there are too few steps to measure, or the output exists already.
     """
+    require_alone("task=benchmark")
     config = settle_budget(job.config, job.typed)
     output = config["output"]
     if output is not None and (Path(output).suffix != ".json" or Path(output).exists()):

@@ -21,6 +21,7 @@ from gantrain.errors import ConfigError, DataError
 from gantrain.files import atomic_write, require_space
 from gantrain.models.latent import Latent
 from gantrain.pictures import grid, save_png
+from gantrain.processes import require_alone
 from gantrain.resume import load_config, require_plain
 from gantrain.sampling import sample_blocks
 
@@ -38,6 +39,7 @@ def sample(job: Job) -> None:
         ConfigError: a key is missing or has no meaning here, or the output exists already.
         DataError: the run has no checkpoint.
     """
+    require_alone("task=sample")
     config = job.config
     _check(config, job.typed)
     output, run = Path(config["output"]), Path(config["run"])

@@ -37,6 +37,7 @@ from gantrain.files import atomic_write, exclusive, explain_os_error, remove_tem
 from gantrain.health import diverged, first_nonfinite, named_tensors
 from gantrain.losses.base import Loss
 from gantrain.memory import require_memory
+from gantrain.processes import ALONE, Processes, joined
 from gantrain.resume import check_same, holds_run, load_config, load_record, require_new, require_plain
 from gantrain.run import Record, Run
 from gantrain.runtime import choose
@@ -51,6 +52,14 @@ class Stopped(Exception):
     """A signal asked the run to end after the step that it was in."""
 
 
+class WentBack(Exception):
+    """The leader of several processes rolled the run back."""
+
+
+GO_BACK = 1000
+"""What the leader says in the place of a signal's number."""
+
+
 def train(job: Job) -> None:
     """Train the networks of the config in the job's folder, or go on with the run that is there.
 
@@ -60,8 +69,12 @@ def train(job: Job) -> None:
         GantrainError: what the run writes to failed it.
         SystemExit: a signal stopped the run; 128 + its number.
     """
-    with exclusive(job.folder), log_file(job.folder / "gantrain.log"):
-        run_recorded(job)
+    with joined() as processes:
+        if not processes.leads:
+            follow(job, processes)
+            return
+        with exclusive(job.folder), log_file(job.folder / "gantrain.log"):
+            run_recorded(job, processes)
 
 
 @dataclass(frozen=True)
@@ -75,10 +88,11 @@ class Training:
     def __call__(self, callbacks: Sequence[Callable[[TrainState, Observations], None]]) -> None:
         """Train from where the state stands until the run has its steps."""
         run = self.run
+        averaging = [run.processes.average] if run.processes.size > 1 else []
         run_algorithm(
             run.state,
             self.batches,
-            run.latent,
+            run.processes.own_codes(run.latent),
             self.loss,
             run.regularizers,
             steps=run.steps,
@@ -86,30 +100,36 @@ class Training:
             seed=run.config["seed"],
             device=run.device,
             ema=build_ema(run.config),
-            callbacks=callbacks,
+            callbacks=[*averaging, *callbacks],
             precision=run.runtime.run,
             accelerate=run.runtime.accelerate,
         )
 
 
-def assemble(job: Job, config: Node) -> Training:
+def assemble(job: Job, config: Node, processes: Processes = ALONE) -> Training:
     """Build what the config names.
 
     Raises:
         UserError: the config or the data is wrong.
     """
-    device = build_device(config["runtime"])
-    loss, regularizers = build_loss(config), build_regularizers(config)
-    metrics, callbacks = build_metrics(config), build_callbacks(config)
-    latent = build_latent(config)
-    dataset = build_dataset(config)
-    require_memory("batch_size", config["batch_size"], [dataset.image_shape] * 2 + [(latent.z_dim,)], device)
-    state = build_state(config, dataset.image_shape, latent, device)
-    runtime = choose(config["runtime"], device, state, [loss, latent, *regularizers.values()])
-    runtime.prepare(state)
-    check_cross(state.D, loss, regularizers, config["allow"])
-    count_steps(config, dataset.num_images)  # refuses epochs of what has none, before anything is decoded
-    dataset.prepare(num_workers=config["runtime"]["num_workers"])
+    with processes.together():
+        device = build_device(config["runtime"])
+        loss, regularizers = build_loss(config), build_regularizers(config)
+        metrics, callbacks = build_metrics(config), build_callbacks(config)
+        latent = build_latent(config)
+        dataset = build_dataset(config)
+        require_memory("batch_size", config["batch_size"], [dataset.image_shape] * 2 + [(latent.z_dim,)], device)
+        state = build_state(config, dataset.image_shape, latent, device)
+        parts = [loss, latent, *regularizers.values()]
+        runtime = choose(config["runtime"], device, state, parts, num_processes=processes.size)
+        runtime.prepare(state)
+        processes.share(config["batch_size"], state)
+        check_cross(state.D, loss, regularizers, config["allow"])
+        count_steps(config, dataset.num_images)  # refuses epochs of what has none, before anything is decoded
+    for turn in (processes.local_rank == 0, processes.local_rank > 0):  # one on each machine decodes
+        with processes.together():
+            if turn:
+                dataset.prepare(num_workers=config["runtime"]["num_workers"])
     run = Run(
         name=job.name,
         folder=job.folder,
@@ -121,9 +141,10 @@ def assemble(job: Job, config: Node) -> Training:
         steps=count_steps(config, dataset.num_images),
         metrics=metrics,
         hyperparameters=hyperparameters(config, job.choices, job.typed),
-        callbacks=callbacks,
+        callbacks=[callback for callback in callbacks if processes.leads or callback.shared],
         regularizers=regularizers,
         command=job.resume_command,
+        processes=processes,
     )
     batches = make_batches(
         dataset,
@@ -131,28 +152,36 @@ def assemble(job: Job, config: Node) -> Training:
         seed=config["seed"],
         device=device,
         place=config["runtime"]["data"],
+        rows=processes.rows(config["batch_size"]) if processes.size > 1 else None,
     )
     return Training(run, batches, loss)
 
 
-def run_recorded(job: Job) -> None:
+def run_recorded(job: Job, processes: Processes = ALONE) -> None:
     """Train what the config names, under a record."""
-    config = settle_budget(job.config, job.typed) | {"run_dir": str(job.folder)}
-    check(config)
-    earlier = find_earlier(job.folder, config)
-    training = assemble(job, config)
+    with processes.together():
+        config = settle_budget(job.config, job.typed) | {"run_dir": str(job.folder)}
+        check(config)
+        earlier = find_earlier(job.folder, config)
+    training = assemble(job, config, processes)
     run = training.run
-    record = Record(run, job.choices, earlier=load_record(job.folder))
-    run.callbacks.append(record)
-    if earlier is not None and not go_on(run, record, earlier):
+    with processes.together():
+        record = Record(run, job.choices, earlier=load_record(job.folder))
+        run.callbacks.append(record)
+        goes_on = earlier is None or go_on(run, record, earlier)
+        if goes_on:
+            if config["init_from"] is not None and run.earlier is None:
+                path, content = checkpoint.find(config["init_from"])
+                checkpoint.load_weights(run, content, path)
+            run.check()
+            save_config(job.folder, config, job.typed)
+    processes.broadcast(goes_on)
+    if not goes_on:
         text = f"{run.folder} has its {run.steps:,} steps already; more are made with {run.command} steps=N"
         console.print(text, markup=False, soft_wrap=True)
         return
-    if config["init_from"] is not None and run.earlier is None:
-        path, content = checkpoint.find(config["init_from"])
-        checkpoint.load_weights(run, content, path)
-    run.check()
-    save_config(job.folder, config, job.typed)
+    processes.broadcast(earlier.content if earlier else None)
+    processes.broadcast_networks(run.state)
     with recorded(run, record) as stop, settled():
         console.print(summary(run, job.choices))
         run.start()
@@ -164,6 +193,47 @@ def run_recorded(job: Job) -> None:
         if (what := first_nonfinite(named_tensors(run.state))) is not None:  # without the callback log nobody looked
             raise diverged(run, run.state.step, what)
     console.print(closing(run), markup=False, soft_wrap=True)
+
+
+def follow(job: Job, processes: Processes) -> None:
+    """Train beside the leader, which alone writes and talks.
+
+    Raises:
+        UserError: the config or the data is wrong.
+        SystemExit: the run was stopped, or it failed in another process.
+    """
+    with processes.together():
+        config = settle_budget(job.config, job.typed)
+        check(config)
+    training = assemble(job, config, processes)
+    run = training.run
+    with processes.together():
+        pass  # the leader looks at its folder
+    if not processes.broadcast(None):
+        return
+
+    def take_over(content: checkpoint.Content | None) -> None:
+        if content is not None:
+            checkpoint.restore(run, content, run.folder)
+
+    take_over(processes.broadcast(None))
+    processes.broadcast_networks(run.state)
+    with StopOnSignal(processes) as stop, settled():
+        run.start()
+        try:
+            while run.state.step < run.steps:
+                try:
+                    training([*run.callbacks, stop])
+                except WentBack:
+                    rollbacks = run.state.rollbacks + 1
+                    take_over(processes.broadcast(None))
+                    run.state.rollbacks = rollbacks
+        except Stopped:
+            raise SystemExit(128 + stop.received if stop.received else 1) from None
+        except Exception as error:
+            if processes.lost(error):
+                raise SystemExit(1) from None  # the leader says so, unless it is the one that died
+            raise
 
 
 @dataclass(frozen=True)
@@ -275,6 +345,8 @@ def roll_back(run: Run, record: Record, divergence: DivergedError) -> None:
     found = checkpoint.newest(run.folder)
     if found is None:
         raise divergence
+    run.processes.largest(GO_BACK)
+    run.processes.broadcast(found[1])
     checkpoint.restore(run, found[1], found[0])
     run.state.rollbacks = rollbacks + 1
     record.note("rolled back", diverged_at=step, reason=str(divergence))
@@ -301,7 +373,7 @@ def recorded(run: Run, record: Record) -> Iterator["StopOnSignal"]:
     status, failure = "failed", None
     first_step = run.state.step
     record.write("running")
-    with StopOnSignal(lambda: record.write("stopped", "stopped at once, by a second signal")) as stop:
+    with StopOnSignal(run.processes, lambda: record.write("stopped", "stopped at once, by a second signal")) as stop:
         try:
             yield stop
             status = "finished"
@@ -334,6 +406,11 @@ def recorded(run: Run, record: Record) -> Iterator["StopOnSignal"]:
 
 def explained(error: BaseException, run: Run, first_step: int) -> BaseException:
     """Turn what ended a run into an error for the user, where it is not a fault of gantrain's."""
+    if run.processes.lost(error):
+        saved = f"Go on with: {run.command}" if checkpoint.paths(run.folder) else "There was no checkpoint yet."
+        lost = GantrainError(f"Another process of this run has died, at step {run.state.step:,}. {saved}")
+        lost.__cause__ = error
+        return lost
     if isinstance(error, OSError):
         failure = explain_os_error(error, f"Writing to {run.folder}")
         if not run.folder.is_dir():
@@ -361,12 +438,14 @@ def explained(error: BaseException, run: Run, first_step: int) -> BaseException:
 class StopOnSignal:
     """Turn the first SIGINT, SIGTERM or SIGHUP into the end of the current step; a second one ends the process at once.
 
+    Where several processes train the run, they agree on the step.
+
     Args:
         leave: called before that.
     """
 
-    def __init__(self, leave: Callable[[], None]):
-        self.leave = leave
+    def __init__(self, processes: Processes = ALONE, leave: Callable[[], None] = lambda: None):
+        self.processes, self.leave = processes, leave
         self.received: int | None = None
 
     def __enter__(self) -> "StopOnSignal":
@@ -390,26 +469,32 @@ class StopOnSignal:
         if self.received is None:
             self.received = signum
             # Not through the console, which this signal may have interrupted.
-            _tell("\nFinishing the step; once more to stop at once.\n")
+            self.tell("\nFinishing the step; once more to stop at once.\n")
             return
         with suppress(Exception):
             self.leave()
-        _tell("Stopped at once; the last checkpoint is whole.\n")
+        self.tell("Stopped at once; the last checkpoint is whole.\n")
         os._exit(128 + signum)
 
+    def tell(self, text: str) -> None:
+        """Write to the terminal, unless another process does; the terminal may be gone."""
+        if self.processes.leads:
+            with suppress(OSError):
+                os.write(2, text.encode())
+
     def __call__(self, state: TrainState, observations: Observations) -> None:
-        """End the run after this step if a signal came.
+        """End the run after this step if a signal came, to whichever process.
 
         Raises:
             Stopped: a signal came.
+            WentBack: the leader is going back to the last checkpoint.
         """
-        if self.received is not None:
+        said = self.processes.largest(self.received or 0)
+        if said == GO_BACK:
+            raise WentBack
+        if said:
+            self.received = said
             raise Stopped
-
-
-def _tell(text: str) -> None:
-    with suppress(OSError):  # the terminal may be gone
-        os.write(2, text.encode())
 
 
 def save_config(folder: Path, config: Node, typed: list[str]) -> None:

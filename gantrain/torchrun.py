@@ -1,0 +1,27 @@
+"""What torchrun tells the processes that it starts; nothing here imports torch."""
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among those that train one run.
+
+    Attributes:
+        rank: its number among all; 0 writes the files and talks.
+        size: how many there are.
+        local_rank: its number on its machine, and that of its GPU.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+
+def place() -> Place:
+    """Read it off the environment; alone where torchrun did not start the process."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return Place()
+    rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    return Place(rank, size, local_rank) if size > 1 else Place()
