@@ -25,14 +25,24 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from gantrain import trust
-from gantrain.config import CONF, CheckpointConfig, Config, CriticWarmup, Node, chosen, created, register
+from gantrain.config import (
+    CONF,
+    CheckpointConfig,
+    Config,
+    CriticWarmup,
+    Node,
+    chosen,
+    claimed_sweep,
+    created,
+    register,
+)
 from gantrain.console import console
 from gantrain.errors import ConfigError, GantrainError
-from gantrain.explain import LIST_GROUPS, explain, groups, nearest, options
+from gantrain.explain import LIST_GROUPS, explain, nearest, options
 from gantrain.files import exclusive
-from gantrain.help import config_folders, help_text
+from gantrain.help import config_folders, groups, help_text
 from gantrain.resume import key_of, quote, shell_command, with_saved_overrides
-from gantrain.torchrun import place
+from gantrain.torchrun import adopt_submitit, place
 
 STARTED = {".hydra", "gantrain.log", "multirun.yaml"}
 """What is in a folder before its run begins."""
@@ -239,6 +249,74 @@ def refuse_sweep() -> None:
     raise ConfigError("-m: task=sample writes one file, not a sweep's folders; call it once for each run.")
 
 
+class Task:
+    """The task of a composed config, as Hydra calls it: in this process, or in one that a launcher has sent it to.
+
+    Attributes:
+        failures: what the user was told of.
+        faults: errors of the task's own.
+        sent: whether this is a copy in another process.
+    """
+
+    def __init__(self, arguments: Sequence[str], flags: Sequence[str], *, wants_traceback: bool):
+        self.arguments, self.flags, self.wants_traceback = arguments, flags, wants_traceback
+        self.fixed_run_dir, self.sweep, self.sent = False, "", False
+        self.trusted: list[str] = []
+        self.failures: list[GantrainError] = []
+        self.faults: list[Exception] = []
+
+    def __call__(self, composed: DictConfig) -> None:
+        """Do it. An error is told at once, for a sweep is to go on with other jobs and Hydra would add to it."""
+        try:
+            run_job(composed, without(self.flags, ["-m", "--multirun"]))
+        except Exception as error:
+            failure = explain(error, self.arguments)
+            if failure is None and not self.sent:
+                self.faults.append(error)
+                raise
+            if failure is None:
+                traceback.print_exc()
+                failure = GantrainError(f"a run has failed ({type(error).__name__}: {error}).")
+            self.fail(failure, error)
+            if self.sent:
+                raise failure from None  # to where the sweep is waited for
+
+    def fail(self, failure: GantrainError, error: Exception) -> None:
+        """Tell the user."""
+        if self.wants_traceback:
+            traceback.print_exception(error)
+        console.print(f"gantrain: {failure}", style="red", markup=False, soft_wrap=True)
+        self.failures.append(failure)
+
+    def settle(self) -> None:
+        """Make known to this process what a config may refer to."""
+        register(fixed_run_dir=self.fixed_run_dir, sweep=self.sweep)
+        OmegaConf.register_new_resolver("no_sweep", refuse_sweep, replace=True)
+        trust.trusted[:] = self.trusted
+        if self.trusted:
+            sys.path.append(str(Path.cwd()))  # where the user's own modules are; last, so that they hide no other
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"sweep": claimed_sweep(), "sent": True, "failures": [], "faults": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        adopt_submitit()
+        console.quiet = place().local_rank > 0
+        settle_logging()
+        self.settle()
+        trust.guard()
+
+
+def settle_logging() -> None:
+    """Have messages go through the console."""
+    logging.basicConfig(level=logging.INFO, handlers=[ConsoleHandler()], force=True)
+    logging.raiseExceptions = False  # a log that cannot be written is no reason to end a run
+    # That a job starts is said by run_job, and of fonts nobody wants to hear.
+    for name in ("hydra", "submitit", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 def main() -> None:
     """Run the command with the arguments of the process, and leave with the exit status of the contract."""
     arguments = sys.argv[1:]
@@ -252,34 +330,12 @@ def main() -> None:
     given = get_args_parser().parse_intermixed_args(arguments)
     flags = without(arguments, given.overrides)
     asked = os.environ.get("HYDRA_FULL_ERROR")
-    wants_traceback = asked == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # have Hydra hand its errors over instead of printing them
-    logging.basicConfig(level=logging.INFO, handlers=[ConsoleHandler()], force=True)
-    logging.raiseExceptions = False  # a log that cannot be written is no reason to end a run
-    for name in ("hydra", "matplotlib"):  # that a job starts is said by run_job, and of fonts nobody wants to hear
-        logging.getLogger(name).setLevel(logging.WARNING)
+    settle_logging()
     # An exception of its own for SIGINT too: after a KeyboardInterrupt Python may end by the signal, whoever caught it.
     leave = [(s, signal.signal(s, lambda signum, _: sys.exit(128 + signum))) for s in (signal.SIGINT, signal.SIGTERM)]
     console.quiet = place().local_rank > 0  # they would say the same
-    failures: list[GantrainError] = []
-    faults: list[Exception] = []  # of the task itself
-
-    def fail(failure: GantrainError, error: Exception) -> None:
-        if wants_traceback:
-            traceback.print_exception(error)
-        console.print(f"gantrain: {failure}", style="red", markup=False, soft_wrap=True)
-        failures.append(failure)
-
-    def task(composed: DictConfig) -> None:
-        try:
-            run_job(composed, without(flags, ["-m", "--multirun"]))
-        except Exception as error:  # Hydra would add a message of its own, and a sweep is to go on with other jobs
-            failure = explain(error, arguments)
-            if failure is None:
-                faults.append(error)
-                raise
-            fail(failure, error)
-
+    task = Task(arguments, flags, wants_traceback=asked == "1")
     try:
         check_flags(given)
         if given.multirun and (size := place().size) > 1:
@@ -290,29 +346,27 @@ def main() -> None:
         if given.multirun and overrides != given.overrides:
             raise ConfigError("-m resume=...: a run is one run; resume a sweep by its own command with run_dir=FOLDER.")
         sys.argv[1:] = [*flags, *overrides]  # Hydra reads overrides only where they stand together
-        register(fixed_run_dir=any(key_of(override) == "run_dir" for override in overrides))
-        OmegaConf.register_new_resolver("no_sweep", refuse_sweep, replace=True)
-        trust.trusted[:] = trusted_by(given.overrides)
-        if trust.trusted:
-            sys.path.append(str(Path.cwd()))  # where the user's own modules are; last, so that they hide no other
+        task.fixed_run_dir = any(key_of(override) == "run_dir" for override in overrides)
+        task.trusted = trusted_by(given.overrides)
+        task.settle()
         with trust.guarded():
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(task)()
     except KeyboardInterrupt:  # raised by what does not know of our handler
         sys.exit(130)
     except Exception as error:
         failure = explain(error, arguments)
-        if failure is None and error in faults:
+        if failure is None and error in task.faults:
             raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        fail(failure or ConfigError(f"these overrides do not fit the config ({reason}); see --cfg job."), error)
+        task.fail(failure or ConfigError(f"these overrides do not fit the config ({reason}); see --cfg job."), error)
     finally:
         console.quiet = False
         os.environ["HYDRA_FULL_ERROR"] = asked or ""
         discard_unused()
         for signum, handler in leave:
             signal.signal(signum, handler)
-    if failures:
-        sys.exit(failures[0].exit_status)
+    if task.failures:
+        sys.exit(task.failures[0].exit_status)
 
 
 def without(arguments: Sequence[str], some: Sequence[str]) -> list[str]:

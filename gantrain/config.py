@@ -102,29 +102,50 @@ RUN_FILES = (
 """What marks a folder as that of a run."""
 
 
-def register(*, fixed_run_dir: bool) -> None:
+def register(*, fixed_run_dir: bool, sweep: str = "") -> None:
     """Make the schema and the resolvers known to Hydra.
 
     Args:
         fixed_run_dir: whether the user named the folder, which is then the same at every call.
+        sweep: the folder of the sweep that this process has a part of, where another has made it.
     """
-
-    def run_folder(run_dir: str, resume: str | None, _parent_: Any) -> str:
-        _only_for("hydra.run", _parent_)
-        if place().rank > 0:  # the folder is the leader's
-            return "."
-        return claim_folder(run_dir, by_time=not fixed_run_dir and resume in (None, "auto"))
-
-    def sweep_folder(run_dir: str, _parent_: Any) -> str:
-        _only_for("hydra.sweep", _parent_)
-        # Beside the folders of single runs, unless the user says where.
-        return claim_folder(
-            run_dir if fixed_run_dir else run_dir.replace("outputs/", "outputs/multirun/", 1), by_time=not fixed_run_dir
-        )
-
+    _folders.fixed, _folders.sweep = fixed_run_dir, sweep
     ConfigStore.instance().store(name="schema", node=Config)
-    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
-    OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
+    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+    OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, replace=True)
+
+
+@dataclass
+class _Folders:
+    fixed: bool = False
+    sweep: str = ""
+
+
+_folders = _Folders()
+
+
+def claimed_sweep() -> str:
+    """The folder of the sweep that this process has begun, or has a part of."""
+    return _folders.sweep
+
+
+# At the top level, and no closures: Hydra sends resolvers to the processes of a sweep, which have places of their own.
+
+
+def _run_folder(run_dir: str, resume: str | None, _parent_: Any) -> str:
+    _only_for("hydra.run", _parent_)
+    if place().rank > 0:  # the folder is the leader's
+        return "."
+    return claim_folder(run_dir, by_time=not _folders.fixed and resume in (None, "auto"))
+
+
+def _sweep_folder(run_dir: str, _parent_: Any) -> str:
+    _only_for("hydra.sweep", _parent_)
+    if not _folders.sweep:
+        # Beside the folders of single runs, unless the user says where.
+        named = run_dir if _folders.fixed else run_dir.replace("outputs/", "outputs/multirun/", 1)
+        _folders.sweep = claim_folder(named, by_time=not _folders.fixed)
+    return _folders.sweep
 
 
 def _only_for(key: str, parent: Any) -> None:

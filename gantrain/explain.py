@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gantrain.config import CONF
 from gantrain.errors import ConfigError, GantrainError
 from gantrain.files import explain_os_error
-from gantrain.help import config_folders
+from gantrain.help import config_folders, groups
 
 LIST_GROUPS = ("regularizer", "metric", "callback")
 """Groups of which a config takes a list of options."""
@@ -134,11 +134,6 @@ def nearest(name: str, names: Sequence[str]) -> str:
 def options(group: str, folders: Sequence[Path] = (CONF,)) -> list[str]:
     """List the options of a group."""
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")}) if group else []
-
-
-def groups(folders: Sequence[Path] = (CONF,)) -> list[str]:
-    """List the groups of the configs in the folders."""
-    return sorted({path.name for folder in folders for path in folder.iterdir() if path.is_dir()})
 
 
 def known_keys(arguments: Sequence[str]) -> list[str]:

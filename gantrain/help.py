@@ -41,15 +41,20 @@ def help_text(arguments: Sequence[str]) -> str:
         arguments: of the command; the groups of a --config-dir are listed too.
     """
     folders = config_folders(arguments)
-    names = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
     lines = [USAGE]
-    for group in sorted(names - {"hydra"}, key=lambda name: (ORDER.index(name) if name in ORDER else 99, name)):
+    for group in sorted(groups(folders), key=lambda name: (ORDER.index(name) if name in ORDER else 99, name)):
         files = {path.stem: path for folder in folders for path in sorted((folder / group).glob("*.yaml"))}
         lines.append(f"{group}")
         lines += [f"  {option:<22} {describe(path)}" for option, path in files.items()]
     lines.append("\nKeys, set by key=value:")
     lines += [f"  {key:<22} {comment} [{value}]" for key, value, comment in top_level_keys()]
     return "\n".join([*lines, CLOSING])
+
+
+def groups(folders: Sequence[Path] = (CONF,)) -> list[str]:
+    """List the groups of the configs in the folders."""
+    files = [(path, folder) for folder in folders for path in folder.glob("*/**/*.yaml")]
+    return sorted({path.parent.relative_to(folder).as_posix() for path, folder in files})
 
 
 def describe(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What torchrun tells the processes that it starts; nothing here imports torch."""
+"""What torchrun, or a cluster's launcher, tells the processes that it starts; nothing here imports torch by itself."""
 
 import os
 from dataclasses import dataclass
@@ -25,3 +25,15 @@ def place() -> Place:
         return Place()
     rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     return Place(rank, size, local_rank) if size > 1 else Place()
+
+
+def adopt_submitit() -> None:
+    """Where submitit started this process among several of one job, put down what torchrun would tell them."""
+    if "SUBMITIT_EXECUTOR" not in os.environ:
+        return
+    from submitit import JobEnvironment
+    from submitit.helpers import TorchDistributedEnvironment
+
+    if (job := JobEnvironment()).num_tasks > 1:
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        os.environ["TORCHELASTIC_RUN_ID"] = job.job_id

@@ -80,8 +80,7 @@ SETTLED: dict[str, tuple[Any, ...]] = {
 """Hydra's own keys that make folders, change the process or call what they name, with the values of conf/task."""
 
 
-@contextmanager
-def guarded() -> Iterator[None]:
+def guard() -> None:
     """Have Hydra's own part of every config checked as soon as it is composed, which is before Hydra acts on it."""
     load = ConfigLoaderImpl.load_configuration
 
@@ -91,6 +90,13 @@ def guarded() -> Iterator[None]:
         return config
 
     ConfigLoaderImpl.load_configuration = load_checked  # type: ignore[method-assign]
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Guard while the block runs."""
+    load = ConfigLoaderImpl.load_configuration
+    guard()
     try:
         yield
     finally:

@@ -18,9 +18,9 @@ from gantrain.cli import LIST_GROUPS
 from gantrain.config import CONF, check, register, settle_budget
 from gantrain.help import describe
 
-FILES = sorted(CONF.glob("*/*.yaml"))
+FILES = sorted(CONF.glob("*/**/*.yaml"))
 RECIPES = ("experiment", "model")
-NAMES = [f"{path.parent.name}/{path.stem}" for path in FILES]
+NAMES = [str(path.relative_to(CONF).with_suffix("")) for path in FILES]
 each_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
 
 
@@ -33,7 +33,7 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 
 def choice(path: Path) -> str:
-    group, option = path.parent.name, path.stem
+    group, option = str(path.parent.relative_to(CONF)), path.stem
     return f"{group}=[{option}]" if group in LIST_GROUPS else f"{group}={option}"
 
 
@@ -47,7 +47,7 @@ def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 def test_there_are_options_of_every_group() -> None:
     assert len(FILES) > 60
-    groups = {path.parent.name for path in FILES}
+    groups = {path.relative_to(CONF).parts[0] for path in FILES}
     assert groups == {path.name for path in CONF.iterdir() if path.is_dir()}
     assert set(LIST_GROUPS) <= groups
 

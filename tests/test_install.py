@@ -56,3 +56,5 @@ def test_an_installed_command_runs_from_an_empty_folder(kind: str, wheel: Path, 
     small = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "steps=2", "run_dir=out")
     run(binaries / "gantrain", *small, cwd=empty)
     assert (empty / "out/samples/step_00000002.png").is_file()
+    run(binaries / "gantrain", "-m", "hydra/launcher=devices", "seed=0", *small[:-1], "run_dir=sweep", cwd=empty)
+    assert (empty / "sweep/0/samples/step_00000002.png").is_file()

@@ -401,6 +401,7 @@ def recorded(run: Run, record: Record) -> Iterator["StopOnSignal"]:
         then = f"Go on with: {run.command}" if saved else "The callback checkpoint was left out: nothing is saved."
         text = f"{how} step {run.state.step:,}; it is in {run.folder}. {then}"
         console.print(text, markup=False, soft_wrap=True)
+        stop.hand_on()
         raise SystemExit(128 + stop.received)
 
 
@@ -438,7 +439,9 @@ def explained(error: BaseException, run: Run, first_step: int) -> BaseException:
 class StopOnSignal:
     """Turn the first SIGINT, SIGTERM or SIGHUP into the end of the current step; a second one ends the process at once.
 
-    Where several processes train the run, they agree on the step.
+    Where several processes train the run, they agree on the step. A signal of the user's kind (SIGUSR1, SIGUSR2) is
+    taken where somebody else has a use for it, as a cluster's launcher that puts the run back into the queue; it is
+    handed on when the run is saved, and does not count as a second one.
 
     Args:
         leave: called before that.
@@ -457,7 +460,9 @@ class StopOnSignal:
             for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
             if on_main and signal.getsignal(s) != signal.SIG_IGN
         ]
-        self.previous = {s: signal.signal(s, self.note) for s in wanted}
+        own = {s: signal.getsignal(s) for s in (signal.SIGUSR1, signal.SIGUSR2) if on_main}
+        self.awaited = {int(s): handler for s, handler in own.items() if callable(handler)}
+        self.previous = {s: signal.signal(s, self.note) for s in (*wanted, *self.awaited)}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -466,8 +471,10 @@ class StopOnSignal:
 
     def note(self, signum: int, _: FrameType | None) -> None:
         """Remember the signal until the step is done."""
-        if self.received is None:
-            self.received = signum
+        if self.received is None or signum in self.awaited:
+            first, self.received = self.received is None, signum
+            if not first:
+                return
             # Not through the console, which this signal may have interrupted.
             self.tell("\nFinishing the step; once more to stop at once.\n")
             return
@@ -475,6 +482,11 @@ class StopOnSignal:
             self.leave()
         self.tell("Stopped at once; the last checkpoint is whole.\n")
         os._exit(128 + signum)
+
+    def hand_on(self) -> None:
+        """Give a signal that somebody else waits for to them."""
+        if self.received in self.awaited:
+            self.awaited[self.received](self.received, None)
 
     def tell(self, text: str) -> None:
         """Write to the terminal, unless another process does; the terminal may be gone."""

@@ -13,10 +13,9 @@ from gantrain.config import CONF
 def test_help_lists_every_group_and_option_with_a_line_on_each(command) -> None:
     result = command("--help")
     assert result.status == 0
-    for folder in (f for f in CONF.iterdir() if f.is_dir()):
-        assert re.search(rf"^{folder.name}$", result.stdout, re.M), folder
-        for option in folder.glob("*.yaml"):
-            assert re.search(rf"^  {option.stem} +\S.+$", result.stdout, re.M), option
+    for option in CONF.glob("*/**/*.yaml"):
+        assert re.search(rf"^{option.parent.relative_to(CONF)}$", result.stdout, re.M), option
+        assert re.search(rf"^  {option.stem} +\S.+$", result.stdout, re.M), option
     for example in ("gantrain model=wgan_gp dataset=celeba", "gantrain -m ", "task=sample", "--cfg job"):
         assert example in result.stdout
     assert "gantrain --cfg job model=wgan_gp" in result.stdout.splitlines()[-3]

@@ -1,0 +1,318 @@
+"""A sweep's runs side by side: on the devices of one machine, and as the jobs of a cluster."""
+
+import inspect
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.core.utils import JobStatus
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from runs import differences, record
+
+from gantrain.cli import Task
+from gantrain.config import CONF, claim_folder, register
+from gantrain.errors import ConfigError
+from hydra_plugins.gantrain_devices import Children, DevicesLauncher
+
+SLURM = Path(__file__).parents[1] / "slurm"
+SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "checkpoint.every=50")
+TWO = ("hydra/launcher=devices", "hydra.launcher.runs_per_device=2")
+
+
+class Command:
+    """The command in a process of its own, and what it has said so far."""
+
+    def __init__(self, folder: Path, arguments: tuple[str, ...], environment: dict[str, str]):
+        self.log = folder / "said.txt"
+        words = [sys.executable, "-m", "gantrain", *arguments]
+        env = os.environ | {"COLUMNS": "200"} | environment
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(words, cwd=folder, env=env, stdout=log, stderr=log)
+
+    def until(self, condition: Callable[[], object], timeout: float = 90) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline, self.log.read_text()
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.05)
+
+    def wait(self) -> tuple[int, str]:
+        return self.process.wait(timeout=120), self.log.read_text()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
+    started: list[Command] = []
+
+    def begin(*arguments: str, **environment: str) -> Command:
+        started.append(Command(tmp_path, arguments, environment))
+        return started[-1]
+
+    yield begin
+    for command in started:
+        command.process.kill()
+        command.process.wait()
+
+
+def test_runs_go_side_by_side_and_a_refused_one_stops_no_other(start: Any, tmp_path: Path) -> None:
+    typed = (*TWO, "optimizer.lr=1e-3,2e-3,-1", *SMALL, "steps=200", "run_dir=sweep")
+    status, said = start("-m", *typed).wait()
+    assert status == 2
+    assert said.count("Run ") == 3
+    assert "[2] gantrain: optimizer.lr=-1: a learning rate is a number above 0" in said
+    refused = re.escape(f"run 2 (optimizer.lr=-1 {' '.join(SMALL)} steps=200 run_dir=sweep) ended with status 2")
+    assert len(re.findall(f"^gantrain: {refused}", said, re.M)) == 1
+    assert re.search(r"^\[1\] step 200/200  loss D", said, re.M)
+    assert "Traceback" not in said
+    assert {path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()} == {"0", "1"}
+    records = [record(tmp_path / "sweep" / name) for name in "01"]
+    assert [r["status"] for r in records] == ["finished"] * 2
+    (_, ended), (started, _) = ([datetime.fromisoformat(r[key]) for key in ("started", "ended")] for r in records)
+    assert started <= ended, "one waited for the other"
+
+
+def test_a_run_of_a_sweep_is_the_run_of_its_command(start: Any, tmp_path: Path) -> None:
+    assert start("-m", *TWO, "seed=1", *SMALL, "steps=60", "run_dir=sweep").wait()[0] == 0
+    assert start("seed=1", *SMALL, "steps=60", "run_dir=alone", OMP_NUM_THREADS="1").wait()[0] == 0
+    assert not differences(tmp_path / "sweep/0", tmp_path / "alone")
+
+
+def test_a_signal_lets_all_save_and_the_same_command_goes_on(start: Any, tmp_path: Path) -> None:
+    typed = ("-m", *TWO, "seed=0,1,2", *SMALL, "run_dir=sweep", "on_divergence=stop")
+    command = start(*typed, "steps=100000")
+    command.until(lambda: all((tmp_path / f"sweep/{i}/metrics.csv").exists() for i in (0, 1)))
+    command.process.send_signal(signal.SIGTERM)
+    status, said = command.wait()
+    assert status == 143, said
+    assert "Stopped by SIGTERM; 2 of 3 runs had begun. The same command goes on with them: run_dir=sweep" in said
+    done = [record(tmp_path / f"sweep/{i}") for i in (0, 1)]
+    for number, r in enumerate(done):
+        assert r["status"] == "stopped"
+        assert (tmp_path / f"sweep/{number}/checkpoints/step_{r['steps']:08d}.pt").exists()
+    assert not (tmp_path / "sweep/2").exists()
+    steps = max(r["steps"] for r in done) + 5
+    status, said = start(*typed, f"steps={steps}").wait()
+    assert status == 0, said
+    records = [record(tmp_path / f"sweep/{i}") for i in range(3)]
+    assert [r["steps"] for r in records] == [steps] * 3
+    assert [len(r["history"]) for r in records] == [1, 1, 0]
+
+
+def test_what_is_killed_is_named(start: Any, tmp_path: Path) -> None:
+    command = start("-m", "hydra/launcher=devices", "seed=0", *SMALL, "steps=100000", "run_dir=sweep")
+    command.until(lambda: (tmp_path / "sweep/0/metrics.csv").exists())
+    threads = Path(f"/proc/{command.process.pid}/task").glob("*/children")
+    (child,) = (pid for thread in threads for pid in thread.read_text().split())
+    os.kill(int(child), signal.SIGKILL)
+    status, said = command.wait()
+    assert status == 1
+    assert "was killed by SIGKILL" in said
+
+
+def launcher(devices: Any = "auto", runs_per_device: int = 1, device: str = "auto") -> DevicesLauncher:
+    made = DevicesLauncher(devices=devices, runs_per_device=runs_per_device)
+    config = {"runtime": {"device": device}, "hydra": {"overrides": {"hydra": []}, "sweep": {"dir": "sweep"}}}
+    made.setup(
+        hydra_context=None,  # type: ignore[arg-type]
+        task_function=Task(["-m"], ["-m", "--config-dir", "my"], wants_traceback=False),
+        config=OmegaConf.create(config),
+    )
+    return made
+
+
+@pytest.mark.parametrize(
+    ("options", "visible", "expected"),
+    [
+        ({}, None, ["0", "1", "2", "3"]),
+        ({"runs_per_device": 2}, None, ["0", "1", "2", "3"] * 2),
+        ({"devices": [1, 3]}, None, ["1", "3"]),
+        ({"devices": 2}, None, ["2"]),
+        ({}, "4,5,6,7", ["4", "5", "6", "7"]),
+        ({"devices": [5]}, "4,5,6,7", ["5"]),
+    ],
+)
+def test_each_gpu_has_a_place(
+    monkeypatch: pytest.MonkeyPatch, options: Any, visible: str | None, expected: list[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [place.environment["CUDA_VISIBLE_DEVICES"] for place in launcher(**options).places()] == expected
+
+
+def test_without_gpus_the_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("os.process_cpu_count", lambda: 8, raising=False)
+    assert [dict(place.environment) for place in launcher().places()] == [{}]
+    assert [dict(place.environment) for place in launcher(runs_per_device=3).places()] == [{"OMP_NUM_THREADS": "2"}] * 3
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [place.name for place in launcher(device="cpu").places()] == ["the CPU"]
+    assert [place.name for place in launcher(devices="cpu").places()] == ["the CPU"]
+
+
+@pytest.mark.parametrize("devices", [[0, 9], [], "none", [0.5]])
+def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch, devices: Any) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(
+        ConfigError, match=r"hydra.launcher.devices=.*must be auto, cpu or a list of the GPUs .*\(0, 1\)"
+    ):
+        launcher(devices).places()
+
+
+def test_as_many_runs_as_places_go_at_a_time_each_on_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The runs are little programs that note where and when they ran."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    program = (
+        "import os, sys, time; start = time.monotonic(); time.sleep(0.3);"
+        f"open({str(tmp_path)!r} + '/' + sys.argv[1], 'w').write(str([os.environ['CUDA_VISIBLE_DEVICES'], start, "
+        "time.monotonic()]))"
+    )
+    made = launcher()
+    monkeypatch.setattr(made, "command", lambda overrides, folder: [sys.executable, "-c", program, folder.name])
+    returned = made.launch([[f"seed={i}"] for i in range(6)], 0)
+    assert [r.status for r in returned] == [JobStatus.COMPLETED] * 6
+    spans = [json.loads((tmp_path / str(i)).read_text().replace("'", '"')) for i in range(6)]
+    assert {device for device, *_ in spans} == {"0", "1"}
+    for i, (device, start, end) in enumerate(spans):
+        at_once = [d for j, (d, s, e) in enumerate(spans) if j != i and s < end and start < e]
+        assert device not in at_once
+    assert any(s < spans[0][2] for _, s, _ in spans[1:])
+
+
+def test_the_config_lists_what_the_launcher_takes() -> None:
+    node = OmegaConf.load(CONF / "hydra/launcher/devices.yaml")
+    assert isinstance(node, DictConfig)
+    options = {name: p.default for name, p in inspect.signature(DevicesLauncher).parameters.items()}
+    assert options == {str(name): inspect.Parameter.empty for name in node if name != "_target_"}
+    assert get_object(node["_target_"]).__qualname__ == "DevicesLauncher"
+
+
+def test_the_command_of_a_run_is_one_that_a_person_could_type() -> None:
+    made = launcher()
+    made.config.hydra.overrides.hydra = ["hydra.mode=MULTIRUN", "hydra/launcher=devices", "hydra.launcher.devices=[0]"]
+    words = made.command(["seed=1", "run_dir=sweep", "loss=lsgan"], Path("my sweep/3"))
+    assert words[3:] == ["--config-dir", "my", "seed=1", "loss=lsgan", "run_dir='my sweep/3'"]
+
+
+def test_a_second_signal_reaches_the_runs_too() -> None:
+    stubborn = "import signal, time\nfor s in (15, 2): signal.signal(s, lambda *_: print('no', flush=True))\n"
+    stubborn += "signal.signal(1, lambda *_: exit(7))\nprint('ready', flush=True)\nwhile True: time.sleep(0.01)"
+    with Children(wants_traceback=False) as children:
+        import threading
+
+        def signals() -> None:
+            while not children.processes:
+                time.sleep(0.01)
+            time.sleep(0.5)
+            for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                os.kill(os.getpid(), s)
+                time.sleep(0.1)
+
+        sender = threading.Thread(target=signals)
+        sender.start()
+        assert children.run(0, "title", [sys.executable, "-c", stubborn], {}) == 7
+        sender.join()
+        assert children.received == signal.SIGTERM
+        assert children.run(1, "title", [sys.executable, "-c", "1"], {}) is None
+
+
+# A cluster
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "slurm").mkdir()
+    return {"PATH": f"{SLURM}:{os.environ['PATH']}", "FAKE_SLURM": str(tmp_path / "slurm")}
+
+
+SUBMIT = ("-m", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=1", *SMALL, "run_dir=sweep")
+
+
+def test_runs_are_jobs_of_a_cluster(start: Any, tmp_path: Path, cluster: dict[str, str]) -> None:
+    page = (Path(__file__).parents[2] / "docs/devices.md").read_text()
+    (tmp_path / "my/hydra/launcher").mkdir(parents=True)
+    (tmp_path / "my/hydra/launcher/cluster.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    typed = ("--config-dir", "my", "-m", "hydra/launcher=cluster", *SMALL, "run_dir=sweep")
+    status, said = start(*typed, "optimizer.lr=1e-3,-1", "steps=20", **cluster).wait()
+    assert status == 2
+    assert "gantrain: optimizer.lr=-1: a learning rate is a number above 0" in said
+    assert "Traceback" not in said
+    script = (tmp_path / "slurm/1000.sh").read_text()
+    assert {"#SBATCH --partition=gpu", "#SBATCH --gpus-per-node=1", "#SBATCH --time=240", "#SBATCH --array=0-1%2"} <= {
+        *script.splitlines()
+    }
+    assert record(tmp_path / "sweep/0")["status"] == "finished"
+    (log,) = (tmp_path / "sweep/.submitit").glob("1000_0/*.err")
+    assert "step 20/20  loss D" in log.read_text()
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_job_whose_time_is_up_is_saved_and_goes_on_when_it_is_its_turn_again(
+    start: Any, tmp_path: Path, cluster: dict[str, str]
+) -> None:
+    command = start(*SUBMIT, "hydra.launcher.max_num_timeout=3", "seed=0", "steps=600", **cluster)
+    command.until(lambda: (tmp_path / "sweep/0/metrics.csv").exists())
+    (job,) = (int(line) for line in tasks_of("submitit.core._submit", tmp_path))
+    os.kill(job, signal.SIGUSR2)  # as SLURM does some time before a job's time is over
+    status, said = command.wait()
+    assert status == 0, said
+    finished = record(tmp_path / "sweep/0")
+    assert (finished["status"], finished["steps"]) == ("finished", 600)
+    (resumed,) = finished["history"]
+    assert 0 < resumed["step"] < 600
+    (log,) = (tmp_path / "sweep/.submitit").glob("1000/*.err")
+    assert f"stopped by SIGUSR2 after step {resumed['step']}" in log.read_text()
+    assert start("seed=0", *SMALL, "steps=600", "run_dir=alone").wait()[0] == 0
+    assert not differences(tmp_path / "sweep/0", tmp_path / "alone")
+
+
+def tasks_of(program: str, folder: Path) -> Iterator[str]:
+    """The processes that run the module on a folder."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "-m" in words[1:3] and program in words and any(word.startswith(str(folder)) for word in words):
+            yield path.parent.name
+
+
+def test_several_tasks_of_a_job_train_one_run(start: Any, tmp_path: Path, cluster: dict[str, str]) -> None:
+    status, said = start(*SUBMIT, "hydra.launcher.tasks_per_node=2", "seed=0", "steps=20", **cluster).wait()
+    assert status == 0, said
+    done = record(tmp_path / "sweep/0")
+    assert (done["status"], done["processes"]) == ("finished", 2)
+    leader, follower = sorted((tmp_path / "sweep/.submitit").glob("1000/*.err"))
+    assert "2 processes" in leader.read_text()
+    assert not follower.read_text().strip()
+
+
+def test_a_task_is_the_same_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import cloudpickle
+
+    monkeypatch.chdir(tmp_path)
+    claim_folder.cache_clear()
+    task = Task(["-m"], ["-m"], wants_traceback=True)
+    task.fixed_run_dir = True
+    register(fixed_run_dir=True, sweep="there")
+    copy = cloudpickle.loads(cloudpickle.dumps(task))
+    try:
+        assert (copy.sent, copy.sweep, copy.fixed_run_dir, copy.wants_traceback) == (True, "there", True, True)
+        assert cloudpickle.loads(cloudpickle.dumps(copy)).sweep == "there"
+    finally:
+        register(fixed_run_dir=False)
