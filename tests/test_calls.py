@@ -1,5 +1,8 @@
 """No slower by accident: what a step asks of torch is counted, and none of it waits for the device."""
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -126,3 +129,31 @@ def test_a_step_calls_no_more_operators_than_it_did(
     calls = calls_of_a_step(tmp_path, loss, regularizers, norm=norm, n_critic=n_critic)
     assert calls.total() <= most
     assert not {name: count for name, count in calls.items() if name in WAITING}
+
+
+THREADS = '''
+import os
+from gantrain.callbacks.base import Callback
+
+class Threads(Callback):
+    """Notes how many threads the process has after each step."""
+
+    def __call__(self, state, observations):
+        with open("threads.txt", "a") as file:
+            print(len(os.listdir("/proc/self/task")), file=file)
+'''
+
+
+def test_saving_leaves_the_cores_to_the_training(tmp_path: Path) -> None:
+    """A thread that computes with torch has OpenMP threads of its own, which slow those of the training for good."""
+    (tmp_path / "threads.py").write_text(THREADS)
+    own = ("trust=[threads]", "+callback.threads._target_=threads.Threads")
+    typed = ("batch_size=2", "steps=12", "checkpoint.every=4", "callback=[log,checkpoint]", "runtime.device=cpu")
+    command = [sys.executable, "-m", "gantrain", *typed, *own]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "2"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    counts = [int(line) for line in (tmp_path / "threads.txt").read_text().split()]
+    assert len(counts) == 12
+    assert max(counts) <= counts[2] + 1  # the one that writes

@@ -14,7 +14,7 @@ from gantrain.callbacks.base import Callback
 from gantrain.checkpoint import Content, map_tensors, tensors
 from gantrain.errors import ConfigError
 from gantrain.files import require_space
-from gantrain.health import diverged
+from gantrain.health import all_finite, diverged
 from gantrain.run import Run
 from gantrain.train import TrainState
 
@@ -142,7 +142,7 @@ class Checkpoint(Callback):
         """Write the checkpoint once everything else of its step is in its files, then delete what is too old."""
         content = host()
         for name, tensor in tensors(content):
-            if tensor.is_floating_point() and not tensor.isfinite().all():
+            if tensor.is_floating_point() and not all_finite(tensor):
                 raise diverged(self.run, content["step"], f"{name} holds numbers that are not finite")
         for callback in self.run.active:
             callback.flush()
