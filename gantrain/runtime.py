@@ -4,7 +4,8 @@ Every choice has a name in conf/runtime, and where one is not to be had, the rea
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -22,6 +23,10 @@ PrecisionName = Literal["float32", "tf32", "bf16"]
 AccelerationName = Literal["eager", "graph"]
 LayoutName = Literal["contiguous", "channels_last"]
 
+TINY = 1_000_000
+"""Multiply-adds of a network's pass over a batch, below which several CPU threads lose more by waiting for each other
+than they gain."""
+
 EAGER_CALLS = 3
 """Updates that run eagerly before one is captured: libraries and optimizers set themselves up in them."""
 
@@ -35,12 +40,14 @@ class Runtime:
             under autocast, penalties and losses in float32, with products as in tf32).
         acceleration: graph replays each player's update as one CUDA graph.
         layout: of the networks' weights, which their convolutions pass on to what they make.
+        threads: that compute on a CPU; None: as many as torch takes by itself.
     """
 
     device: torch.device
     precision: PrecisionName = "float32"
     acceleration: AccelerationName = "eager"
     layout: LayoutName = "contiguous"
+    threads: int | None = None
 
     def prepare(self, state: TrainState) -> None:
         """Lay out the networks, set the precision of products, and make the optimizers fit to be captured."""
@@ -54,6 +61,16 @@ class Runtime:
                 for group in optimizer.param_groups:
                     if "capturable" in group:
                         group["capturable"] = True
+
+    @contextmanager
+    def threaded(self) -> Iterator[None]:
+        """Compute with so many threads while the block runs."""
+        usual = torch.get_num_threads()
+        torch.set_num_threads(self.threads or usual)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(usual)
 
     def run(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return the network as it is to be called; what it makes is float32 in any case."""
@@ -74,20 +91,30 @@ class Runtime:
     def __str__(self) -> str:
         parts = {self.precision: "", "graph": "CUDA graphs", "channels_last": "channels last"}
         taken = [parts[name] for name in (self.acceleration, self.layout) if name in parts]
+        if self.threads is not None:
+            taken.append(f"{self.threads} thread{'s' * (self.threads > 1)}")
         return ", ".join([self.precision, *taken])
 
 
 def choose(
-    wanted: Node, device: torch.device, state: TrainState, parts: Iterable[object], *, num_processes: int = 1
+    wanted: Node,
+    device: torch.device,
+    state: TrainState,
+    parts: Iterable[object],
+    *,
+    batch_size: int,
+    num_processes: int = 1,
 ) -> Runtime:
     """Settle the options of `runtime`: what "auto" stands for, and what cannot be had.
 
     On a GPU, auto is bf16 and channels_last for networks with convolutions, float32 for others, whose vectors need its
     digits and whose products are too small to gain; and captured graphs, unless a part is the user's own code, which
-    could do other things from step to step. On a CPU these are all slower, and auto is plain.
+    could do other things from step to step. On a CPU these are all slower, and auto is plain; tiny networks are left to
+    one thread there.
 
     Args:
         parts: what else takes part in a step: the loss, the regularizers, the latent.
+        batch_size: of this process.
         num_processes: that make a step together.
 
     Raises:
@@ -109,7 +136,14 @@ def choose(
         acceleration = "graph" if reason is None else _fall_back("acceleration", "graph", "eager", reason)
     elif acceleration == "auto":
         acceleration = "eager"
-    return Runtime(device=device, precision=precision, acceleration=acceleration, layout=layout)
+    threads = wanted["threads"]
+    if threads == "auto":
+        # A pass takes at least a multiply-add a weight and sample.
+        largest = max(sum(p.numel() for p in network.parameters()) for network in (state.G, state.D))
+        threads = 1 if device.type == "cpu" and not convolves and batch_size * largest < TINY else None
+    elif not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+        raise ConfigError(f"runtime.threads={threads}: must be auto or at least 1.")
+    return Runtime(device=device, precision=precision, acceleration=acceleration, layout=layout, threads=threads)
 
 
 def _name(wanted: Node, option: str, kind: Any) -> Any:

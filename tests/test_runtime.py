@@ -31,7 +31,7 @@ from gantrain.train import Observations, TrainState, train
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SHAPE = (3, 16, 16)
-AUTO = {"precision": "auto", "acceleration": "auto", "layout": "auto"}
+AUTO = {"precision": "auto", "acceleration": "auto", "layout": "auto", "threads": "auto"}
 PENALTY: dict[str, Regularizer] = {"gradient_penalty": GradientPenalty(weight=10.0)}
 
 
@@ -108,17 +108,17 @@ def vectors_state() -> TrainState:
 
 
 def test_auto_is_plain_on_a_cpu(caplog: pytest.LogCaptureFixture) -> None:
-    assert choose(AUTO, CPU, make_state(), []) == Runtime(device=CPU)
+    assert choose(AUTO, CPU, make_state(), [], batch_size=8) == Runtime(device=CPU)
     assert not caplog.records
 
 
 @pytest.mark.usefixtures("gpu")
 def test_auto_is_fast_on_a_gpu() -> None:
     parts = [Wasserstein(), Normal(z_dim=8), GradientPenalty(weight=10.0)]
-    fast = choose(AUTO, CUDA, make_state(), parts)
+    fast = choose(AUTO, CUDA, make_state(), parts, batch_size=8)
     assert fast == Runtime(device=CUDA, precision="bf16", acceleration="graph", layout="channels_last")
     assert str(fast) == "bf16, CUDA graphs, channels last"
-    vectors = choose(AUTO, CUDA, vectors_state(), parts)
+    vectors = choose(AUTO, CUDA, vectors_state(), parts, batch_size=8)
     assert vectors == Runtime(device=CUDA, precision="float32", acceleration="graph", layout="contiguous")
 
 
@@ -132,13 +132,46 @@ def test_auto_is_fast_on_a_gpu() -> None:
     ],
 )
 def test_each_way_is_had_by_its_name(option: str, name: str) -> None:
-    assert getattr(choose(AUTO | {option: name}, CUDA, make_state(), []), option) == name
+    assert getattr(choose(AUTO | {option: name}, CUDA, make_state(), [], batch_size=8), option) == name
 
 
 @pytest.mark.parametrize("option", ["precision", "acceleration", "layout"])
 def test_a_wrong_name_is_refused(option: str) -> None:
     with pytest.raises(ConfigError, match=rf"runtime.{option}=fast: must be one of auto, "):
-        choose(AUTO | {option: "fast"}, CPU, make_state(), [])
+        choose(AUTO | {option: "fast"}, CPU, make_state(), [], batch_size=8)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, None, "many"])
+def test_a_wrong_number_of_threads_is_refused(threads: object) -> None:
+    with pytest.raises(ConfigError, match=rf"runtime.threads={threads}: must be auto or at least 1"):
+        choose(AUTO | {"threads": threads}, CPU, make_state(), [], batch_size=8)
+
+
+def test_tiny_networks_are_left_to_one_thread() -> None:
+    """As those of experiment=gaussian, of 1,121 and 449 parameters; what convolves or is large is shared out."""
+
+    def threads(state: TrainState, batch_size: int, device: torch.device = CPU) -> int | None:
+        wanted = AUTO | {"precision": "float32", "acceleration": "eager"}
+        return choose(wanted, device, state, [], batch_size=batch_size).threads
+
+    assert threads(vectors_state(), 128) == 1
+    assert threads(vectors_state(), 10**6) is None
+    assert threads(make_state(), 1) is None
+    assert threads(vectors_state(), 128, CUDA) is None
+    three = choose(AUTO | {"threads": 3}, CPU, vectors_state(), [], batch_size=8)
+    assert str(three) == "float32, 3 threads"
+
+
+def test_the_number_of_threads_holds_while_training_alone() -> None:
+    usual = torch.get_num_threads()
+    with Runtime(device=CPU, threads=usual + 1).threaded():
+        assert torch.get_num_threads() == usual + 1
+    assert torch.get_num_threads() == usual
+    with pytest.raises(ZeroDivisionError), Runtime(device=CPU, threads=usual + 1).threaded():
+        _ = 1 / 0
+    assert torch.get_num_threads() == usual
+    with Runtime(device=CPU).threaded():
+        assert torch.get_num_threads() == usual
 
 
 class Own(Regularizer):
@@ -171,7 +204,7 @@ def test_what_cannot_be_had_is_said(
 ) -> None:
     state = make_state()
     state.D_optimizer = optimizer(state.D.parameters(), lr=1e-3)
-    assert getattr(choose(AUTO | wanted, device, state, parts), option) == instead
+    assert getattr(choose(AUTO | wanted, device, state, parts, batch_size=8), option) == instead
     assert len(caplog.records) == (reason is not None)
     if reason is not None:
         assert f"runtime.{option}=" in caplog.text

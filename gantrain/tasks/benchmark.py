@@ -102,7 +102,7 @@ def measure(job: Job, config: Node, steps: int, close: Callable[["Clock"], None]
         "name": job.name,
         "device": device_name(run.device),
         "runtime": str(run.runtime),
-        "threads": torch.get_num_threads(),
+        "threads": run.runtime.threads or torch.get_num_threads(),
         "torch": torch.__version__,
         "batch_size": config["batch_size"],
         "steps": steps,
@@ -280,8 +280,9 @@ def table(figures: dict[str, Any]) -> Table:
     rows = Table.grid(padding=(0, 2))
     parts, seconds = figures["parts"], figures["seconds_per_step"]
     ceiling = figures["matrix_product_flops_per_second"]
+    threads = "" if "thread" in figures["runtime"] else f", {figures['threads']} threads"
     lines = {
-        "device": f"{figures['device']}, {figures['runtime']}, {figures['threads']} threads, torch {figures['torch']}",
+        "device": f"{figures['device']}, {figures['runtime']}{threads}, torch {figures['torch']}",
         "speed": f"{figures['images_per_second']:,.0f} images/s, {1e3 * seconds:.4g} ms a step",
         **{name: f"{1e3 * part:.3g} ms ({part / seconds:.0%})" for name, part in parts.items()},
         "memory": f"{figures['peak_bytes'] / 1e6:,.0f} MB at most",

@@ -89,21 +89,22 @@ class Training:
         """Train from where the state stands until the run has its steps."""
         run = self.run
         averaging = [run.processes.average] if run.processes.size > 1 else []
-        run_algorithm(
-            run.state,
-            self.batches,
-            run.processes.own_codes(run.latent),
-            self.loss,
-            run.regularizers,
-            steps=run.steps,
-            n_critic=critic_schedule(run.config),
-            seed=run.config["seed"],
-            device=run.device,
-            ema=build_ema(run.config),
-            callbacks=[*averaging, *callbacks],
-            precision=run.runtime.run,
-            accelerate=run.runtime.accelerate,
-        )
+        with run.runtime.threaded():
+            run_algorithm(
+                run.state,
+                self.batches,
+                run.processes.own_codes(run.latent),
+                self.loss,
+                run.regularizers,
+                steps=run.steps,
+                n_critic=critic_schedule(run.config),
+                seed=run.config["seed"],
+                device=run.device,
+                ema=build_ema(run.config),
+                callbacks=[*averaging, *callbacks],
+                precision=run.runtime.run,
+                accelerate=run.runtime.accelerate,
+            )
 
 
 def assemble(job: Job, config: Node, processes: Processes = ALONE) -> Training:
@@ -121,7 +122,8 @@ def assemble(job: Job, config: Node, processes: Processes = ALONE) -> Training:
         require_memory("batch_size", config["batch_size"], [dataset.image_shape] * 2 + [(latent.z_dim,)], device)
         state = build_state(config, dataset.image_shape, latent, device)
         parts = [loss, latent, *regularizers.values()]
-        runtime = choose(config["runtime"], device, state, parts, num_processes=processes.size)
+        own = config["batch_size"] // processes.size
+        runtime = choose(config["runtime"], device, state, parts, batch_size=own, num_processes=processes.size)
         runtime.prepare(state)
         processes.share(config["batch_size"], state)
         check_cross(state.D, loss, regularizers, config["allow"])
