@@ -118,8 +118,8 @@ def calls_of_a_step(
 @pytest.mark.parametrize(
     ("loss", "regularizers", "norm", "n_critic", "most"),
     [
-        (NonSaturating(), {}, "batch", 1, 180),
-        (Wasserstein(), {"gradient_penalty": GradientPenalty(weight=10.0)}, "none", 5, 740),
+        (NonSaturating(), {}, "batch", 1, 172),
+        (Wasserstein(), {"gradient_penalty": GradientPenalty(weight=10.0)}, "none", 5, 665),
     ],
     ids=["dcgan", "wgan_gp"],
 )

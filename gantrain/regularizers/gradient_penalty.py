@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gantrain.losses.base import Scalar
 from gantrain.regularizers.base import CriticBatch, Regularizer
+from gantrain.regularizers.input_gradient import input_gradient
 from gantrain.seeding import own_rows
 
 
@@ -31,7 +32,6 @@ class GradientPenalty(Regularizer):
         real, fake = batch.real.detach(), batch.fake
         draw = partial(torch.rand, dtype=real.dtype, device=real.device)
         epsilon = own_rows(draw, [len(real)] + [1] * (real.dim() - 1))
-        x_hat = torch.lerp(fake, real, epsilon).requires_grad_()
-        (gradient,) = torch.autograd.grad(critic(x_hat).sum(), x_hat, create_graph=True)
-        norms: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+        x_hat = torch.lerp(fake, real, epsilon)
+        norms: Tensor = torch.linalg.vector_norm(input_gradient(critic, x_hat).flatten(1), dim=1)
         return self.weight * (norms - 1).square().mean()
