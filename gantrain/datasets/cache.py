@@ -17,10 +17,8 @@ import math
 import os
 import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +28,7 @@ import torch
 from jaxtyping import Int64, UInt8
 
 from gantrain.datasets.base import ImageDataset, ImagesOnDemand
+from gantrain.datasets.decoding import Decode, decoded
 from gantrain.datasets.images import BadImageError
 from gantrain.datasets.progress import track
 from gantrain.datasets.untrusted import open_regular, printable
@@ -40,7 +39,6 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 2
 VERIFIED_BYTES = 256 * 10**6
 _NUM_BAD_SHOWN = 5
-_CHUNK = 32
 _STALE_SECONDS = 24 * 60 * 60
 
 
@@ -53,7 +51,7 @@ class Source:
         names: one an image, for messages.
         listing: what changes when an image changes; can be written as JSON.
         preprocessing: what is done to each, likewise.
-        decode: the i-th image; called from several threads; raises BadImageError.
+        decode: the i-th image; called in several threads or forked processes; raises BadImageError.
     """
 
     name: str
@@ -64,7 +62,7 @@ class Source:
     image_shape: tuple[int, int, int]
     labels: Int64[np.ndarray, " n"] | None
     num_classes: int | None
-    decode: Callable[[int], UInt8[np.ndarray, "c h w"]]
+    decode: Decode
 
     def key(self) -> str:
         """Sha256 of all that decides about the pixels."""
@@ -205,15 +203,15 @@ def _build(source: Source, stem: Path, key: str, num_workers: int | None) -> Non
     _remove_stale_temporaries(stem.parent, source.name)
     require_space(stem.parent, total * math.prod(source.image_shape), f"The cache of {source.origin}")
     logger.info("Decoding %s images of %s into %s.npy, once.", f"{total:,}", source.origin, stem)
-    decoded = _decoded(source, num_workers)
     digest = hashlib.sha256()
     good: list[int] = []
     bad: dict[str, str] = {}
     # Written in order as a plain file rather than through a memory map: a disk that fills up is then an error, not a
     # bus error, and rows of bad images need not be moved.
-    with atomic_write(Path(f"{stem}.npy")) as file:
+    decoding = decoded(source.decode, total, source.image_shape, num_workers)
+    with closing(decoding) as images, atomic_write(Path(f"{stem}.npy")) as file:
         _write_header(file, (total, *source.image_shape))
-        for i, image in enumerate(track(decoded, total=total, what=f"Decoding {source.name}")):
+        for i, image in enumerate(track(images, total=total, what=f"Decoding {source.name}")):
             if isinstance(image, BadImageError):
                 bad[source.names[i]] = str(image)
             else:
@@ -245,32 +243,6 @@ def _build(source: Source, stem: Path, key: str, num_workers: int | None) -> Non
     except BaseException:
         Path(f"{stem}.npy").unlink(missing_ok=True)
         raise
-
-
-def _decoded(source: Source, num_workers: int | None) -> Iterator[UInt8[np.ndarray, "c h w"] | BadImageError]:
-    # In chunks, because handing single small images to threads costs more than decoding them; and only so many ahead,
-    # because Executor.map submits everything at once, and Ctrl-C would then wait for all of it.
-    num_cores: int = getattr(os, "process_cpu_count", os.cpu_count)() or 1
-    num_threads = num_cores if num_workers is None else num_workers
-    total = len(source.names)
-    pending: deque[Future[list[UInt8[np.ndarray, "c h w"] | BadImageError]]] = deque()
-    with ThreadPoolExecutor(num_threads) as pool:
-        for start in range(0, total, _CHUNK):
-            pending.append(pool.submit(_decode_chunk, source, range(start, min(start + _CHUNK, total))))
-            if len(pending) > 2 * num_threads:
-                yield from pending.popleft().result()
-        while pending:
-            yield from pending.popleft().result()
-
-
-def _decode_chunk(source: Source, indices: range) -> list[UInt8[np.ndarray, "c h w"] | BadImageError]:
-    def attempt(i: int) -> UInt8[np.ndarray, "c h w"] | BadImageError:
-        try:
-            return source.decode(i)
-        except BadImageError as error:
-            return error
-
-    return [attempt(i) for i in indices]
 
 
 def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:

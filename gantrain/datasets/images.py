@@ -13,6 +13,7 @@ MAX_PIXELS = 89_478_485
 MAX_SIDE = 65_535  # a JPEG's limit; Pillow's memory for a row of one pixel is many times that of the pixel
 # Progressive JPEGs have about ten. Each goes over the whole image, however few bytes it takes.
 MAX_SCANS = 100
+_ORIENTATION = 0x0112  # EXIF's number of it; 1 is upright
 _START_OF_SCAN = b"\xff\xda"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _FORMATS = ("PNG", "JPEG", "WEBP")
@@ -37,7 +38,8 @@ def load_image(content: bytes, *, channels: int) -> Image.Image:
             _check_size(image.width, image.height)
             if image.format in ("JPEG", "MPO") and content.count(_START_OF_SCAN) > MAX_SCANS:
                 raise BadImageError(f"has more than {MAX_SCANS} scans")
-            return _convert(ImageOps.exif_transpose(image), _MODES[channels])
+            turned = image if image.getexif().get(_ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
+            return _convert(turned, _MODES[channels])
     except BadImageError:
         raise
     except UnidentifiedImageError as error:
@@ -55,7 +57,10 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
         layer = image.convert("RGBA")
         image = Image.new("RGBA", layer.size, "white")
         image.alpha_composite(layer)
-    return image.convert(mode)
+    if image.mode != mode:
+        return image.convert(mode)
+    image.load()
+    return image
 
 
 def resize(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -52,7 +52,7 @@ def test_while_images_are_decoded(gantrain: Callable[..., Result], work: Path, s
     for i in range(40):
         Image.fromarray(draw.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(work / f"photos/{i}.png")
     command = (*SMALL, "dataset=image_folder", "dataset.root=photos", "dataset.image_size=16", "steps=1", "run_dir=out")
-    before = during("gantrain.datasets.cache:_decode_chunk", send(signum))
+    before = during("gantrain.datasets.decoding:_results", send(signum))
     done = gantrain(*command, "runtime.num_workers=2", before=before)
     assert done.status == 128 + signum, done.stderr
     assert "Traceback" not in done.stderr
