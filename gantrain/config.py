@@ -69,6 +69,7 @@ class Config:
     n_critic: int = MISSING
     critic_warmup: CriticWarmup | None = field(default_factory=CriticWarmup)
     ema_halflife_images: float | None = MISSING
+    horizontal_flip: bool = MISSING
     allow: list[str] = MISSING
     log_every: int = MISSING
     sample_every: int = MISSING

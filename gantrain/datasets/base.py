@@ -16,6 +16,7 @@ class ImageDataset:
         images: uint8 [n, c, h, w] in [0, 255]; to be read only, because a write to mapped ones ends the process.
         labels: int64 [n] in [0, num_classes), or None.
         fingerprint: sha256 of the images and labels, as trained on.
+        release: gives back the memory of mapped images that were read; they stay mapped.
     """
 
     def __init__(
@@ -25,9 +26,11 @@ class ImageDataset:
         labels: Int64[Tensor, " n"] | None,
         num_classes: int | None,
         fingerprint: str,
+        release: Callable[[], None] = lambda: None,
     ):
         self.name, self.num_classes = name, num_classes
         self.images, self.labels, self.fingerprint = images, labels, fingerprint
+        self.release = release
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -89,6 +92,11 @@ class ImagesOnDemand(ImageDataset):
     @override
     def fingerprint(self) -> str:  # type: ignore[override]
         return self._load_once().fingerprint
+
+    @property
+    @override
+    def release(self) -> Callable[[], None]:  # type: ignore[override]
+        return self._load_once().release
 
     @property
     @override

@@ -1,15 +1,17 @@
 """Batch i as a pure function of the seed and i.
 
-Prefetching, sharding and resuming are then a matter of asking for other indices.
+Prefetching, sharding and resuming are then a matter of asking for other indices. Images travel as bytes; what is done
+to them is done on the device.
 """
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from gantrain.datasets.base import Dataset, Distribution, ImageDataset
@@ -21,6 +23,9 @@ DataPlace = Literal["auto", "device", "host"]
 
 NUM_AHEAD = 2
 """Batches on their way to the device at a time."""
+
+RELEASE_BYTES = 64_000_000
+"""Of mapped images, read before their memory is given back: little enough not to count, and seldom enough."""
 
 
 @runtime_checkable
@@ -41,6 +46,7 @@ class ImageBatches:
     may be smaller than a batch.
 
     Args:
+        mirror: whether each image is shown mirrored, left to right, in half of the epochs, by a coin of its own.
         resident: whether all images are to lie on the device from the start.
         rows: which of a batch this process has; None: all of them.
     """
@@ -52,38 +58,60 @@ class ImageBatches:
         batch_size: int,
         seed: int,
         device: torch.device,
+        mirror: bool = False,
         resident: bool = False,
         rows: slice | None = None,
     ):
         self.images = dataset.images.to(device) if resident else dataset.images
-        self.batch_size, self.seed, self.device, self.rows = batch_size, seed, device, rows
-        self._permutation = lru_cache(maxsize=2)(self._permutation_of)
+        self.batch_size, self.seed, self.device, self.mirror = batch_size, seed, device, mirror
+        self.rows = slice(None) if rows is None else rows
+        self._order, self._coins = (lru_cache(maxsize=2)(draw) for draw in (self._order_of, self._coins_of))
+        self._release, self._num_read = dataset.release, 0
+        if resident:
+            dataset.release()
 
     def __getitem__(self, i: int) -> Float[Tensor, "n c h w"]:
         """Return the i-th batch, float32 in [-1, 1]."""
-        return to_signed(self.pixels(i).to(self.device))
+        return self.finish(i, self.pixels(i).to(self.device))
 
     def pixels(self, i: int) -> UInt8[Tensor, "n c h w"]:
-        """Return the i-th batch as it is kept, where it is kept."""
-        indices = self.indices(i) if self.rows is None else self.indices(i)[self.rows]
-        return self.images.index_select(0, indices)  # ten times as fast as self.images[...] on a CPU
+        """Return the images of the i-th batch as they are kept, where they are kept."""
+        # Ten times as fast as self.images[...] on a CPU.
+        pixels = self.images.index_select(0, self.indices(i)[self.rows])
+        self._num_read += pixels.nbytes
+        if self._num_read >= RELEASE_BYTES:
+            self._release()
+            self._num_read = 0
+        return pixels
+
+    def finish(self, i: int, pixels: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Do on the device what is left to do to the images of the i-th batch."""
+        if self.mirror:
+            coins = to_device(self._of_batch(self._coins, i)[self.rows], self.device)
+            pixels = torch.where(coins[:, None, None, None], pixels.flip(-1), pixels)
+        return to_signed(pixels)
 
     def indices(self, i: int) -> Int64[Tensor, " n"]:
         """Which images the i-th batch holds."""
+        return self._of_batch(self._order, i)
+
+    def _of_batch(self, of_epoch: Callable[[int], Tensor], i: int) -> Tensor:
         num_images, start, stop = len(self.images), i * self.batch_size, (i + 1) * self.batch_size
         epochs = range(start // num_images, (stop - 1) // num_images + 1)
         firsts = [epoch * num_images for epoch in epochs]
         return torch.cat(
-            [
-                self._permutation(e)[max(0, start - first) : stop - first]
-                for e, first in zip(epochs, firsts, strict=True)
-            ]
+            [of_epoch(e)[max(0, start - first) : stop - first] for e, first in zip(epochs, firsts, strict=True)]
         )
 
-    def _permutation_of(self, epoch: int) -> Int64[Tensor, " num_images"]:
-        # Drawn on the CPU, so that the order is the same on every device.
+    # Drawn on the CPU, so that they are the same on every device.
+
+    def _order_of(self, epoch: int) -> Int64[Tensor, " num_images"]:
         order = torch.randperm(len(self.images), generator=generator(self.seed, "order", epoch))
         return to_device(order, self.images.device)
+
+    def _coins_of(self, epoch: int) -> Bool[Tensor, " num_images"]:
+        coins = torch.rand(len(self.images), generator=generator(self.seed, "mirror", epoch)) < 0.5
+        return to_device(coins, self.images.device)
 
 
 class Ahead:
@@ -104,7 +132,7 @@ class Ahead:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_event(arrived)
             pixels.record_stream(stream)
-        return to_signed(pixels)
+        return self.batches.finish(i, pixels)
 
     def bring(self, i: int) -> tuple[UInt8[Tensor, "n c h w"], torch.cuda.Event | None]:
         """Send the i-th batch to the device, on a stream of its own."""
@@ -136,12 +164,14 @@ def make_batches(
     batch_size: int,
     seed: int,
     device: torch.device,
+    mirror: bool = False,
     place: DataPlace = "auto",
     rows: slice | None = None,
 ) -> Batches:
     """Choose how the dataset is served.
 
     Args:
+        mirror: whether images are shown mirrored half of the time.
         place: where images lie: on the device, on the host, or "auto", on the device where they take no more than half
             of what is free there.
         rows: which of each batch to serve; None: all of them.
@@ -149,6 +179,7 @@ def make_batches(
     options: Any = {"batch_size": batch_size, "seed": seed, "device": device, "rows": rows}
     if not isinstance(dataset, ImageDataset):
         return FreshBatches(dataset, **options)
+    options["mirror"] = mirror
     if device.type == "cpu":
         return ImageBatches(dataset, **options)
     if place == "device" or (place == "auto" and fits(dataset.images, device)):

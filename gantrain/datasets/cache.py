@@ -14,12 +14,14 @@ import hashlib
 import json
 import logging
 import math
+import mmap
 import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -105,7 +107,14 @@ def _load_or_build(source: Source, cache_dir: Path, max_bad_fraction: float, num
         labels=None if labels is None else torch.from_numpy(labels),
         num_classes=source.num_classes,
         fingerprint=digest,
+        release=partial(_release, images),
     )
+
+
+def _release(images: Any) -> None:
+    # What was read of the file stays in the system's cache, but is this process's memory no more.
+    if hasattr(mmap, "MADV_DONTNEED"):
+        images._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 @contextmanager

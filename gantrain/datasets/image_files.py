@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import stat
 import weakref
 import zipfile
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BufferedReader, RawIOBase
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from typing_extensions import override
@@ -227,12 +228,15 @@ def _images_among(root: Path, found: list[tuple[str, int, int]]) -> list[tuple[s
 
 
 def _is_visible(name: str) -> bool:
-    parts = name.replace("\\", "/").split("/")
-    return not any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in parts)
+    return _HIDDEN.search(name) is None
+
+
+_HIDDEN = re.compile(r"(^|[/\\])(__MACOSX([/\\]|$)|\.(?!\.?([/\\]|$)))")
+"""A part that is __MACOSX, or begins with a dot and is neither "." nor ".."; one pattern, for there are many names."""
 
 
 def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 (twenty times as fast as pathlib's)
 
 
 def _check(num_bytes: int, flaw: str | None) -> None:

@@ -31,6 +31,7 @@ from gantrain.callbacks.checkpoint import Checkpoint
 from gantrain.cli import Job
 from gantrain.config import Node, check, chosen, count_steps, critic_schedule, hyperparameters, settle_budget
 from gantrain.console import console
+from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.batches import Batches, make_batches
 from gantrain.errors import ConfigError, DivergedError, GantrainError
 from gantrain.files import atomic_write, exclusive, explain_os_error, remove_temporaries
@@ -127,6 +128,8 @@ def assemble(job: Job, config: Node, processes: Processes = ALONE) -> Training:
         runtime.prepare(state)
         processes.share(config["batch_size"], state)
         check_cross(state.D, loss, regularizers, config["allow"])
+        if config["horizontal_flip"] and not isinstance(dataset, ImageDataset):
+            raise ConfigError(f"horizontal_flip=true: {dataset.name} are vectors, which have no sides; leave it out.")
         count_steps(config, dataset.num_images)  # refuses epochs of what has none, before anything is decoded
     for turn in (processes.local_rank == 0, processes.local_rank > 0):  # one on each machine decodes
         with processes.together():
@@ -153,6 +156,7 @@ def assemble(job: Job, config: Node, processes: Processes = ALONE) -> Training:
         batch_size=config["batch_size"],
         seed=config["seed"],
         device=device,
+        mirror=config["horizontal_flip"],
         place=config["runtime"]["data"],
         rows=processes.rows(config["batch_size"]) if processes.size > 1 else None,
     )

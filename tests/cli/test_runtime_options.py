@@ -31,6 +31,24 @@ def test_the_record_says_how_it_ran(tmp_path: Path, gantrain) -> None:
     assert "runtime.data=gpu: must be one of auto, device, host" in refused.stderr
 
 
+def test_images_are_shown_mirrored_where_that_is_asked_for(tmp_path: Path, gantrain) -> None:
+    command = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "steps=4")
+    for name, typed in {"plain": (), "mirrored": ("horizontal_flip=true",), "again": ("horizontal_flip=true",)}.items():
+        assert gantrain(*command, *typed, f"run_dir={name}").status == 0
+    plain, mirrored, again = (
+        torch.load(tmp_path / name / "checkpoints/step_00000004.pt", weights_only=True)["D"]
+        for name in ("plain", "mirrored", "again")
+    )
+    assert all(torch.equal(mirrored[key], again[key]) for key in mirrored)
+    assert not all(torch.equal(mirrored[key], plain[key]) for key in mirrored)
+    changed = gantrain(*command, "run_dir=mirrored", "steps=8")
+    assert changed.status == 2
+    assert "allow_change=[horizontal_flip]" in changed.stderr
+    vectors = gantrain("experiment=gaussian", "horizontal_flip=true", "steps=2")
+    assert vectors.status == 2
+    assert "horizontal_flip=true: gaussian are vectors, which have no sides" in vectors.stderr
+
+
 def test_a_run_goes_on_in_another_layout(tmp_path: Path, gantrain) -> None:
     command = ("model.generator.width=4", "model.discriminator.width=4", "batch_size=8", "run_dir=run")
     first = gantrain(*command, "steps=4", "runtime.layout=channels_last")

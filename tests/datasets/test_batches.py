@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from jaxtyping import TypeCheckError
 from scipy import stats
 
 from gantrain.datasets.base import ImageDataset
-from gantrain.datasets.batches import Batches, FreshBatches, ImageBatches, make_batches, to_bytes, to_signed
+from gantrain.datasets.batches import Ahead, Batches, FreshBatches, ImageBatches, make_batches, to_bytes, to_signed
 from gantrain.datasets.toys import gaussian, gaussians_8
 
 CPU = torch.device("cpu")
@@ -104,6 +105,53 @@ def test_bytes_are_the_nearest_and_what_lies_outside_is_clipped() -> None:
     before = images.clone()
     assert to_bytes(images).tolist() == [0, 0, 0, 1, 255, 255, 255]
     assert torch.equal(images, before)
+
+
+def drawn(num_images: int) -> ImageDataset:
+    pixels = torch.randint(0, 256, (num_images, 3, 4, 6), generator=torch.Generator().manual_seed(0)).byte()
+    return ImageDataset("noise", pixels, labels=None, num_classes=None, fingerprint="f")
+
+
+@pytest.mark.parametrize(("num_images", "batch_size"), [(200, 64), (30, 64)])
+def test_mirrored_images_are_those_of_numpy_by_fair_coins(num_images: int, batch_size: int) -> None:
+    dataset = drawn(num_images)
+    plain = ImageBatches(dataset, batch_size=batch_size, seed=0, device=CPU)
+    mirrored = ImageBatches(dataset, batch_size=batch_size, seed=0, device=CPU, mirror=True)
+    coins = []
+    for i in range(40):
+        for image, shown in zip(plain[i].numpy(), mirrored[i].numpy(), strict=True):
+            is_same = (image == shown).all()
+            assert is_same or (image[:, :, ::-1] == shown).all()
+            coins.append(not is_same)
+    assert stats.binomtest(sum(coins), len(coins)).pvalue > 1e-3
+    epochs = [coins[k * num_images : (k + 1) * num_images] for k in range(len(coins) // num_images)]
+    assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
+
+
+def test_mirrored_batches_are_a_function_of_their_number_however_they_come() -> None:
+    def batches(**options: Any) -> ImageBatches:
+        return ImageBatches(drawn(50), batch_size=8, device=CPU, mirror=True, **{"seed": 0} | options)
+
+    expected = [batches()[i] for i in range(20)]
+    backwards, ahead = batches(), Ahead(batches())
+    shares = [batches(rows=slice(0, 3)), batches(rows=slice(3, 8))]
+    for i in reversed(range(20)):
+        assert torch.equal(backwards[i], expected[i])
+        assert torch.equal(ahead[i], expected[i])
+        assert torch.equal(torch.cat([share[i] for share in shares]), expected[i])
+    assert not torch.equal(batches(seed=1)[0], expected[0])
+
+
+def test_memory_of_what_was_read_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gantrain.datasets.batches.RELEASE_BYTES", 10 * 72)
+    released, dataset = [], drawn(50)
+    dataset.release = lambda: released.append(1)
+    batches = ImageBatches(dataset, batch_size=4, seed=0, device=CPU)
+    counts = []
+    for i in range(6):
+        _ = batches[i]
+        counts.append(len(released))
+    assert counts == [0, 0, 1, 1, 1, 2]
 
 
 def test_fresh_batches_are_a_function_of_seed_and_number() -> None:
