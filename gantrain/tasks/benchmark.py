@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from typing_extensions import override
 
@@ -80,7 +81,7 @@ def measure(job: Job, config: Node, steps: int, close: Callable[["Clock"], None]
     training = assemble(job, busy)
     run = training.run
     run.check()
-    flops = count_flops(training)
+    products = count_products(training)
     clock = Clock(run.device)
     run.start()
     callbacks = [TimedCallback(callback, clock, run) for callback in run.callbacks]
@@ -96,8 +97,10 @@ def measure(job: Job, config: Node, steps: int, close: Callable[["Clock"], None]
     parts["callbacks"] = sum(by_callback.values())
     seconds = sum(parts.values())
     images = (run.images_seen / run.state.step) / seconds
-    ceiling = matrix_product_flops(run.device)
     peak = torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else peak_resident_bytes()
+    rates = {dtype: product_rate(run.device, dtype) for dtype in {product.dtype for product in products}}
+    bandwidth = copy_rate(run.device)
+    flops = sum(product.flops for product in products)
     return {
         "name": job.name,
         "device": device_name(run.device),
@@ -114,7 +117,10 @@ def measure(job: Job, config: Node, steps: int, close: Callable[["Clock"], None]
         "peak_bytes": peak,
         "flops_per_step": flops,
         "flops_per_second": flops / seconds,
-        "matrix_product_flops_per_second": ceiling,
+        "matrix_product_flops_per_second": {str(dtype).removeprefix("torch."): rate for dtype, rate in rates.items()},
+        "copied_bytes_per_second": bandwidth,
+        "share_of_ceiling": sum(p.flops / rates[p.dtype] for p in products) / seconds,
+        "floor_seconds": sum(max(p.flops / rates[p.dtype], p.num_bytes / bandwidth) for p in products),
     }
 
 
@@ -228,44 +234,71 @@ class Laps:
             self.clock.last = self.clock.began = self.clock.now()
 
 
-def count_flops(training: Training) -> int:
-    """Count the floating point operations of a step's matrix products and convolutions, double backward included."""
+@dataclass(frozen=True)
+class Product:
+    """A matrix product or convolution.
+
+    Attributes:
+        flops: of its multiplications and additions.
+        num_bytes: of what it reads and writes.
+    """
+
+    dtype: torch.dtype
+    flops: int
+    num_bytes: int
+
+
+def count_products(training: Training) -> list[Product]:
+    """Make one step and list its matrix products and convolutions, those of a double backward included."""
     run = replace(training.run, steps=1, runtime=replace(training.run.runtime, acceleration="eager"))
-    with _Operations() as operations:
+    with _Products() as products:
         replace(training, run=run)([])
-    total: int = operations.total
-    return total
+    found: list[Product] = products.found
+    return found
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up what torch's own table of formulas says; its counter by modules does not survive a double backward."""
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Applies torch's own table of formulas; its counter by modules does not survive a double backward."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
+        self.found: list[Product] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         formula = flop_registry.get(function.overloadpacket)
         if formula is not None:
-            self.total += int(formula(*args, **(kwargs or {}), out_val=result))
+            flops = int(formula(*args, **(kwargs or {}), out_val=result))
+            tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
+            self.found.append(Product(tensors[0].dtype, flops, sum(tensor.nbytes for tensor in tensors)))
         return result
 
 
-def matrix_product_flops(device: torch.device, size: int | None = None) -> float:
-    """Measure what the device reaches in float32 matrix products, in FLOP/s: the ceiling of any training."""
+def product_rate(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
+    """Measure what the device reaches in matrix products, in FLOP/s, with the precision that is set now."""
     size = size or (8192 if device.type == "cuda" else 2048)
-    a = torch.randn(size, size, device=device)
-    b = torch.randn(size, size, device=device)
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / shortest(lambda: torch.mm(a, b), device)
+
+
+def copy_rate(device: torch.device) -> float:
+    """Measure how many bytes a second the device reads and writes when it copies what no cache holds."""
+    x = torch.zeros(2**28 if device.type == "cuda" else 2**26, device=device)
+    held = torch.empty_like(x)
+    return 2 * x.nbytes / shortest(lambda: held.copy_(x), device)
+
+
+def shortest(function: Callable[[], object], device: torch.device) -> float:
+    """Measure the shortest of several calls, in seconds, after one to warm up."""
     clock = Clock(device)
 
     def seconds() -> float:
         start = clock.now()
-        torch.mm(a, b)
+        function()
         return clock.now() - start
 
     seconds()
-    return 2 * size**3 / min(seconds() for _ in range(5))
+    return min(seconds() for _ in range(5))
 
 
 def peak_resident_bytes() -> int:
@@ -279,7 +312,9 @@ def table(figures: dict[str, Any]) -> Table:
     """Lay the figures out for a person."""
     rows = Table.grid(padding=(0, 2))
     parts, seconds = figures["parts"], figures["seconds_per_step"]
-    ceiling = figures["matrix_product_flops_per_second"]
+    rates = ", ".join(
+        f"{rate / 1e9:,.4g} G in {name}" for name, rate in figures["matrix_product_flops_per_second"].items()
+    )
     threads = "" if "thread" in figures["runtime"] else f", {figures['threads']} threads"
     lines = {
         "device": f"{figures['device']}, {figures['runtime']}{threads}, torch {figures['torch']}",
@@ -287,8 +322,9 @@ def table(figures: dict[str, Any]) -> Table:
         **{name: f"{1e3 * part:.3g} ms ({part / seconds:.0%})" for name, part in parts.items()},
         "memory": f"{figures['peak_bytes'] / 1e6:,.0f} MB at most",
         "FLOP/s": f"{figures['flops_per_second'] / 1e9:,.4g} G, {figures['flops_per_step'] / 1e9:,.4g} G a step",
-        "ceiling": f"{ceiling / 1e9:,.4g} G in matrix products, of which this is "
-        f"{figures['flops_per_second'] / ceiling:.0%}",
+        "ceiling": f"{rates} matrix products, of which this is {figures['share_of_ceiling']:.0%}",
+        "floor": f"{1e3 * figures['floor_seconds']:.4g} ms a step for the products alone, each at that rate or at "
+        f"{figures['copied_bytes_per_second'] / 1e9:,.4g} GB/s",
     }
     for name, value in lines.items():
         rows.add_row(Text(name, style="bold"), Text(value))

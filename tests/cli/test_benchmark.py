@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,16 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from gantrain.tasks.benchmark import Clock, Laps, TimedBatches, TimedRuntime
+from gantrain.tasks.benchmark import (
+    Clock,
+    Laps,
+    Product,
+    TimedBatches,
+    TimedRuntime,
+    _Products,
+    copy_rate,
+    product_rate,
+)
 from gantrain.train import TrainState
 
 ROOT = Path(__file__).parents[2]
@@ -28,9 +38,13 @@ def test_the_parts_make_the_step_and_nothing_is_left_behind(gantrain, tmp_path: 
     assert all(part >= 0 for part in parts.values())
     assert sum(parts.values()) == pytest.approx(seconds)
     assert figures["images_per_second"] == pytest.approx(2 * 4 / seconds)
-    assert 0 < figures["flops_per_second"] < figures["matrix_product_flops_per_second"]
+    rates = figures["matrix_product_flops_per_second"]
+    assert set(rates) == {"float32"}
+    assert 0 < figures["flops_per_second"] < rates["float32"]
+    assert figures["share_of_ceiling"] == pytest.approx(figures["flops_per_second"] / rates["float32"])
+    assert figures["share_of_ceiling"] * seconds <= figures["floor_seconds"] < seconds
     assert figures["peak_bytes"] > 50e6
-    for word in ("images/s", "critic", "generator", "callbacks", "ceiling"):
+    for word in ("images/s", "critic", "generator", "callbacks", "ceiling", "floor"):
         assert word in result.stderr
 
 
@@ -89,6 +103,36 @@ def test_the_operations_are_those_of_the_layers(gantrain, tmp_path: Path) -> Non
     critic = forward["G"] + 2 * (2 * forward["D"] + inner["D"])
     generator = 2 * forward["G"] + inner["G"] + 2 * forward["D"]
     assert json.loads((tmp_path / "speed.json").read_text())["flops_per_step"] == critic + generator
+
+
+def test_a_product_reads_and_writes_its_tensors() -> None:
+    with _Products() as products:
+        a, b = torch.ones(3, 5), torch.ones(5, 7, dtype=torch.float32)
+        _ = a @ b
+        _ = a.bfloat16() @ b.bfloat16()
+        _ = a + 1
+        x, w = torch.ones(2, 3, 8, 8, requires_grad=True), torch.ones(4, 3, 4, 4, requires_grad=True)
+        torch.conv2d(x, w, stride=2).sum().backward()
+    forward = 2 * 2 * 3 * 3 * 4 * 3 * 4 * 4
+    sizes = {"x": 2 * 3 * 8 * 8, "w": 4 * 3 * 4 * 4, "y": 2 * 4 * 3 * 3}
+    assert products.found == [
+        Product(torch.float32, 2 * 3 * 5 * 7, 4 * (15 + 35 + 21)),
+        Product(torch.bfloat16, 2 * 3 * 5 * 7, 2 * (15 + 35 + 21)),
+        Product(torch.float32, forward, 4 * sum(sizes.values())),
+        Product(torch.float32, 2 * forward, 4 * (sum(sizes.values()) + sizes["x"] + sizes["w"])),
+    ]
+
+
+def test_rates_are_those_of_a_stopwatch() -> None:
+    size, cpu = 512, torch.device("cpu")
+    a = torch.randn(size, size)
+    taken = []
+    for _ in range(20):
+        start = time.perf_counter()
+        torch.mm(a, a)
+        taken.append(time.perf_counter() - start)
+    assert product_rate(cpu, torch.float32, size) == pytest.approx(2 * size**3 / min(taken), rel=0.8)
+    assert 1e8 < copy_rate(cpu) < 1e12
 
 
 @pytest.mark.parametrize(

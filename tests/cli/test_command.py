@@ -4,6 +4,8 @@ import re
 import resource
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -118,3 +120,21 @@ def test_a_users_own_config_and_module_are_found(gantrain, tmp_path) -> None:
     result = gantrain("--config-dir", "my", *overrides, "trust=[my_losses]")
     assert result.status == 0, result.stderr
     assert (tmp_path / "out/run.json").is_file()
+
+
+def test_the_default_is_at_step_1_within_8_seconds(tmp_path: Path) -> None:
+    """From the command on; the best of three, for other tests may have the cores."""
+
+    def seconds(run: str) -> float:
+        began = time.monotonic()
+        command = [sys.executable, "-m", "gantrain", "steps=2", f"run_dir={run}"]
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if line.startswith("step 1/2"):
+                    taken = time.monotonic() - began
+            assert process.wait() == 0
+        print(f"at step 1 after {taken:.1f} s")
+        return taken
+
+    assert min(seconds(run) for run in "abc") < 8
