@@ -23,6 +23,7 @@ from gantrain.models import dcgan, mlp
 from gantrain.models.latent import Normal
 from gantrain.regularizers.base import Regularizer
 from gantrain.regularizers.gradient_penalty import GradientPenalty
+from gantrain.regularizers.input_gradient import input_gradient
 from gantrain.regularizers.input_noise import InputNoise
 from gantrain.regularizers.label_noise import LabelNoise
 from gantrain.regularizers.weight_clip import WeightClip
@@ -258,8 +259,7 @@ class Between(GradientPenalty):
     """The gradient penalty at half-way points: the noise of other dtypes is another."""
 
     def penalty(self, critic: nn.Module, batch: Any) -> Tensor:
-        middle = torch.lerp(batch.fake, batch.real, 0.5).requires_grad_()
-        (gradient,) = torch.autograd.grad(critic(middle).sum(), middle, create_graph=True)
+        gradient = input_gradient(critic, torch.lerp(batch.fake, batch.real, 0.5))
         return self.weight * (gradient.flatten(1).norm(dim=1) - 1).square().mean()
 
 

@@ -13,6 +13,7 @@ for experiment in model=wgan_gp "model=dcgan ema_halflife_images=1000" experimen
     # shellcheck disable=SC2086
     python3 -m gantrain $experiment steps=200 run_dir="$folder" && python3 -m gantrain resume="$folder" steps=400
 done
+python3 -m gantrain -m hydra/launcher=devices hydra.launcher.runs_per_device=2 seed=0,1 steps=100 run_dir="$(mktemp -d)/sweep"
 # The table, then what each way of running brings in the case that is bound by arithmetic. The images are made up.
 python3 benchmarks/compare.py --rounds 3
 data=$(mktemp -d)
