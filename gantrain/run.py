@@ -211,6 +211,7 @@ class Record(Callback):
             "precision": run.runtime.precision,
             "acceleration": run.runtime.acceleration,
             "layout": run.runtime.layout,
+            "threads": run.runtime.threads or torch.get_num_threads(),
             "processes": run.processes.size,
             "seed": run.config["seed"],
             "choices": self.choices,

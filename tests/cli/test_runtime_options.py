@@ -19,6 +19,7 @@ def test_the_record_says_how_it_ran(tmp_path: Path, gantrain) -> None:
         assert done.status == 0, done.stderr
         record = json.loads((tmp_path / name / "run.json").read_text())
         assert (record["precision"], record["acceleration"], record["layout"]) == expected
+        assert record["threads"] == torch.get_num_threads()
         assert ("CUDA graphs need a CUDA device" in done.stderr) == (name == "graph")
     refused = gantrain(*small, "runtime.precision=fp16")
     assert refused.status == 2
