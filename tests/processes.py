@@ -142,6 +142,12 @@ def work(tmp_path: Path) -> Path:
     return tmp_path / "work"
 
 
+def waited_for_a_core(pid: int) -> float:
+    """Seconds in which the process could have run, but others had the cores; 0 where the system does not say."""
+    schedule = Path(f"/proc/{pid}/schedstat")
+    return int(schedule.read_text().split()[1]) / 1e9 if schedule.is_file() else 0.0
+
+
 def during(place: str, action: str, *, call: int = 1) -> str:
     """Python for `before`: do the action when the function at the dotted place is called for the n-th time."""
     module, _, name = place.partition(":")

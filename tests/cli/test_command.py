@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import waited_for_a_core
 
 from gantrain.config import CONF
 
@@ -123,7 +124,7 @@ def test_a_users_own_config_and_module_are_found(gantrain, tmp_path) -> None:
 
 
 def test_the_default_is_at_step_1_within_8_seconds(tmp_path: Path) -> None:
-    """From the command on; the best of three, for other tests may have the cores."""
+    """From the command on; without the time in which other tests had the cores, and the best of three."""
 
     def seconds(run: str) -> float:
         began = time.monotonic()
@@ -132,7 +133,7 @@ def test_the_default_is_at_step_1_within_8_seconds(tmp_path: Path) -> None:
             assert process.stderr is not None
             for line in process.stderr:
                 if line.startswith("step 1/2"):
-                    taken = time.monotonic() - began
+                    taken = time.monotonic() - began - waited_for_a_core(process.pid)
             assert process.wait() == 0
         print(f"at step 1 after {taken:.1f} s")
         return taken
