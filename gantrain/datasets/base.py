@@ -46,7 +46,7 @@ class ImageDataset:
         """Do now what would be done when the images are first asked for: nothing, since they are here.
 
         Args:
-            num_workers: threads that decode, at least 1; None: one a core. The images are the same whatever it is.
+            num_workers: that decode at the same time, at least 1; None: one a core. The images do not depend on it.
         """
 
 

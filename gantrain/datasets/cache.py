@@ -19,7 +19,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,10 +27,11 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from jaxtyping import Int64, UInt8
 
 from gantrain.datasets.base import ImageDataset, ImagesOnDemand
-from gantrain.datasets.decoding import Decode, decoded
+from gantrain.datasets.decoding import Decode, decoding
 from gantrain.datasets.images import BadImageError
 from gantrain.datasets.progress import track
 from gantrain.datasets.untrusted import open_regular, printable
@@ -95,8 +96,12 @@ def _load_or_build(source: Source, cache_dir: Path, max_bad_fraction: float, num
     found = _load(source, stem, key)
     if found is None:
         with _write_errors(cache_dir):
-            _build(source, stem, key, num_workers)
-        found = _load(source, stem, key)
+            _make_folder(cache_dir)
+            with _alone(stem) as has_waited:
+                found = _load(source, stem, key) if has_waited else None
+                if found is None:
+                    _build(source, stem, key, num_workers)
+        found = found or _load(source, stem, key)
     if found is None:
         raise DataError(f"The cache {stem}.npy changed while it was being read; run again.")
     digest, bad, images, labels = found
@@ -111,10 +116,36 @@ def _load_or_build(source: Source, cache_dir: Path, max_bad_fraction: float, num
     )
 
 
+def _map(path: Path) -> Any:
+    # Read-only: private writable pages would count as used memory, and data larger than that could not be mapped.
+    images: Any = np.lib.format.open_memmap(path, mode="r")
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # else 2 MB of the file may come with an image of 2 kB
+        images._mmap.madvise(mmap.MADV_NOHUGEPAGE)
+    return images
+
+
 def _release(images: Any) -> None:
     # What was read of the file stays in the system's cache, but is this process's memory no more.
     if hasattr(mmap, "MADV_DONTNEED"):
         images._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+@contextmanager
+def _alone(stem: Path) -> Iterator[bool]:
+    # The runs of a sweep may begin side by side.
+    path = stem.parent / f".{stem.name}.lock"
+    lock, has_waited = FileLock(path), False
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("Another process is decoding into %s.npy; waiting for it.", stem)
+        lock.acquire()
+        has_waited = True
+    try:
+        yield has_waited
+    finally:
+        path.unlink(missing_ok=True)  # who waits for it has it open, and finds the cache
+        lock.release()
 
 
 @contextmanager
@@ -168,9 +199,8 @@ def _load(source: Source, stem: Path, key: str) -> tuple[str, dict[str, str], An
         if not good:
             raise ValueError("no images")
         labels = None if source.labels is None else source.labels[good]
-        # Read-only: private writable pages would count as used memory, and data larger than that could not be mapped.
         with open_regular(path) as file:
-            images = np.lib.format.open_memmap(path, mode="r")
+            images = _map(path)
             expected = (len(good), *source.image_shape)
             if (images.dtype, images.shape) != (np.dtype(np.uint8), expected) or not images.flags.c_contiguous:
                 raise ValueError(f"{images.dtype} {list(images.shape)}")
@@ -208,7 +238,6 @@ def _write_manifest(stem: Path, manifest: Mapping[str, object]) -> None:
 
 def _build(source: Source, stem: Path, key: str, num_workers: int | None) -> None:
     total = len(source.names)
-    _make_folder(stem.parent)
     _remove_stale_temporaries(stem.parent, source.name)
     require_space(stem.parent, total * math.prod(source.image_shape), f"The cache of {source.origin}")
     logger.info("Decoding %s images of %s into %s.npy, once.", f"{total:,}", source.origin, stem)
@@ -217,8 +246,10 @@ def _build(source: Source, stem: Path, key: str, num_workers: int | None) -> Non
     bad: dict[str, str] = {}
     # Written in order as a plain file rather than through a memory map: a disk that fills up is then an error, not a
     # bus error, and rows of bad images need not be moved.
-    decoding = decoded(source.decode, total, source.image_shape, num_workers)
-    with closing(decoding) as images, atomic_write(Path(f"{stem}.npy")) as file:
+    with (
+        decoding(source.decode, source.names, source.image_shape, num_workers) as images,
+        atomic_write(Path(f"{stem}.npy")) as file,
+    ):
         _write_header(file, (total, *source.image_shape))
         for i, image in enumerate(track(images, total=total, what=f"Decoding {source.name}")):
             if isinstance(image, BadImageError):

@@ -14,15 +14,18 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from gantrain.cores import num_cores
 from gantrain.datasets.images import BadImageError
+from gantrain.datasets.untrusted import printable
 from gantrain.errors import GantrainError
 
 Decode = Callable[[int], UInt8[np.ndarray, "c h w"]]
@@ -55,43 +58,63 @@ class Work:
         bad: dict[int, str] = {}
         for i, target in zip(indices, self.pixels[place], strict=False):
             try:
-                target[...] = self.decode(i)
+                np.copyto(target, _same_shape(self.decode(i), target))
             except BadImageError as error:
                 bad[i] = str(error)
         return bad
 
 
-def decoded(
-    decode: Decode, total: int, image_shape: tuple[int, ...], num_workers: int | None
-) -> Generator[UInt8[np.ndarray, "c h w"] | BadImageError, None, None]:
-    """Yield images 0 to total - 1, each as long as the next is not asked for, or why it is bad.
+def _same_shape(image: UInt8[np.ndarray, "*shape"], place: UInt8[np.ndarray, "c h w"]) -> UInt8[np.ndarray, "c h w"]:
+    if image.shape != place.shape:  # which numpy would stretch where it can
+        raise ValueError(f"an image was decoded to {list(image.shape)} instead of {list(place.shape)}")
+    return image
+
+
+@contextmanager
+def decoding(
+    decode: Decode, names: Sequence[str], image_shape: tuple[int, ...], num_workers: int | None
+) -> Iterator[Iterator[UInt8[np.ndarray, "c h w"] | BadImageError]]:
+    """Decode images while the block runs; yield them in order, each as long as the next is not asked for.
+
+    A bad image comes as the reason. The processes start before the block does, so that no thread of the block's is
+    copied in the middle of something.
 
     Args:
+        names: one an image, for messages.
         num_workers: that decode at the same time; None: one a core.
 
     Raises:
-        GantrainError: a worker was killed.
+        GantrainError: a worker died.
     """
-    num_cores: int = getattr(os, "process_cpu_count", os.cpu_count)() or 1
-    num_workers = num_cores if num_workers is None else num_workers
+    num_workers = num_workers or num_cores()
     num_ahead = AHEAD * num_workers
     work = Work(decode, image_shape, num_ahead + 1)
+    total = len(names)
     chunks = [range(i, min(i + work.num_a_chunk, total)) for i in range(0, total, work.num_a_chunk)]
-    pending: deque[tuple[int, range, Future[dict[int, str]]]] = deque()
     Image.core.set_blocks_max(BLOCKS)  # type: ignore[attr-defined]
     executor, function = workers(work, min(num_workers, len(chunks)))
+    pending: deque[tuple[int, range, Future[dict[int, str]]]] = deque()
+
+    def submit(number: int) -> None:
+        place = number % (num_ahead + 1)
+        pending.append((place, chunks[number], executor.submit(function, place, chunks[number])))
+
+    def results() -> Iterator[UInt8[np.ndarray, "c h w"] | BadImageError]:
+        for number in range(num_ahead, num_ahead + len(chunks)):
+            if number < len(chunks):
+                submit(number)
+            yield from _results(work, *pending[0])
+            pending.popleft()
+
     try:
-        for number, indices in enumerate(chunks):
-            place = number % (num_ahead + 1)
-            pending.append((place, indices, executor.submit(function, place, indices)))
-            if len(pending) > num_ahead:
-                yield from _results(work, *pending.popleft())
-        while pending:
-            yield from _results(work, *pending.popleft())
+        for number in range(min(num_ahead, len(chunks))):
+            submit(number)
+        yield results()
     except BrokenProcessPool as error:
+        first, last = (printable(names[i]) for i in (pending[0][1][0], pending[-1][1][-1]))
         raise GantrainError(
-            "A process that decodes images was killed, perhaps because memory ran out; runtime.num_workers=1 takes the "
-            "least."
+            f"A process that decodes images died, at one from {first} to {last}. Perhaps memory ran out "
+            "(runtime.num_workers=1 takes the least), or one of these files makes the decoder crash."
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)
@@ -120,8 +143,10 @@ _works: list[Work] = []
 
 def _settle(work: Work, parent: int) -> None:
     _works[:] = [work]
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.SIG_IGN if signum == signal.SIGINT else signal.SIG_DFL)  # Ctrl-C goes to all
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        if callable(signal.getsignal(signum)):  # nohup has SIGHUP ignored, and so it stays
+            signal.signal(signum, signal.SIG_DFL)
 
     def die_with_parent() -> None:
         while os.getppid() == parent:

@@ -7,7 +7,16 @@ from jaxtyping import TypeCheckError
 from scipy import stats
 
 from gantrain.datasets.base import ImageDataset
-from gantrain.datasets.batches import Ahead, Batches, FreshBatches, ImageBatches, make_batches, to_bytes, to_signed
+from gantrain.datasets.batches import (
+    Ahead,
+    Batches,
+    FreshBatches,
+    ImageBatches,
+    make_batches,
+    to_bytes,
+    to_device,
+    to_signed,
+)
 from gantrain.datasets.toys import gaussian, gaussians_8
 
 CPU = torch.device("cpu")
@@ -143,7 +152,8 @@ def test_mirrored_batches_are_a_function_of_their_number_however_they_come() -> 
 
 
 def test_memory_of_what_was_read_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gantrain.datasets.batches.RELEASE_BYTES", 10 * 72)
+    """A byte that is read brings 64 kB of the file into memory."""
+    monkeypatch.setattr("gantrain.datasets.batches.RELEASE_BYTES", 10 * 2**16)
     released, dataset = [], drawn(50)
     dataset.release = lambda: released.append(1)
     batches = ImageBatches(dataset, batch_size=4, seed=0, device=CPU)
@@ -152,6 +162,25 @@ def test_memory_of_what_was_read_is_given_back(monkeypatch: pytest.MonkeyPatch) 
         _ = batches[i]
         counts.append(len(released))
     assert counts == [0, 0, 1, 1, 1, 2]
+
+
+def test_what_is_on_the_device_already_is_not_sent_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pinning takes memory of the host alone; the coins of images that lie on the device lie there too."""
+    pinned: list[torch.device] = []
+
+    def pin(x: torch.Tensor) -> torch.Tensor:
+        pinned.append(x.device)
+        return x
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, device, **_: x)
+    cuda = torch.device("cuda")
+    x = torch.zeros(3, device="meta")
+    assert to_device(x, cuda) is x
+    assert to_device(torch.zeros(3), CPU).device == CPU
+    assert not pinned
+    to_device(torch.zeros(3), cuda)
+    assert pinned == [CPU]
 
 
 def test_fresh_batches_are_a_function_of_seed_and_number() -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -377,9 +378,50 @@ def test_what_a_worker_dies_of_is_told(tmp_path: Path):
         return IMAGES[i]
 
     dataset = cached(source(decode), cache_dir=tmp_path, max_bad_fraction=0.0)
-    with pytest.raises(GantrainError, match=r"A process that decodes images was killed.*runtime\.num_workers=1"):
+    told = r"A process that decodes images died, at one from .* to .*runtime\.num_workers=1"
+    with pytest.raises(GantrainError, match=told) as raised:
         dataset.prepare(num_workers=2)
+    first, last = re.search(r"from (\S+) to (\S+)\.", str(raised.value)).groups()
+    names = list(source(decode).names)
+    assert names.index(first) <= 50 <= names.index(last)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads decode")
+def test_workers_ignore_what_this_process_ignores(tmp_path: Path):
+    """A terminal that goes away sends SIGHUP to all; nohup has it ignored."""
+
+    def decode(i: int) -> np.ndarray:
+        signal.raise_signal(signal.SIGHUP)
+        return IMAGES[i]
+
+    usual = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        dataset = cached(source(decode), cache_dir=tmp_path, max_bad_fraction=0.0)
+        dataset.prepare(num_workers=2)
+    finally:
+        signal.signal(signal.SIGHUP, usual)
+    assert torch.equal(dataset.images, torch.from_numpy(IMAGES))
+
+
+def test_runs_that_begin_side_by_side_decode_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+    decode = Counted()
+
+    def slowly(i: int) -> np.ndarray:
+        time.sleep(0.01)
+        return decode(i)
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(load, source(slowly), tmp_path)
+        while not decode.count:
+            time.sleep(0.001)
+        others = [pool.submit(load, source(slowly), tmp_path) for _ in range(2)]
+        for loaded in (first, *others):
+            assert torch.equal(loaded.result().images, torch.from_numpy(IMAGES))
+    assert decode.count == NUM
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".npy"}
+    assert sum("is decoding into" in line for line in caplog.messages) == 2
 
 
 def test_a_fault_in_a_worker_is_that_fault(tmp_path: Path):
@@ -394,17 +436,17 @@ def test_a_fault_in_a_worker_is_that_fault(tmp_path: Path):
 ORPHANS = """
 import os, sys, time
 import numpy as np
-from gantrain.datasets.decoding import decoded
+from gantrain.datasets.decoding import decoding
 
 def decode(i):
     open(os.path.join(sys.argv[1], str(os.getpid())), "w").close()
     time.sleep(0.01)
     return np.zeros((3, 2, 2), np.uint8)
 
-images = decoded(decode, 10**6, (3, 2, 2), 2)
-for _ in range(100):
-    next(images)
-os.kill(os.getpid(), 9)
+with decoding(decode, range(10**6), (3, 2, 2), 2) as images:
+    for _ in range(100):
+        next(images)
+    os.kill(os.getpid(), 9)
 """
 
 
@@ -434,7 +476,8 @@ def test_the_decoding_is_left_to_the_workers(tmp_path: Path):
         return time.process_time(), children.ru_utime + children.ru_stime
 
     before = spent()
-    assert sum(1 for _ in decoding.decoded(decode, 2000, (3, 5, 4), 2)) == 2000
+    with decoding.decoding(decode, [str(i) for i in range(2000)], (3, 5, 4), 2) as images:
+        assert sum(1 for _ in images) == 2000
     after = spent()
     mine, theirs = (b - a for a, b in zip(before, after, strict=True))
     assert theirs > 1.8

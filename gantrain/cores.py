@@ -1,0 +1,10 @@
+"""How many cores there are to compute on."""
+
+import os
+
+
+def num_cores() -> int:
+    """Count the cores that this process may use, which a cluster's job or a container may have limited."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
