@@ -4,9 +4,11 @@ Every choice has a name in conf/runtime, and where one is not to be had, the rea
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -23,9 +25,8 @@ PrecisionName = Literal["float32", "tf32", "bf16"]
 AccelerationName = Literal["eager", "graph"]
 LayoutName = Literal["contiguous", "channels_last"]
 
-TINY = 1_000_000
-"""Multiply-adds of a network's pass over a batch, below which several CPU threads lose more by waiting for each other
-than they gain."""
+TINY_PASS_MULTIPLY_ADDS = 1_000_000
+"""Of a network over a batch, below which several CPU threads lose more by waiting for each other than they gain."""
 
 EAGER_CALLS = 3
 """Updates that run eagerly before one is captured: libraries and optimizers set themselves up in them."""
@@ -36,8 +37,9 @@ class Runtime:
     """The choices as they are, after "auto" and what could not be had.
 
     Attributes:
-        precision: float32 (products too), tf32 (products of 10 bits mantissa where the GPU has them), or bf16 (networks
-            under autocast, penalties and losses in float32, with products as in tf32).
+        precision: float32 (products too), tf32 (numbers are float32, but products round them to 10 bits of mantissa, as
+            torch's own convolutions do unless told otherwise), or bf16 (networks under autocast; penalties and losses
+            as in tf32).
         acceleration: graph replays each player's update as one CUDA graph.
         layout: of the networks' weights, which their convolutions pass on to what they make.
         threads: that compute on a CPU; None: as many as torch takes by itself.
@@ -57,6 +59,8 @@ class Runtime:
                 if network is not None:
                     network.to(memory_format=torch.channels_last)
         if self.acceleration == "graph":
+            # The updates before a capture are eager by intent.
+            warnings.filterwarnings("ignore", ".*capturable=True.*running without CUDA graph capture", UserWarning)
             for optimizer in (state.G_optimizer, state.D_optimizer):
                 for group in optimizer.param_groups:
                     if "capturable" in group:
@@ -125,14 +129,23 @@ def choose(
     fast, convolves = device.type == "cuda", _convolves(state)
     precision, acceleration, layout = names["precision"], names["acceleration"], names["layout"]
     if precision == "auto":
-        precision = "bf16" if fast and convolves and torch.cuda.is_bf16_supported() else "float32"
+        precision = "bf16" if fast and convolves and _without("bf16", device) is None else "float32"
     elif (reason := _without(precision, device)) is not None:
         precision = _fall_back("precision", precision, "float32", reason)
     if layout == "auto":
         layout = "channels_last" if fast and convolves else "contiguous"
     if acceleration != "eager" and (fast or acceleration == "graph"):
-        own = _own_code([state.G, state.D, *parts]) if acceleration == "auto" else None
-        reason = _uncapturable(device, (state.G_optimizer, state.D_optimizer), num_processes) or own
+        optimizers = (state.G_optimizer, state.D_optimizer)
+        name = own_code([state.G, state.D, *optimizers, *parts]) if acceleration == "auto" else None
+        own = (
+            None
+            if name is None
+            else (
+                f"{name} is code of your own, which may do other things from step to step; if it does the same, say "
+                "runtime.acceleration=graph"
+            )
+        )
+        reason = _uncapturable(device, optimizers, num_processes) or own
         acceleration = "graph" if reason is None else _fall_back("acceleration", "graph", "eager", reason)
     elif acceleration == "auto":
         acceleration = "eager"
@@ -140,7 +153,9 @@ def choose(
     if threads == "auto":
         # A pass takes at least a multiply-add a weight and sample.
         largest = max(sum(p.numel() for p in network.parameters()) for network in (state.G, state.D))
-        threads = 1 if device.type == "cpu" and not convolves and batch_size * largest < TINY else None
+        threads = (
+            1 if device.type == "cpu" and not convolves and batch_size * largest < TINY_PASS_MULTIPLY_ADDS else None
+        )
     elif not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
         raise ConfigError(f"runtime.threads={threads}: must be auto or at least 1.")
     return Runtime(device=device, precision=precision, acceleration=acceleration, layout=layout, threads=threads)
@@ -176,19 +191,16 @@ def _uncapturable(device: torch.device, optimizers: Iterable[Optimizer], num_pro
     for optimizer in optimizers:
         # Those without the option count their steps on the host, where a replay does not count; SGD counts none.
         if not isinstance(optimizer, SGD) and "capturable" not in optimizer.defaults:
-            return f"torch's {type(optimizer).__name__} cannot be captured"
+            return f"the optimizer {type(optimizer).__name__} cannot be captured"
     return None
 
 
-def _own_code(parts: Iterable[object]) -> str | None:
+def own_code(parts: Iterable[object]) -> str | None:
+    """Name the first of the parts, or of their modules, that is neither gantrain's nor torch's; None: there is none."""
     pieces = (p for part in parts for p in (part.modules() if isinstance(part, nn.Module) else [part]))
     for piece in pieces:
         if str(getattr(piece, "__module__", "")).partition(".")[0] not in ("gantrain", "torch"):
-            name = getattr(piece, "__name__", type(piece).__name__)
-            return (
-                f"{name} is code of your own, which may do other things from step to step; if it does the same, say "
-                "runtime.acceleration=graph"
-            )
+            return str(getattr(piece, "__name__", type(piece).__name__))
     return None
 
 
@@ -199,41 +211,60 @@ def _convolves(state: TrainState) -> bool:
 class Captured:
     """An update that runs eagerly a few times, is then recorded as a CUDA graph, and replayed from there on.
 
-    The eager calls are updates like any other, so that no step is made twice or lost. What a replay returns is
-    overwritten by the next one. Where the capture fails, the reason is logged and the update stays eager.
+    The eager calls are updates like any other, so that no step is made twice or lost, and take the same tensors as the
+    replays, so that a resumed run, which begins with them, comes to the same bits. What a replay returns is overwritten
+    by the next one. Where the capture fails, the reason is logged and the update stays eager.
     """
 
     def __init__(self, update: Update, device: torch.device):
         self.update, self.device = update, device
-        self.name = getattr(update, "__name__", "update").replace("_", " ")
-        self.calls = 0
+        self.player = getattr(update, "__name__", "update").removeprefix("update_")
+        self.calls, self.has_failed = 0, False
+        self.inputs: list[Tensor] = []
         self.replay: Callable[[], None] | None = None
 
     def __call__(self, *inputs: Tensor | float) -> Observations:
         """Make the update, whichever way."""
-        if self.calls == EAGER_CALLS:
-            self.capture(inputs)
-        self.calls += 1
-        if self.replay is None:
-            return aside(lambda: self.update(*inputs), self.device)
+        if not self.calls:
+            self.inputs = [torch.zeros_like(torch.as_tensor(x, device=self.device)) for x in inputs]
         for held, x in zip(self.inputs, inputs, strict=True):
             held.copy_(x) if isinstance(x, Tensor) else held.fill_(x)
-        self.replay()
-        return self.made
+        if self.calls == EAGER_CALLS:
+            self.capture()
+        self.calls += 1
+        if self.replay is not None:
+            self.replay()
+            return self.made
+        return self.run() if self.has_failed else on_side_stream(self.run, self.device)
 
-    def capture(self, inputs: tuple[Tensor | float, ...]) -> None:
-        """Record the update on inputs of its own, without making it; or say why that failed."""
-        self.inputs = [x.clone() if isinstance(x, Tensor) else torch.tensor(x, device=self.device) for x in inputs]
+    def run(self) -> Observations:
+        """Make the update operation by operation."""
+        return self.update(*self.inputs)
+
+    def capture(self) -> None:
+        """Record the update, without making it; or say why that failed."""
         try:
-            self.replay, self.made = record(lambda: self.update(*self.inputs))
+            self.replay, self.made = record(self.run, self.device)
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            logger.warning("The %s could not be captured as a CUDA graph, and stays eager: %s", self.name, reason)
+            self.has_failed = True
+            cause: BaseException = error
+            while cause.__context__ is not None:  # what ends the capture complains last, and says nothing
+                cause = cause.__context__
+            reason = " ".join(str(cause).split()) or type(cause).__name__
+            logger.warning(
+                "The %s's update could not be captured as a CUDA graph, and stays eager: %s", self.player, reason
+            )
 
 
-def aside(function: Callable[[], Observations], device: torch.device) -> Observations:
-    """Call the function on a stream of its own, as what is to be captured must first be run."""
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+@cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which updates run before and while they are captured: one, for memory is kept by stream."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def on_side_stream(function: Callable[[], Observations], device: torch.device) -> Observations:
+    """Call the function on the side stream, as what is to be captured must first be run."""
+    stream = side_stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         made = function()
@@ -241,10 +272,31 @@ def aside(function: Callable[[], Observations], device: torch.device) -> Observa
     return made
 
 
-def record(function: Callable[[], Observations]) -> tuple[Callable[[], None], Observations]:
-    """Capture what the function asks of the device; return what replays it, and what it returned."""
-    graph = torch.cuda.CUDAGraph()
-    # Other threads may go on meanwhile: one may be bringing a checkpoint to the host.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        made = function()
+def record(function: Callable[[], Observations], device: torch.device) -> tuple[Callable[[], None], Observations]:
+    """Capture what the function asks of the device; return what replays it, and what it returned.
+
+    Raises:
+        Exception: it cannot be captured; all is as it was before.
+    """
+    stream = side_stream(device)
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    random = torch.cuda.default_generators[stream.device_index]
+    random_state = random.get_state()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*graph is empty", UserWarning)
+            # The outer block leaves the stream whatever happens in the inner one. Other threads may go on meanwhile:
+            # one may be bringing a checkpoint to the host.
+            with (
+                torch.cuda.stream(stream),
+                torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
+            ):
+                made = function()
+    except Exception:
+        # What a capture begins and only a good end of it ends: memory of its own, and noise at its own count.
+        with suppress(Exception):
+            torch._C._cuda_endAllocateToPool(stream.device_index, pool)
+        random.graphsafe_set_state(torch.Generator(device))
+        random.set_state(random_state)
+        raise
     return graph.replay, made

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
@@ -34,6 +35,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SHAPE = (3, 16, 16)
 AUTO = {"precision": "auto", "acceleration": "auto", "layout": "auto", "threads": "auto"}
 PENALTY: dict[str, Regularizer] = {"gradient_penalty": GradientPenalty(weight=10.0)}
+NOISE: dict[str, Regularizer] = {"input_noise": InputNoise(std=0.5), "label_noise": LabelNoise(amount=0.5)}
 
 
 def make_state(
@@ -53,28 +55,37 @@ def images(num: int = 64) -> ImageDataset:
     return ImageDataset("noise", pixels, labels=None, num_classes=None, fingerprint="f")
 
 
-def advance(state: TrainState, way: Runtime, *, steps: int, **options: Any) -> list[dict[str, float]]:
-    """Train, and return what was observed at each step."""
+class Interrupted(Exception):
+    pass
+
+
+def advance(
+    state: TrainState, way: Runtime, *, steps: int, until: int | None = None, **options: Any
+) -> list[dict[str, float]]:
+    """Train, perhaps not to the end, and return what was observed at each step."""
     seen: list[dict[str, float]] = []
 
-    def look(_: TrainState, observations: Observations) -> None:
+    def look(now: TrainState, observations: Observations) -> None:
         seen.append({tag: float(torch.as_tensor(value).mean()) for tag, value in observations.items()})
+        if now.step == until:
+            raise Interrupted
 
     way.prepare(state)
     defaults: dict[str, Any] = {"loss": Wasserstein(), "regularizers": PENALTY, "n_critic": lambda _: 2}
-    train(
-        state,
-        make_batches(images(), batch_size=8, seed=0, device=CPU),
-        Normal(z_dim=8),
-        steps=steps,
-        seed=0,
-        device=CPU,
-        ema=EMA(halflife_images=100.0),
-        precision=way.run,
-        accelerate=way.accelerate,
-        callbacks=[look],
-        **defaults | options,
-    )
+    with suppress(Interrupted):
+        train(
+            state,
+            make_batches(images(), batch_size=8, seed=0, device=CPU),
+            Normal(z_dim=8),
+            steps=steps,
+            seed=0,
+            device=CPU,
+            ema=EMA(halflife_images=100.0),
+            precision=way.run,
+            accelerate=way.accelerate,
+            callbacks=[look],
+            **defaults | options,
+        )
     return seen
 
 
@@ -179,6 +190,17 @@ class Own(Regularizer):
     """Defined outside of gantrain, as a user's is."""
 
 
+class OwnAdam(Adam):
+    """Likewise."""
+
+
+def test_auto_takes_no_bf16_that_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a V100, where it is slower than float32."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    assert choose(AUTO, CUDA, make_state(), [], batch_size=8).precision == "float32"
+
+
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize(
     ("device", "wanted", "optimizer", "parts", "option", "instead", "reason"),
@@ -186,8 +208,9 @@ class Own(Regularizer):
         (CPU, {"acceleration": "graph"}, Adam, [], "acceleration", "eager", "CUDA graphs need a CUDA device"),
         (CPU, {"precision": "tf32"}, Adam, [], "precision", "float32", "cpu has no tf32"),
         (torch.device("mps"), {"precision": "bf16"}, Adam, [], "precision", "float32", "mps has no bf16"),
-        (CUDA, {"acceleration": "auto"}, Adagrad, [], "acceleration", "eager", "torch's Adagrad cannot be captured"),
-        (CUDA, {"acceleration": "graph"}, Adagrad, [], "acceleration", "eager", "torch's Adagrad cannot be captured"),
+        (CUDA, {"acceleration": "auto"}, Adagrad, [], "acceleration", "eager", "optimizer Adagrad cannot be captured"),
+        (CUDA, {"acceleration": "graph"}, Adagrad, [], "acceleration", "eager", "optimizer Adagrad cannot be captured"),
+        (CUDA, {"acceleration": "auto"}, OwnAdam, [], "acceleration", "eager", "OwnAdam is code of your own"),
         (CUDA, {"acceleration": "auto"}, Adam, [Own()], "acceleration", "eager", "Own is code of your own"),
         (CUDA, {"acceleration": "graph"}, Adam, [Own()], "acceleration", "graph", None),
         (CUDA, {"acceleration": "auto"}, SGD, [], "acceleration", "graph", None),
@@ -326,7 +349,7 @@ class Tapes:
     def __init__(self, state: TrainState):
         self.state, self.captured = state, 0
 
-    def record(self, function: Callable[[], Observations]) -> tuple[Callable[[], None], Observations]:
+    def record(self, function: Callable[[], Observations], _: torch.device) -> tuple[Callable[[], None], Observations]:
         saved, random = snapshot(self.state), torch.get_rng_state()
         with Tape() as tape:
             made = function()
@@ -346,7 +369,7 @@ def tapes(monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainState], Tapes]:
     def use(state: TrainState) -> Tapes:
         tapes = Tapes(state)
         monkeypatch.setattr(runtime, "record", tapes.record)
-        monkeypatch.setattr(runtime, "aside", lambda function, device: function())
+        monkeypatch.setattr(runtime, "on_side_stream", lambda function, device: function())
         # A CPU's optimizers count their steps in tensors when fused, and know no captures.
         monkeypatch.setattr(Runtime, "prepare", lambda self, state: None)
         return tapes
@@ -377,8 +400,7 @@ def test_replays_are_the_steps_to_the_bit(tapes: Callable[..., Tapes], norm: str
 
 
 def test_a_captured_step_sees_the_training_progress(tapes: Callable[..., Tapes]) -> None:
-    noise = {"input_noise": InputNoise(std=0.5), "label_noise": LabelNoise(amount=0.5)}
-    options: dict[str, Any] = {"steps": 12, "regularizers": noise}
+    options: dict[str, Any] = {"steps": 12, "regularizers": NOISE}
     plain, fast = make_state(), make_state()
     seen = advance(plain, Runtime(device=CPU), **options)
     tapes(fast)
@@ -388,16 +410,22 @@ def test_a_captured_step_sees_the_training_progress(tapes: Callable[..., Tapes])
 
 
 @pytest.mark.parametrize("cut", [2, 7])
-def test_a_run_goes_on_within_another_capture(tapes: Callable[..., Tapes], cut: int) -> None:
+@pytest.mark.parametrize("regularizers", [PENALTY, NOISE], ids=["penalty", "noise that decays"])
+def test_a_run_goes_on_within_another_capture(
+    tapes: Callable[..., Tapes], regularizers: dict[str, Regularizer], cut: int
+) -> None:
+    """Its first updates are eager, where the straight run's were replays: they must see the same numbers."""
+    options: dict[str, Any] = {"steps": 14, "regularizers": regularizers}
     plain = make_state()
-    seen = advance(plain, Runtime(device=CPU), steps=14)
+    tapes(plain)
+    seen = advance(plain, GRAPH, **options)
     first = make_state()
     tapes(first)
-    before = advance(first, GRAPH, steps=cut)
+    before = advance(first, GRAPH, until=cut, **options)
     second = restored(snapshot(first))
     second.step, second.batches_seen = first.step, first.batches_seen
     deck = tapes(second)
-    assert before + advance(second, GRAPH, steps=14) == seen
+    assert before + advance(second, GRAPH, **options) == seen
     assert deck.captured == 2
     torch.testing.assert_close(snapshot(second), snapshot(plain), atol=0, rtol=0)
 
@@ -409,15 +437,18 @@ def test_what_cannot_be_captured_stays_eager(
     seen = advance(plain, Runtime(device=CPU), steps=8)
     tapes(fast)
 
-    def refuse(function: Callable[[], Observations]) -> Any:
-        raise RuntimeError("operation not permitted when stream is capturing")
+    def refuse(function: Callable[[], Observations], _: torch.device) -> Any:
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
 
     monkeypatch.setattr(runtime, "record", refuse)
     assert advance(fast, GRAPH, steps=8) == seen
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2
     assert all("could not be captured as a CUDA graph, and stays eager: operation not permitted" in s for s in said)
-    assert {"The update critic", "The update generator"} == {s.partition(" could")[0] for s in said}
+    assert {"The critic's update", "The generator's update"} == {s.partition(" could")[0] for s in said}
 
 
 def test_the_first_updates_are_real_ones(tapes: Callable[..., Tapes]) -> None:
