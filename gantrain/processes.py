@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from gantrain import seeding
 from gantrain.console import console
-from gantrain.errors import ConfigError
+from gantrain.errors import ConfigError, GantrainError, UserError
 from gantrain.torchrun import Place, place
 from gantrain.train import Observations, TrainState
 
@@ -30,13 +30,13 @@ class Processes(Place):
     """The processes of a run; by default this one alone, for which everything here is nothing to do.
 
     Attributes:
-        talk: the group for what goes from host to host.
+        host_group: the group for what goes from host to host.
     """
 
-    talk: Any = None
+    host_group: Any = None
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this one writes the files and talks."""
         return self.rank == 0
 
@@ -49,7 +49,8 @@ class Processes(Place):
         """Let what fails in one process fail in all.
 
         Raises:
-            ConfigError: it failed in another one; what fails here is raised as it is.
+            GantrainError: it failed in another one, a ConfigError where the user can mend it; what fails here is raised
+                as it is.
         """
         failure: Exception | None = None
         try:
@@ -58,34 +59,36 @@ class Processes(Place):
             failure = error
         failures: list[Any] = [None] * self.size
         if self.size > 1:
-            dist.all_gather_object(failures, None if failure is None else str(failure), group=self.talk)
+            told = None if failure is None else (isinstance(failure, UserError), _told(failure))
+            dist.all_gather_object(failures, told, group=self.host_group)
         if failure is not None:
             raise failure
-        for rank, reason in enumerate(failures):
-            if reason is not None:
-                raise ConfigError(f"process {rank} of {self.size}: {reason}")
+        for rank, told in enumerate(failures):
+            if told is not None:
+                is_of_the_user, reason = told
+                raise (ConfigError if is_of_the_user else GantrainError)(f"process {rank} of {self.size}: {reason}")
 
     def broadcast(self, content: Any) -> Any:
-        """Hand what the leader has to all."""
+        """Hand what the main process has to all; they wait for it."""
         if self.size == 1:
             return content
         held = [content]
-        dist.broadcast_object_list(held, src=0, group=self.talk)
+        dist.broadcast_object_list(held, src=0, group=self.host_group)
         return held[0]
 
     def broadcast_networks(self, state: TrainState) -> None:
-        """Hand the leader's weights and buffers to all."""
+        """Hand the main process's weights and buffers to all."""
         if self.size > 1:
             for network in (state.G, state.D, state.G_ema):
                 for tensor in [] if network is None else network.state_dict().values():
                     dist.broadcast(tensor, src=0)
 
     def gather(self, content: Any) -> list[Any]:
-        """Bring what each has to the leader, in the order of their ranks; the others get nothing."""
+        """Bring what each has to the main process, in the order of their ranks; the others get nothing."""
         if self.size == 1:
             return [content]
-        held = [None] * self.size if self.leads else None
-        dist.gather_object(content, held, dst=0, group=self.talk)
+        held = [None] * self.size if self.is_main else None
+        dist.gather_object(content, held, dst=0, group=self.host_group)
         return held or []
 
     def largest(self, number: int) -> int:
@@ -93,14 +96,14 @@ class Processes(Place):
         if self.size == 1:
             return number
         held = torch.tensor(number)
-        dist.all_reduce(held, dist.ReduceOp.MAX, group=self.talk)
+        dist.all_reduce(held, dist.ReduceOp.MAX, group=self.host_group)
         return int(held)
 
     def share(self, batch_size: int, state: TrainState) -> None:
         """Share every batch out from here on.
 
         Raises:
-            ConfigError: the batch cannot be shared out evenly.
+            ConfigError: the batch cannot be shared out evenly, or a network has a batch normalization that cannot.
         """
         if batch_size % self.size:
             near = max(1, round(batch_size / self.size)) * self.size
@@ -152,11 +155,11 @@ def joined() -> Iterator[Processes]:
         yield ALONE
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    # The leader may be decoding a data set while the others wait for it.
-    talk = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+    # The main process may be decoding a data set while the others wait for it.
+    host_group = dist.new_group(backend="gloo", timeout=timedelta(days=7))
     console.quiet = where.rank > 0
     try:
-        yield Processes(where.rank, where.size, where.local_rank, talk)
+        yield Processes(where.rank, where.size, where.local_rank, host_group)
     finally:
         seeding.share = seeding.Share()
         dist.destroy_process_group()
@@ -242,11 +245,24 @@ class WholeBatchNorm2d(_WholeBatchNorm, nn.BatchNorm2d):
 
 
 def normalize_whole_batches(network: nn.Module) -> None:
-    """Turn every batch normalization into one over all processes, its parameters and buffers staying what they are."""
+    """Turn every batch normalization into one over all processes, its parameters and buffers staying what they are.
+
+    Raises:
+        ConfigError: one is of another kind, and would see the rows of its process alone.
+    """
     kinds: dict[type, type] = {nn.BatchNorm1d: WholeBatchNorm1d, nn.BatchNorm2d: WholeBatchNorm2d}
     for module in network.modules():
+        if isinstance(module, _BatchNorm) and type(module) not in (*kinds, *kinds.values(), nn.SyncBatchNorm):
+            raise ConfigError(
+                f"{type(module).__name__} in the {type(network).__name__} would normalize each process's rows by "
+                "themselves; take torch's BatchNorm1d, BatchNorm2d or SyncBatchNorm, or a single process."
+            )
         # In place, for the optimizer holds the parameters already.
         module.__class__ = kinds.get(type(module), type(module))
+
+
+def _told(failure: Exception) -> str:
+    return str(failure) if isinstance(failure, GantrainError) else f"{type(failure).__name__}: {failure}"
 
 
 def in_order(shares: Sequence[Sequence[Any]]) -> list[Any]:

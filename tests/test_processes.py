@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from processes import BUSY, Process, Result, during, gantrain, server, start, work
 from runs import record, rows
+
+from gantrain.errors import ConfigError
+from gantrain.processes import normalize_whole_batches
 
 __all__ = ["gantrain", "server", "start", "work"]
 
@@ -267,6 +271,87 @@ def test_batch_normalization_sees_the_whole_batch(ranks: Ranks) -> None:
     """Loss, first and second derivatives and running statistics in float64, against torch's own on the whole batch."""
     results = wait(ranks("--version", before=dict.fromkeys(range(3), CHECK), num=3))
     assert [result.status for result in results] == [77] * 3, results
+
+
+PHASES = {
+    "before anything": "gantrain.tasks.train:settle_budget",
+    "the data": "gantrain.tasks.train:build_dataset",
+    "the first noise": "gantrain.train:seed_everything",
+}
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_process_that_ends_before_the_first_step_ends_all_without_a_traceback(
+    ranks: Ranks, work: Path, phase: str, victim: int, signum: signal.Signals
+) -> None:
+    end = during(PHASES[phase], f"os.kill(os.getpid(), {int(signum)}); time.sleep(0.1)")
+    results = wait(ranks(*IMAGES, "steps=2", "run_dir=run", before={victim: end}))
+    agree = signum == signal.SIGTERM and phase == "the first noise"  # they are training
+    statuses = {victim: -9 if signum == signal.SIGKILL else 143, 1 - victim: 143 if agree else 1}
+    assert [result.status for result in results] == [statuses[0], statuses[1]], results
+    assert "Traceback" not in results[0].stderr + results[1].stderr
+    assert results[1].stderr == ""
+    if victim and not agree:
+        assert "Another process of this run has died" in results[0].stderr
+
+
+def test_a_folder_in_use_is_told_once(ranks: Ranks, work: Path) -> None:
+    (work / "run/.hydra").mkdir(parents=True)
+    with FileLock(work / "run/.hydra/lock"):
+        leader, follower = wait(ranks(*IMAGES, "steps=2", "run_dir=run"))
+    assert (leader.status, follower.status, follower.stderr) == (2, 2, "")
+    assert "run is in use: another process is training there" in leader.stderr
+
+
+def test_a_fault_in_a_follower_is_named(ranks: Ranks) -> None:
+    broken = during("gantrain.tasks.train:build_dataset", "raise KeyError('x')")
+    leader, follower = wait(ranks(*IMAGES, "steps=2", before={1: broken}))
+    assert leader.status == 1
+    assert "process 1 of 2: KeyError: 'x'" in leader.stderr
+    assert "KeyError" in follower.stderr
+
+
+def test_what_would_depend_on_the_number_of_processes_is_refused_or_told(ranks: Ranks, work: Path) -> None:
+    (work / "lazy.py").write_text(LAZY)
+    leader, follower = wait(ranks(*CASES["lazy penalty"], "steps=1"))
+    assert (leader.status, follower.stderr) == (0, "")
+    assert "LazyR1 is code of your own: what it draws at random for each sample" in leader.stderr
+    with pytest.raises(
+        ConfigError, match="BatchNorm3d in the Sequential would normalize each process's rows by"
+    ):
+        normalize_whole_batches(torch.nn.Sequential(torch.nn.BatchNorm3d(2)))
+
+
+ENTRY = """
+import os, sys
+from gantrain.__main__ import main
+{changes}
+sys.argv[0] = "gantrain"
+main()
+"""
+
+
+@pytest.mark.parametrize("told", ["a follower", "the main process", "torchrun"])
+def test_a_signal_under_torchrun_waits_for_a_slow_save(tmp_path: Path, told: str) -> None:
+    """torchrun ends all processes when one has left; the last to leave has to be the one that saves."""
+    rank = {"a follower": "1", "the main process": "0", "torchrun": "none"}[told]
+    changes = f"if os.environ['RANK'] == {rank!r}:"
+    changes += during(EACH_STEP, "os.kill(os.getpid(), signal.SIGTERM)", call=4).replace("\n", "\n    ")
+    changes += "\nif os.environ['RANK'] == '0':"
+    changes += during("gantrain.run:Run.finish", "time.sleep(5)").replace("\n", "\n    ")
+    changes += f"\nif {rank!r} == 'none' and os.environ['RANK'] == '0':"
+    changes += during(EACH_STEP, "os.kill(os.getppid(), signal.SIGTERM)", call=4).replace("\n", "\n    ")
+    (tmp_path / "entry.py").write_text(ENTRY.format(changes=changes))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "entry.py"]
+    command += ["model=dcgan", *IMAGES, *OFTEN, "steps=500", "run_dir=run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode, done.stderr
+    assert "stopped by SIGTERM after step" in done.stderr, done.stderr
+    saved = record(tmp_path / "run")
+    assert saved["status"] == "stopped"
+    assert (tmp_path / f"run/checkpoints/step_{saved['steps']:08d}.pt").exists()
 
 
 def test_torchrun_starts_and_ends_it(tmp_path: Path) -> None:

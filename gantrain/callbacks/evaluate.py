@@ -46,7 +46,7 @@ class Evaluate(Callback):
                 observations[f"metric/{name}"] = float(value)
 
     def measure(self, state: TrainState) -> dict[str, float]:
-        """Compute all metrics of the generator as it is, of its average where there is one; {} where none are kept."""
+        """Compute all metrics of G, of its average where there is one; {} in processes that do not write."""
         run, processes = self.run, self.run.processes
         G = state.G if state.G_ema is None else state.G_ema
         # Sample i does not depend on how many are drawn, so that metrics can share them.
@@ -54,7 +54,7 @@ class Evaluate(Callback):
         mine = {"first": processes.rank, "every": processes.size}
         own = list(sample_blocks(G, run.latent, num, device=run.device, key=key, **mine))
         shares = processes.gather(own)
-        if not processes.leads:
+        if not processes.is_main:
             return {}
         samples = torch.cat(in_order(shares))
 

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -41,7 +41,7 @@ from gantrain.memory import require_memory
 from gantrain.processes import ALONE, Processes, joined
 from gantrain.resume import check_same, holds_run, load_config, load_record, require_new, require_plain
 from gantrain.run import Record, Run
-from gantrain.runtime import choose
+from gantrain.runtime import choose, own_code
 from gantrain.summary import closing, summary
 from gantrain.train import Observations, TrainState
 from gantrain.train import train as run_algorithm
@@ -54,11 +54,11 @@ class Stopped(Exception):
 
 
 class WentBack(Exception):
-    """The leader of several processes rolled the run back."""
+    """The main process of several rolled the run back."""
 
 
 GO_BACK = 1000
-"""What the leader says in the place of a signal's number."""
+"""What the main process says in the place of a signal's number."""
 
 
 def train(job: Job) -> None:
@@ -70,12 +70,20 @@ def train(job: Job) -> None:
         GantrainError: what the run writes to failed it.
         SystemExit: a signal stopped the run; 128 + its number.
     """
-    with joined() as processes:
-        if not processes.leads:
-            follow(job, processes)
-            return
-        with exclusive(job.folder), log_file(job.folder / "gantrain.log"):
-            run_recorded(job, processes)
+    with joined() as processes, ExitStack() as held:
+        try:
+            with processes.together():
+                if processes.is_main:
+                    held.enter_context(exclusive(job.folder))
+                    held.enter_context(log_file(job.folder / "gantrain.log"))
+            (run_recorded if processes.is_main else follow)(job, processes)
+        except Exception as error:
+            if not processes.lost(error):
+                raise
+            if not processes.is_main:
+                raise SystemExit(1) from error  # the main process says so, unless it is the one that died
+            text = "Another process of this run has died, before the first step; there is nothing to go on with."
+            raise GantrainError(text) from error
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,12 @@ def assemble(job: Job, config: Node, processes: Processes = ALONE) -> Training:
         runtime = choose(config["runtime"], device, state, parts, batch_size=own, num_processes=processes.size)
         runtime.prepare(state)
         processes.share(config["batch_size"], state)
+        if processes.size > 1 and processes.is_main and (name := own_code([state.G, state.D, *parts])) is not None:
+            logger.warning(
+                "%s is code of your own: what it draws at random for each sample, it must draw by "
+                "gantrain.seeding.own_rows, or the %s processes draw the same for different samples.",
+                *(name, processes.size),
+            )
         check_cross(state.D, loss, regularizers, config["allow"])
         if config["horizontal_flip"] and not isinstance(dataset, ImageDataset):
             raise ConfigError(f"horizontal_flip=true: {dataset.name} are vectors, which have no sides; leave it out.")
@@ -146,7 +160,7 @@ def assemble(job: Job, config: Node, processes: Processes = ALONE) -> Training:
         steps=count_steps(config, dataset.num_images),
         metrics=metrics,
         hyperparameters=hyperparameters(config, job.choices, job.typed),
-        callbacks=[callback for callback in callbacks if processes.leads or callback.shared],
+        callbacks=[callback for callback in callbacks if processes.is_main or callback.shared],
         regularizers=regularizers,
         command=job.resume_command,
         processes=processes,
@@ -202,7 +216,7 @@ def run_recorded(job: Job, processes: Processes = ALONE) -> None:
 
 
 def follow(job: Job, processes: Processes) -> None:
-    """Train beside the leader, which alone writes and talks.
+    """Train beside the main process, which alone writes and talks.
 
     Raises:
         UserError: the config or the data is wrong.
@@ -214,7 +228,7 @@ def follow(job: Job, processes: Processes) -> None:
     training = assemble(job, config, processes)
     run = training.run
     with processes.together():
-        pass  # the leader looks at its folder
+        pass  # the main process looks at its folder
     if not processes.broadcast(None):
         return
 
@@ -224,9 +238,10 @@ def follow(job: Job, processes: Processes) -> None:
 
     take_over(processes.broadcast(None))
     processes.broadcast_networks(run.state)
+    status = "failed"
     with StopOnSignal(processes) as stop, settled():
-        run.start()
         try:
+            run.start()
             while run.state.step < run.steps:
                 try:
                     training([*run.callbacks, stop])
@@ -234,12 +249,14 @@ def follow(job: Job, processes: Processes) -> None:
                     rollbacks = run.state.rollbacks + 1
                     take_over(processes.broadcast(None))
                     run.state.rollbacks = rollbacks
+            status = "finished"
         except Stopped:
-            raise SystemExit(128 + stop.received if stop.received else 1) from None
-        except Exception as error:
-            if processes.lost(error):
-                raise SystemExit(1) from None  # the leader says so, unless it is the one that died
-            raise
+            status = "stopped"
+            # torchrun ends all processes as soon as one has left, and the main one is still saving.
+            processes.broadcast(None)
+            raise SystemExit(128 + (stop.received or 0)) from None
+        finally:
+            run.finish(status)
 
 
 @dataclass(frozen=True)
@@ -376,7 +393,7 @@ def settled() -> Iterator[None]:
 @contextmanager
 def recorded(run: Run, record: Record) -> Iterator["StopOnSignal"]:
     """Keep run.json true while the block runs and when it ends, whatever ends it, and let the callbacks finish."""
-    status, failure = "failed", None
+    status, failure, is_agreed = "failed", None, False
     first_step = run.state.step
     record.write("running")
     with StopOnSignal(run.processes, lambda: record.write("stopped", "stopped at once, by a second signal")) as stop:
@@ -384,7 +401,7 @@ def recorded(run: Run, record: Record) -> Iterator["StopOnSignal"]:
             yield stop
             status = "finished"
         except Stopped:
-            status = "stopped"
+            status, is_agreed = "stopped", True
         except BaseException as error:
             failure = explained(error, run, first_step)
             status = "diverged" if isinstance(failure, DivergedError) else "failed"
@@ -398,6 +415,16 @@ def recorded(run: Run, record: Record) -> Iterator["StopOnSignal"]:
             record.write(status, None if failure is None else str(failure) or type(failure).__name__)
         except OSError as error:
             failure = failure or explained(error, run, first_step)
+    try:
+        conclude(run, stop, status, failure)
+    finally:
+        if is_agreed:
+            with suppress(Exception):
+                run.processes.broadcast(None)  # now the others may leave
+
+
+def conclude(run: Run, stop: "StopOnSignal", status: str, failure: BaseException | None) -> None:
+    """End what has been recorded as it has to: by its failure, or by the signal that stopped it, or not at all."""
     if failure is not None:
         raise failure
     if stop.received is not None:
@@ -415,7 +442,10 @@ def explained(error: BaseException, run: Run, first_step: int) -> BaseException:
     """Turn what ended a run into an error for the user, where it is not a fault of gantrain's."""
     if run.processes.lost(error):
         saved = f"Go on with: {run.command}" if checkpoint.paths(run.folder) else "There was no checkpoint yet."
-        lost = GantrainError(f"Another process of this run has died, at step {run.state.step:,}. {saved}")
+        reason = (str(error).splitlines() or [""])[0]
+        is_gone = any(word in reason for word in ("by peer", "remote worker"))
+        how = "has died" if is_gone else f"does not answer any more ({reason})"
+        lost = GantrainError(f"Another process of this run {how}, at step {run.state.step:,}. {saved}")
         lost.__cause__ = error
         return lost
     if isinstance(error, OSError):
@@ -496,7 +526,7 @@ class StopOnSignal:
 
     def tell(self, text: str) -> None:
         """Write to the terminal, unless another process does; the terminal may be gone."""
-        if self.processes.leads:
+        if self.processes.is_main:
             with suppress(OSError):
                 os.write(2, text.encode())
 
@@ -505,7 +535,7 @@ class StopOnSignal:
 
         Raises:
             Stopped: a signal came.
-            WentBack: the leader is going back to the last checkpoint.
+            WentBack: the main process is going back to the last checkpoint.
         """
         said = self.processes.largest(self.received or 0)
         if said == GO_BACK:
