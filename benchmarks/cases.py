@@ -27,22 +27,24 @@ class Case:
 
     Attributes:
         source: where the naive loop takes its images from: "files", "arrays" or, for vectors, "numbers".
+        num_images: of the real data set, which is how seldom a data loader begins anew.
     """
 
     overrides: tuple[str, ...]
     image_shape: tuple[int, ...]
     source: str
+    num_images: int
 
 
 CASES = {
-    "wgan_gp_celeba_f64": Case(("experiment=wgan_gp_celeba_f64", "critic_warmup=null"), (3, 64, 64), "files"),
+    "wgan_gp_celeba_f64": Case(("experiment=wgan_gp_celeba_f64", "critic_warmup=null"), (3, 64, 64), "files", 202_599),
     "wgan_gp_celeba_f128": Case(
-        ("experiment=wgan_gp_celeba_f128", "critic_warmup=null", "batch_size=64"), (3, 64, 64), "files"
+        ("experiment=wgan_gp_celeba_f128", "critic_warmup=null"), (3, 64, 64), "files", 202_599
     ),
-    "dcgan_cifar10": Case(("experiment=dcgan_cifar10",), (3, 64, 64), "arrays"),
-    "study_vanilla": Case(("experiment=study_vanilla",), (1, 28, 28), "arrays"),
-    "gaussian": Case(("experiment=gaussian",), (1,), "numbers"),
-    "default": Case((), (1, 28, 28), "arrays"),
+    "dcgan_cifar10": Case(("experiment=dcgan_cifar10",), (3, 64, 64), "arrays", 50_000),
+    "study_vanilla": Case(("experiment=study_vanilla",), (1, 28, 28), "arrays", 60_000),
+    "gaussian": Case(("experiment=gaussian",), (1,), "numbers", 0),
+    "default": Case((), (1, 28, 28), "arrays", 10_000),
 }
 NATIVE_SIZE = {"dcgan_cifar10": (3, 32, 32)}
 """Of arrays that are resized on their way."""

@@ -2,6 +2,7 @@
 
     python benchmarks/compare.py                       # every case
     python benchmarks/compare.py gaussian default      # some
+    python benchmarks/compare.py default --override batch_size=256
 
 Each program is a process that makes some steps and waits while the others make theirs. gantrain's figure includes its
 callbacks at their default intervals. Ratios are taken round by round: their median, and between which quartiles.
@@ -9,15 +10,17 @@ callbacks at their default intervals. Ratios are taken round by round: their med
 
 import argparse
 import os
+import pickle
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from cases import CASES, make_files
 
@@ -47,10 +50,13 @@ STEPS = {
 def main() -> None:
     """Measure the cases that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", default=[], choices=[*CASES, []])
+    parser.add_argument("cases", nargs="*", metavar="case", help=", ".join(CASES))
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--override", action="append", default=[], help="of the config, as gantrain takes it")
     parser.add_argument("--steps", type=int, help="of each turn; by default what suits the case and the device")
     arguments = parser.parse_args()
+    if unknown := [case for case in arguments.cases if case not in CASES]:
+        parser.error(f"{unknown[0]}: must be one of {', '.join(CASES)}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU, {os.cpu_count()} cores"
     print(f"{date.today()}, {name}, Python {platform.python_version()}, torch {torch.__version__}\n")
@@ -60,7 +66,7 @@ def main() -> None:
         prepare(Path(data))
         for case in arguments.cases or CASES:
             steps = arguments.steps or STEPS[device][case]
-            report(case, measure(case, steps, arguments.rounds, Path(data)))
+            report(case, measure(case, steps, arguments.rounds, Path(data), arguments.override))
 
 
 def prepare(data: Path) -> None:
@@ -83,10 +89,6 @@ def write_mnist(folder: Path) -> None:
 
 def write_cifar(folder: Path) -> None:
     """Noise, as CIFAR-10's files."""
-    import pickle
-
-    import numpy as np
-
     folder.mkdir(parents=True)
     numbers = np.random.default_rng(0)
     for i in range(1, 6):
@@ -95,34 +97,45 @@ def write_cifar(folder: Path) -> None:
         (folder / f"data_batch_{i}").write_bytes(pickle.dumps(batch, protocol=2))
 
 
-def measure(case: str, steps: int, rounds: int, data: Path) -> list[dict[str, float]]:
+@dataclass
+class Program:
+    """One of the three, which makes steps when it is told to."""
+
+    name: str
+    process: "subprocess.Popen[str]"
+    complaints: Path
+
+    def turn(self, steps: int) -> float:
+        """Let it make some steps; return the seconds of each."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline() or self.finish())
+
+    def finish(self) -> str:
+        """Let it come to its end, and return what it still says."""
+        said, _ = self.process.communicate()
+        if self.process.returncode:
+            raise SystemExit(f"{self.name} failed:\n{self.complaints.read_text()}")
+        return said
+
+
+def measure(case: str, steps: int, rounds: int, data: Path, overrides: list[str]) -> list[dict[str, float]]:
     """Milliseconds a step of each program, in each round."""
-    commands = {name: [sys.executable, HERE / f"{name}.py", case] for name in ("naive", "bare", "product")}
-    commands["product"] += [str(steps * rounds), str(data)]
-    pipes: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    programs = {name: subprocess.Popen(command, cwd=data, text=True, **pipes) for name, command in commands.items()}
-    seconds = [{name: turn(name, program, steps) for name, program in programs.items()} for _ in range(rounds)]
-    callbacks = float(finish("product", programs["product"]))
-    for name in ("naive", "bare"):
-        finish(name, programs[name])
-    return [{n: 1e3 * (s + callbacks * (n == "product")) for n, s in taken.items()} for taken in seconds]
-
-
-def turn(name: str, program: "subprocess.Popen[str]", steps: int) -> float:
-    """Let a program make some steps; return the seconds of each."""
-    assert program.stdin is not None
-    assert program.stdout is not None
-    program.stdin.write(f"{steps}\n")
-    program.stdin.flush()
-    return float(program.stdout.readline() or finish(name, program))
-
-
-def finish(name: str, program: "subprocess.Popen[str]") -> str:
-    """Let a program come to its end, and return what it still says."""
-    said, complained = program.communicate()
-    if program.returncode:
-        raise SystemExit(f"{name} failed:\n{complained}")
-    return said
+    more = {"naive": [], "bare": [], "product": [str(steps * rounds), str(data)]}
+    programs = []
+    for name, its_own in more.items():
+        command = [sys.executable, HERE / f"{name}.py", case, *its_own, *overrides]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        complaints = data / f"{case}-{name}.log"
+        with complaints.open("w") as file:
+            programs.append(Program(name, subprocess.Popen(command, cwd=data, stderr=file, **pipes), complaints))
+    seconds = [{program.name: program.turn(steps) for program in programs} for _ in range(rounds)]
+    said = {program.name: program.finish() for program in programs}
+    for taken in seconds:
+        taken["product"] += float(said["product"])  # its callbacks, each at its own interval
+    return [{name: 1e3 * s for name, s in taken.items()} for taken in seconds]
 
 
 def report(case: str, rounds: list[dict[str, float]]) -> None:

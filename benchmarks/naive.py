@@ -22,16 +22,16 @@ NUM_WORKERS = 2
 
 
 class Images(Dataset[Tensor]):
-    """Files or arrays, opened and transformed one by one."""
+    """Files or arrays, opened and transformed one by one; a few stand for many."""
 
-    def __init__(self, items: Any, transform: Any):
-        self.items, self.transform = items, transform
+    def __init__(self, items: Any, num: int, transform: Any):
+        self.items, self.num, self.transform = items, num, transform
 
     def __len__(self) -> int:
-        return len(self.items)
+        return self.num
 
     def __getitem__(self, i: int) -> Tensor:
-        item = self.items[i]
+        item = self.items[i % len(self.items)]
         image = Image.open(item).convert("RGB") if isinstance(item, Path) else Image.fromarray(item)
         return self.transform(image)
 
@@ -47,14 +47,14 @@ def batches(name: str, case: Case, batch_size: int, folder: Path) -> Iterator[Te
     if case.source == "files":
         make_files(folder)
     items = sorted(folder.glob("*.jpg")) if case.source == "files" else make_arrays(name, case)
-    images = Images(items, transforms.Compose(steps))
+    images = Images(items, case.num_images, transforms.Compose(steps))
     loader = DataLoader(images, batch_size=batch_size, shuffle=True, num_workers=NUM_WORKERS, drop_last=True)
     while True:
         yield from loader
 
 
 def gradient_penalty(D: nn.Module, real: Tensor, fake: Tensor, weight: float) -> Tensor:
-    """As the released codes write it."""
+    """Between real and fake, whose graph reaches back into G here too."""
     epsilon = torch.rand(len(real), *[1] * (real.dim() - 1)).to(real.device)
     mixed = (epsilon * real + (1 - epsilon) * fake).requires_grad_(True)
     scores = D(mixed)
@@ -72,7 +72,7 @@ def main() -> None:
     """Train when it is this program's turn."""
     name = sys.argv[1]
     case = CASES[name]
-    config = composed(case)
+    config = composed(case, *sys.argv[2:])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     state, latent, _ = networks(case, config, device)
     G, D, G_ema = state.G, state.D, state.G_ema

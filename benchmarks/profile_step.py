@@ -1,4 +1,4 @@
-"""Where a step's time goes, by operator.
+"""Where the time of a plain eager float32 step goes, by operator.
 
 python benchmarks/profile_step.py wgan_gp_celeba_f128
 python benchmarks/profile_step.py default --steps 20 --rows 20

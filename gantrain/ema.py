@@ -20,5 +20,5 @@ class EMA:
         """Move the average towards the current weights by what `num_images` weigh; buffers are copied."""
         weight = 1 - 0.5 ** (num_images / self.halflife_images)
         torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), weight)
-        for held, buffer in zip(average.buffers(), current.buffers(), strict=True):
-            held.copy_(buffer)
+        if buffers := list(current.buffers()):
+            torch._foreach_copy_(list(average.buffers()), buffers)

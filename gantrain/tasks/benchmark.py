@@ -2,11 +2,13 @@
 
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from torch.utils.flop_counter import flop_registry
 from typing_extensions import override
 
 from gantrain.callbacks.base import Callback
+from gantrain.callbacks.checkpoint import Checkpoint
 from gantrain.cli import Job
 from gantrain.config import Node, check, settle_budget
 from gantrain.console import console
@@ -35,13 +38,14 @@ from gantrain.train import Observations, TrainState, Update
 INTERVALS = ("log_every", "sample_every", "evaluate_every", "checkpoint.every")
 WARMUP_STEPS = EAGER_CALLS + 1  # in the last of which updates are captured, where they are
 DEFAULT_STEPS = 30
+PARTS = ("data", "critic", "generator", "rest")
 
 
 def benchmark(job: Job) -> None:
     """Train for `steps` steps (30 unless given) after a warm-up, in a folder that is removed, and say what they took.
 
     What happens only now and then (a logged row, a grid, a checkpoint) is made to happen several times, and counts by
-    its own interval. `output` names a .json file for the figures.
+    its own interval. A critic's warm-up is left out. `output` names a .json file for the figures.
 
     Raises:
         ConfigError: there are too few steps to measure, or the output exists already.
@@ -77,6 +81,7 @@ def measure(job: Job, config: Node, steps: int, close: Callable[["Clock"], None]
         "checkpoint": config["checkpoint"] | {"every": min(often, wanted["checkpoint.every"])},
         "steps": 1 + WARMUP_STEPS + steps,  # one in which operations are counted
         "epochs": None,
+        "critic_warmup": None,  # few steps of many: it would be all that is measured
     }
     training = assemble(job, busy)
     run = training.run
@@ -91,13 +96,13 @@ def measure(job: Job, config: Node, steps: int, close: Callable[["Clock"], None]
         timed([*callbacks, Laps(clock, close)])
     run.finish("failed")  # no last grids and curves: they do not belong to a step
 
-    step_seconds = statistics.median(clock.steps[WARMUP_STEPS:])
-    parts = {name: statistics.median(laps[WARMUP_STEPS:]) for name, laps in clock.parts.items()}
-    by_callback = {timed.callback.name: timed.seconds_a_step(wanted) for timed in callbacks}
+    taken = {step: laps for step, laps in clock.steps().items() if step > 1 + WARMUP_STEPS}
+    parts = {part: statistics.median(laps[part] for laps in taken.values()) for part in PARTS}
+    by_callback = {timed.callback.name: timed.seconds_a_step(taken, wanted) for timed in callbacks}
     parts["callbacks"] = sum(by_callback.values())
     seconds = sum(parts.values())
-    images = (run.images_seen / run.state.step) / seconds
-    peak = torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else peak_resident_bytes()
+    images = config["n_critic"] * config["batch_size"] / seconds
+    peak = torch.cuda.max_memory_reserved(run.device) if run.device.type == "cuda" else peak_resident_bytes()
     rates = {dtype: product_rate(run.device, dtype) for dtype in {product.dtype for product in products}}
     bandwidth = copy_rate(run.device)
     flops = sum(product.flops for product in products)
@@ -110,7 +115,7 @@ def measure(job: Job, config: Node, steps: int, close: Callable[["Clock"], None]
         "batch_size": config["batch_size"],
         "steps": steps,
         "seconds_per_step": seconds,
-        "median_step": step_seconds,
+        "median_step": statistics.median(sum(laps.values()) for laps in taken.values()),
         "images_per_second": images,
         "parts": parts,
         "callbacks": by_callback,
@@ -125,37 +130,52 @@ def measure(job: Job, config: Node, steps: int, close: Callable[["Clock"], None]
 
 
 class Clock:
-    """Laps of a step, by what they went to; on a GPU each lap waits for the device."""
+    """Laps of a step, by what they went to: "data", a player, "rest", or a callback.
+
+    On a GPU they are taken on the device's own time line, so that nothing waits for it but who asks for the laps: host
+    and device go side by side as they do without a clock, and what the device waited for the host is the host's lap.
+    """
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.parts: dict[str, list[float]] = defaultdict(list)
-        self.current: dict[str, float] = defaultdict(float)
-        self.steps: list[float] = []
-        self.last = self.began = self.now()
+        self.marks: list[tuple[str, Any]] = [("", self.now())]
+        self.ended: dict[int, list[tuple[str, Any]]] = {}
 
-    def now(self) -> float:
-        """The time when all that was asked of the device is done."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+    def now(self) -> Any:
+        """A moment: of the device where it has a time line, else of the host."""
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self.device))
+        return event
 
-    def lap(self, name: str) -> float:
+    def between(self, start: Any, end: Any) -> float:
+        """Seconds between two moments; those of a device must be over."""
+        return float(end - start) if self.device.type != "cuda" else float(start.elapsed_time(end)) / 1e3
+
+    def lap(self, name: str) -> None:
         """Give the time since the last lap to `name`."""
-        now = self.now()
-        seconds, self.last = now - self.last, now
-        self.current[name] += seconds
-        return seconds
+        self.marks.append((name, self.now()))
 
-    def end_step(self) -> None:
-        """Close a step; the time of callbacks is counted by themselves."""
+    def end_step(self, step: int) -> None:
+        """Close a step."""
         self.lap("rest")
-        self.current.pop("callbacks", None)
-        for name in ("data", "critic", "generator", "rest"):
-            self.parts[name].append(self.current[name])
-        self.steps.append(self.last - self.began)
-        self.current.clear()
-        self.began = self.last
+        self.ended[step] = self.marks
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a step now."""
+        self.marks = [("", self.now())]
+
+    def steps(self) -> dict[int, dict[str, float]]:
+        """Seconds by lap of each step that is closed; waits for the device."""
+        synchronize(self.device)
+        laps: dict[int, dict[str, float]] = {}
+        for step, marks in self.ended.items():
+            laps[step] = defaultdict(float, dict.fromkeys(PARTS, 0.0))
+            for (_, start), (name, end) in pairwise(marks):
+                laps[step][name] += self.between(start, end)
+        return laps
 
 
 class TimedBatches:
@@ -196,22 +216,27 @@ class TimedCallback:
 
     def __init__(self, callback: Callback, clock: Clock, run: Run):
         self.callback, self.clock, self.run = callback, clock, run
-        self.calls: dict[int, float] = {}
+        self.lap = f"callback {callback.name}"
 
     def __call__(self, state: TrainState, observations: Observations) -> None:
         """Call it."""
         self.clock.lap("rest")
         self.callback(state, observations)
-        self.calls[state.step] = self.clock.lap("callbacks")
+        if isinstance(self.callback, Checkpoint) and self.run.device.type == "cpu":
+            self.callback.wait()  # its thread takes a core from the steps that follow
+        self.clock.lap(self.lap)
 
-    def seconds_a_step(self, wanted: Node) -> float:
-        """What it takes on average when everything happens at its wanted interval."""
-        calls = {step: seconds for step, seconds in self.calls.items() if step > WARMUP_STEPS}
+    def seconds_a_step(self, taken: dict[int, dict[str, float]], wanted: Node) -> float:
+        """What it takes on average when everything happens at its wanted interval.
+
+        Args:
+            taken: the laps by step.
+        """
         intervals = {name: _lookup(self.run.config, name) for name in INTERVALS}
-        idle = [seconds for step, seconds in calls.items() if all(step % every for every in intervals.values())]
+        idle = [laps[self.lap] for step, laps in taken.items() if all(step % every for every in intervals.values())]
         usual = statistics.median(idle) if idle else 0.0
         name = DUE.get(type(self.callback).__name__)
-        busy = [seconds for step, seconds in calls.items() if name and step % intervals[name] == 0]
+        busy = [laps[self.lap] for step, laps in taken.items() if name and step % intervals[name] == 0]
         return usual + (max(0.0, statistics.median(busy) - usual) / wanted[name] if busy and name else 0.0)
 
 
@@ -228,10 +253,10 @@ class Laps:
 
     def __call__(self, state: TrainState, observations: Observations) -> None:
         """Close the step."""
-        self.clock.end_step()
+        self.clock.end_step(state.step)
         if self.close is not None:
             self.close(self.clock)
-            self.clock.last = self.clock.began = self.clock.now()
+            self.clock.restart()
 
 
 @dataclass(frozen=True)
@@ -290,22 +315,29 @@ def copy_rate(device: torch.device) -> float:
 
 def shortest(function: Callable[[], object], device: torch.device) -> float:
     """Measure the shortest of several calls, in seconds, after one to warm up."""
-    clock = Clock(device)
 
     def seconds() -> float:
-        start = clock.now()
+        synchronize(device)
+        start = time.perf_counter()
         function()
-        return clock.now() - start
+        synchronize(device)
+        return time.perf_counter() - start
 
     seconds()
     return min(seconds() for _ in range(5))
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for all that was asked of the device."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
 
 
 def peak_resident_bytes() -> int:
     """The most memory that this process has had."""
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def table(figures: dict[str, Any]) -> Table:

@@ -1,17 +1,21 @@
 """task=benchmark measures, reports, and leaves nothing behind."""
 
 import json
-import re
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.optim import SGD
 
+from gantrain.build import build_ema, build_regularizers
+from gantrain.config import critic_schedule
+from gantrain.seeding import seed_everything
 from gantrain.tasks.benchmark import (
     Clock,
     Laps,
@@ -22,7 +26,7 @@ from gantrain.tasks.benchmark import (
     copy_rate,
     product_rate,
 )
-from gantrain.train import TrainState
+from gantrain.train import TrainState, train
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4")
@@ -78,12 +82,11 @@ def test_time_is_given_to_what_took_it(monkeypatch: pytest.MonkeyPatch) -> None:
             assert critic(batches[i])["x"] == 0
         generator()
         now[0] += 1
+        state.step += 1
         closing(state, {})
     # Each step: three batches, three updates of the critic, one of the generator, and what is left.
-    assert dict(clock.parts) == {
-        "data": [6, 6], "critic": [15, 15], "generator": [7, 7], "rest": [1, 1]
-    }  # fmt: skip
-    assert clock.steps == [29, 29]
+    laps = {"data": 6, "critic": 15, "generator": 7, "rest": 1}
+    assert clock.steps() == {1: laps, 2: laps}
 
 
 def test_the_operations_are_those_of_the_layers(gantrain, tmp_path: Path) -> None:
@@ -145,13 +148,74 @@ def test_what_cannot_be_measured_is_refused(gantrain, typed: str, message: str) 
     assert message in result.stderr
 
 
+def test_a_critics_warm_up_is_not_what_is_measured(gantrain, tmp_path: Path) -> None:
+    """Of 100 updates in each of the first 25 steps, which are more than a benchmark has."""
+    warm = ("critic_warmup.n_critic=50", "critic_warmup.steps=100", "critic_warmup.every=1000")
+    result = gantrain("task=benchmark", "model=wgan_gp", "n_critic=2", *warm, *SMALL, "steps=4", "output=a.json")
+    assert result.status == 0, result.stderr
+    assert gantrain("task=benchmark", "model=wgan_gp", "n_critic=2", *SMALL, "steps=4", "output=b.json").status == 0
+    one, other = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
+    assert one["flops_per_step"] == other["flops_per_step"]
+    assert one["images_per_second"] == pytest.approx(2 * 4 / one["seconds_per_step"])
+
+
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return import_module
+
+
+# Each of the three ways: files and a penalty, arrays that are resized and BatchNorm, small arrays.
+NARROW = ("model.generator.width=4", "model.discriminator.width=4", "batch_size=8")
+
+
 def test_the_programs_are_compared_in_turn() -> None:
-    command = [sys.executable, ROOT / "benchmarks/compare.py", "gaussian", "--steps", "3", "--rounds", "4"]
+    command = [sys.executable, ROOT / "benchmarks/compare.py", "wgan_gp_celeba_f64", "dcgan_cifar10", "default"]
+    command += ["--steps", "3", "--rounds", "1", *(f"--override={override}" for override in NARROW)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    cells = [cell.strip() for cell in done.stdout.splitlines()[-1].strip("|").split("|")]
-    assert cells[0] == "gaussian"
-    assert all(0 < float(milliseconds) < 60_000 for milliseconds in cells[1:4])
-    for ratio in cells[4:]:
-        middle, low, high = map(float, re.findall(r"[\d.]+", ratio))
-        assert low <= middle <= high
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()[-3:]]
+    assert [row[0] for row in rows] == ["wgan_gp_celeba_f64", "dcgan_cifar10", "default"]
+    for _, *cells in rows:
+        naive, bare, product, faster, share = map(float, cells)
+        assert min(naive, bare, product) > 0
+        assert (faster, share) == (pytest.approx(naive / product, abs=0.01), pytest.approx(bare / product, abs=0.01))
+
+
+def test_ratios_are_taken_round_by_round(benchmarks: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    rounds = [{"naive": 10.0 * i, "bare": 2.0 * i, "product": float(i * i)} for i in (1, 2, 4, 5, 10)]
+    benchmarks("compare").report("case", rounds)
+    assert capsys.readouterr().out == "| case | 40 | 8 | 16 | 2.50 (2.00 to 5.00) | 0.50 (0.40 to 1.00) |\n"
+
+
+@pytest.mark.parametrize("name", ["wgan_gp_celeba_f64", "dcgan_cifar10", "study_vanilla", "gaussian", "default"])
+def test_the_bare_loop_does_the_arithmetic_of_gantrain(benchmarks: Any, name: str) -> None:
+    cases, bare = benchmarks("cases"), benchmarks("bare")
+    case, cpu = cases.CASES[name], torch.device("cpu")
+    config = cases.composed(case, *NARROW)
+    x = torch.rand(8, *case.image_shape) * 2 - 1
+    one, latent, loss = cases.networks(case, config, cpu)
+    other, *_ = cases.networks(case, config, cpu)
+
+    class OneBatch:
+        batch_size = 8
+
+        def __getitem__(self, i: int) -> torch.Tensor:
+            return x
+
+    before = [p.clone() for p in one.D.parameters()]
+    train(
+        *(one, OneBatch(), latent, loss, build_regularizers(config)),
+        steps=1,
+        n_critic=critic_schedule(config),
+        seed=0,
+        device=cpu,
+        ema=build_ema(config),
+    )
+    seed_everything(0, "step", 0, device=cpu)
+    bare.step(other, latent, loss, x, config)
+    assert any(not torch.equal(p, q) for p, q in zip(one.D.parameters(), before, strict=True))
+    for network in ("G", "D"):
+        for mine, theirs in zip(getattr(one, network).parameters(), getattr(other, network).parameters(), strict=True):
+            # Adam's first steps are of the size lr whatever the gradient's, so that rounding shows in tiny gradients.
+            assert float((mine - theirs).detach().abs().mean()) < 0.02 * float(config["optimizer"]["lr"])
