@@ -110,7 +110,7 @@ class Processes(Place):
             raise ConfigError(
                 f"batch_size={batch_size}: {self.size} processes take equal parts of each batch; say batch_size={near}."
             )
-        seeding.share = seeding.Share(self.rank, self.size, batch_size // self.size)
+        seeding.shard = seeding.Shard(self.rank, self.size, batch_size // self.size)
         if self.size > 1:
             for optimizer in (state.G_optimizer, state.D_optimizer):
                 optimizer.register_step_pre_hook(lambda optimizer, *_: average_gradients(optimizer, self.size))
@@ -161,7 +161,7 @@ def joined() -> Iterator[Processes]:
     try:
         yield Processes(where.rank, where.size, where.local_rank, host_group)
     finally:
-        seeding.share = seeding.Share()
+        seeding.shard = seeding.Shard()
         dist.destroy_process_group()
 
 

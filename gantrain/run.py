@@ -39,6 +39,7 @@ class Run:
         steps: generator updates that the run is to make.
         hyperparameters: what a sweep would compare, flat, by config key.
         command: what goes on with the run, as it would be typed.
+        data_place: where the training images lie: "device" or "host".
         processes: those that train it.
         earlier: the config of the part of the run that this one goes on from, where there was one; earlier_steps: how
             many steps that was to make.
@@ -59,6 +60,7 @@ class Run:
     callbacks: list[Callback]
     regularizers: dict[str, Regularizer] = field(default_factory=dict)
     command: str = ""
+    data_place: str = "host"
     processes: Processes = ALONE
     earlier: dict[str, Any] | None = None
     earlier_steps: int = 0
@@ -211,6 +213,7 @@ class Record(Callback):
             "precision": run.runtime.precision,
             "acceleration": run.runtime.acceleration,
             "layout": run.runtime.layout,
+            "data": run.data_place,
             "threads": run.runtime.threads or torch.get_num_threads(),
             "processes": run.processes.size,
             "seed": run.config["seed"],

@@ -35,7 +35,7 @@ def seed_everything(*parts: int | str, device: torch.device) -> None:
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """Which rows of every batch this process has, of which each process has as many."""
 
     rank: int = 0
@@ -43,7 +43,7 @@ class Share:
     rows: int = 0
 
 
-share = Share()
+shard = Shard()
 """Set by processes."""
 
 
@@ -56,8 +56,8 @@ def own_rows(draw: Callable[[Sequence[int]], Tensor], shape: Sequence[int]) -> T
         draw: makes random numbers of a given shape.
         shape: [n, ...] of what is wanted; n may be several times the process's rows, as of real and fake samples.
     """
-    if share.size == 1:
+    if shard.size == 1:
         return draw(shape)
     n, *rest = shape
-    whole = draw([n * share.size, *rest])
-    return whole.view(n // share.rows, share.size, share.rows, *rest)[:, share.rank].reshape(list(shape))
+    whole = draw([n * shard.size, *rest])
+    return whole.view(n // shard.rows, shard.size, shard.rows, *rest)[:, shard.rank].reshape(list(shape))

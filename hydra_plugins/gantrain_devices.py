@@ -23,6 +23,7 @@ from rich.text import Text
 
 from gantrain.cli import Task, without
 from gantrain.console import console
+from gantrain.cores import num_cores
 from gantrain.errors import ConfigError, GantrainError
 from gantrain.resume import key_of, quote
 
@@ -31,8 +32,8 @@ OF_THE_SWEEP = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.swee
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where one run at a time goes.
+class Slot:
+    """Where one run at a time goes: a device, or a part of one.
 
     Attributes:
         environment: what tells its process so.
@@ -70,22 +71,22 @@ class DevicesLauncher(Launcher):
             ConfigError: the devices are not there.
             SystemExit: a signal came.
         """
-        places = self.places()
-        free: queue.SimpleQueue[Place] = queue.SimpleQueue()
-        for place in places:
-            free.put(place)
+        slots = self.slots()
+        free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        for slot in slots:
+            free.put(slot)
         jobs = {initial_job_idx + i: list(overrides) for i, overrides in enumerate(job_overrides)}
         sweep = Path(str(self.config.hydra.sweep.dir))
 
-        with Children(wants_traceback=self.task.wants_traceback) as children, ThreadPoolExecutor(len(places)) as pool:
+        with Children(wants_traceback=self.task.wants_traceback) as children, ThreadPoolExecutor(len(slots)) as pool:
 
             def run(number: int, overrides: list[str]) -> int | None:
-                place = free.get()
+                slot = free.get()
                 try:
-                    said = f"\nRun {number} on {place.name}: {' '.join(overrides)}"
-                    return children.run(number, said, self.command(overrides, sweep / str(number)), place.environment)
+                    said = f"\nRun {number} on {slot.name}: {' '.join(overrides)}"
+                    return children.run(number, said, self.command(overrides, sweep / str(number)), slot.environment)
                 finally:
-                    free.put(place)
+                    free.put(slot)
 
             statuses = dict(zip(jobs, pool.map(run, jobs, jobs.values()), strict=True))
 
@@ -115,16 +116,15 @@ class DevicesLauncher(Launcher):
         flags = without(self.task.flags, ["-m", "--multirun"])
         return [sys.executable, "-m", "gantrain", *flags, *own, f"run_dir={quote(str(folder))}"]
 
-    def places(self) -> list[Place]:
-        """List the places where runs can go at the same time."""
+    def slots(self) -> list[Slot]:
+        """List the slots where runs can go at the same time."""
         names = self.names()
-        num_cores: int = getattr(os, "process_cpu_count", os.cpu_count)() or 1
         if not names:
-            threads = str(max(1, num_cores // self.runs_per_device))
+            threads = str(max(1, num_cores() // self.runs_per_device))
             environment = {} if self.runs_per_device == 1 else {"OMP_NUM_THREADS": threads}
-            return [Place("the CPU", environment)] * self.runs_per_device
-        places = [Place(f"GPU {name}", {"CUDA_VISIBLE_DEVICES": name}) for name in names]
-        return places * self.runs_per_device
+            return [Slot("the CPU", environment)] * self.runs_per_device
+        slots = [Slot(f"GPU {name}", {"CUDA_VISIBLE_DEVICES": name}) for name in names]
+        return slots * self.runs_per_device
 
     def names(self) -> list[str]:
         """List the GPUs by what CUDA_VISIBLE_DEVICES calls them; none: the CPU.

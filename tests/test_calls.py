@@ -95,7 +95,7 @@ f"{x.sum():.3f}"; bool(x.sum() > 0); float(x.sum()); int(x.sum()); x[x > 0]; x.n
 """.replace("\n", ";")
 
 
-@pytest.mark.parametrize("expression", filter(None, map(str.strip, WAITS.split(";"))))
+@pytest.mark.parametrize("expression", [*filter(None, map(str.strip, WAITS.split(";")))])
 def test_what_waits_is_seen(expression: str) -> None:
     x = torch.ones(3)
     with Waits() as waits, Calls() as calls:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from gantrain import runtime
 from gantrain.datasets.base import ImageDataset
-from gantrain.datasets.batches import Ahead, ImageBatches, make_batches
+from gantrain.datasets.batches import ImageBatches, Prefetcher, make_batches
 from gantrain.ema import EMA
 from gantrain.errors import ConfigError
 from gantrain.losses.nonsaturating import NonSaturating
@@ -472,7 +472,7 @@ def test_the_first_updates_are_real_ones(tapes: Callable[..., Tapes]) -> None:
 
 def test_batches_brought_ahead_are_the_batches() -> None:
     batches = ImageBatches(images(20), batch_size=8, seed=0, device=CPU)
-    ahead = Ahead(ImageBatches(images(20), batch_size=8, seed=0, device=CPU))
+    ahead = Prefetcher(ImageBatches(images(20), batch_size=8, seed=0, device=CPU))
     for i in [0, 1, 2, 3, 4, 40, 41, 3, 4]:
         assert torch.equal(ahead[i], batches[i])
     assert sorted(ahead.brought) == [5, 6]

@@ -16,7 +16,6 @@ class ImageDataset:
         images: uint8 [n, c, h, w] in [0, 255]; to be read only, because a write to mapped ones ends the process.
         labels: int64 [n] in [0, num_classes), or None.
         fingerprint: sha256 of the images and labels, as trained on.
-        release: gives back the memory of mapped images that were read; they stay mapped.
     """
 
     def __init__(
@@ -26,11 +25,9 @@ class ImageDataset:
         labels: Int64[Tensor, " n"] | None,
         num_classes: int | None,
         fingerprint: str,
-        release: Callable[[], None] = lambda: None,
     ):
         self.name, self.num_classes = name, num_classes
         self.images, self.labels, self.fingerprint = images, labels, fingerprint
-        self.release = release
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -41,6 +38,14 @@ class ImageDataset:
     def num_images(self) -> int:
         """How many images there are."""
         return len(self.images)
+
+    def gather(self, indices: Int64[Tensor, " k"]) -> UInt8[Tensor, "k c h w"]:
+        """Bring some images together, in a time and memory that do not depend on how many there are.
+
+        Raises:
+            GantrainError: the file that they are in has changed or cannot be read.
+        """
+        return self.images.index_select(0, indices)  # ten times as fast as self.images[indices] on a CPU
 
     def prepare(self, *, num_workers: int | None = None) -> None:
         """Do now what would be done when the images are first asked for: nothing, since they are here.
@@ -95,11 +100,6 @@ class ImagesOnDemand(ImageDataset):
 
     @property
     @override
-    def release(self) -> Callable[[], None]:  # type: ignore[override]
-        return self._load_once().release
-
-    @property
-    @override
     def image_shape(self) -> tuple[int, ...]:
         return self._shape[1:]
 
@@ -107,6 +107,10 @@ class ImagesOnDemand(ImageDataset):
     @override
     def num_images(self) -> int:
         return self._shape[0]
+
+    @override
+    def gather(self, indices: Int64[Tensor, " k"]) -> UInt8[Tensor, "k c h w"]:
+        return self._load_once().gather(indices)
 
     @override
     def prepare(self, *, num_workers: int | None = None) -> None:

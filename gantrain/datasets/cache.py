@@ -14,14 +14,13 @@ import hashlib
 import json
 import logging
 import math
-import mmap
 import os
 import time
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +28,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from jaxtyping import Int64, UInt8
+from typing_extensions import override
 
 from gantrain.datasets.base import ImageDataset, ImagesOnDemand
 from gantrain.datasets.decoding import Decode, decoding
@@ -106,28 +106,44 @@ def _load_or_build(source: Source, cache_dir: Path, max_bad_fraction: float, num
         raise DataError(f"The cache {stem}.npy changed while it was being read; run again.")
     digest, bad, images, labels = found
     _report_bad(source, bad, max_bad_fraction)
-    return ImageDataset(
+    return MappedImages(
+        Path(f"{stem}.npy"),
+        images,
         name=source.name,
-        images=_as_tensor(images),
         labels=None if labels is None else torch.from_numpy(labels),
         num_classes=source.num_classes,
         fingerprint=digest,
-        release=partial(_release, images),
     )
 
 
-def _map(path: Path) -> Any:
-    # Read-only: private writable pages would count as used memory, and data larger than that could not be mapped.
-    images: Any = np.lib.format.open_memmap(path, mode="r")
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # else 2 MB of the file may come with an image of 2 kB
-        images._mmap.madvise(mmap.MADV_NOHUGEPAGE)
-    return images
+class MappedImages(ImageDataset):
+    """Images in a file: mapped, and read from it where some are gathered.
 
+    A page that is read through the map counts as this process's memory, and up to two megabytes of the file come with
+    an image of a few kilobytes. What is read is not counted, and takes half of the time.
+    """
 
-def _release(images: Any) -> None:
-    # What was read of the file stays in the system's cache, but is this process's memory no more.
-    if hasattr(mmap, "MADV_DONTNEED"):
-        images._mmap.madvise(mmap.MADV_DONTNEED)
+    def __init__(self, path: Path, images: np.memmap[Any, Any], **facts: Any):
+        super().__init__(images=_as_tensor(images), **facts)
+        self._path, self._offset, self._num_bytes = path, images.offset, math.prod(self.image_shape)
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    @override
+    def gather(self, indices: Int64[torch.Tensor, " k"]) -> UInt8[torch.Tensor, "k c h w"]:
+        images = np.empty((len(indices), self._num_bytes), np.uint8)
+        for place, i in zip(images, indices.tolist(), strict=True):
+            try:
+                place[...] = np.frombuffer(self._read(i), np.uint8)
+            except (OSError, ValueError) as error:  # fewer bytes do not fit
+                reason = getattr(error, "strerror", None) or "it has become shorter"
+                raise GantrainError(f"The cache {self._path} cannot be read any more ({reason}).") from error
+        return torch.from_numpy(images).view(-1, *self.image_shape)
+
+    def _read(self, i: int) -> bytes:
+        if not 0 <= i < self.num_images:
+            raise IndexError(f"image {i} of {self.num_images}")
+        return os.pread(self._file, self._num_bytes, self._offset + i * self._num_bytes)
 
 
 @contextmanager
@@ -199,8 +215,9 @@ def _load(source: Source, stem: Path, key: str) -> tuple[str, dict[str, str], An
         if not good:
             raise ValueError("no images")
         labels = None if source.labels is None else source.labels[good]
+        # Read-only: private writable pages would count as used memory, and data larger than that could not be mapped.
         with open_regular(path) as file:
-            images = _map(path)
+            images = np.lib.format.open_memmap(path, mode="r")
             expected = (len(good), *source.image_shape)
             if (images.dtype, images.shape) != (np.dtype(np.uint8), expected) or not images.flags.c_contiguous:
                 raise ValueError(f"{images.dtype} {list(images.shape)}")

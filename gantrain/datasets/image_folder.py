@@ -42,12 +42,17 @@ def image_folder(
         image_shape=(channels, image_size, image_size),
         labels=labels,
         num_classes=num_classes,
-        decode=lambda i: _decode(files, i, channels, image_size),
+        decode=lambda i: square(files, i, channels, image_size),
     )
     return cached(source, cache_dir=Path(cache_dir).expanduser(), max_bad_fraction=max_bad_fraction)
 
 
-def _decode(files: ImageFiles, i: int, channels: int, image_size: int) -> UInt8[np.ndarray, "c h w"]:
+def square(files: ImageFiles, i: int, channels: int, image_size: int) -> UInt8[np.ndarray, "c h w"]:
+    """Decode the i-th image, its shorter side resized and the middle cut out.
+
+    Raises:
+        BadImageError: it cannot be used.
+    """
     image = resize_shorter_side(load_image(files.read(i), channels=channels), image_size)
     return to_array(centre_crop(image, image_size))
 

@@ -57,7 +57,7 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Float[Tensor, "n *shape"]) -> Float[Tensor, "n *shape"]:
         """Drop numbers while training."""
-        if not self.training or seeding.share.size == 1:
+        if not self.training or seeding.shard.size == 1:
             return super().forward(x)
         return x * seeding.own_rows(lambda shape: nn.functional.dropout(x.new_ones(shape), self.p), x.shape)
 

@@ -149,22 +149,6 @@ def assemble(job: Job, config: Node, processes: Processes = ALONE) -> Training:
         with processes.together():
             if turn:
                 dataset.prepare(num_workers=config["runtime"]["num_workers"])
-    run = Run(
-        name=job.name,
-        folder=job.folder,
-        config=config,
-        state=state,
-        dataset=dataset,
-        latent=latent,
-        runtime=runtime,
-        steps=count_steps(config, dataset.num_images),
-        metrics=metrics,
-        hyperparameters=hyperparameters(config, job.choices, job.typed),
-        callbacks=[callback for callback in callbacks if processes.is_main or callback.shared],
-        regularizers=regularizers,
-        command=job.resume_command,
-        processes=processes,
-    )
     batches = make_batches(
         dataset,
         batch_size=config["batch_size"],
@@ -173,6 +157,23 @@ def assemble(job: Job, config: Node, processes: Processes = ALONE) -> Training:
         mirror=config["horizontal_flip"],
         place=config["runtime"]["data"],
         rows=processes.rows(config["batch_size"]) if processes.size > 1 else None,
+    )
+    run = Run(
+        name=job.name,
+        folder=job.folder,
+        config=config,
+        state=state,
+        dataset=dataset,
+        latent=latent,
+        runtime=runtime,
+        data_place=batches.place,
+        steps=count_steps(config, dataset.num_images),
+        metrics=metrics,
+        hyperparameters=hyperparameters(config, job.choices, job.typed),
+        callbacks=[callback for callback in callbacks if processes.is_main or callback.shared],
+        regularizers=regularizers,
+        command=job.resume_command,
+        processes=processes,
     )
     return Training(run, batches, loss)
 

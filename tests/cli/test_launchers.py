@@ -142,25 +142,24 @@ def launcher(devices: Any = "auto", runs_per_device: int = 1, device: str = "aut
         ({"devices": [5]}, "4,5,6,7", ["5"]),
     ],
 )
-def test_each_gpu_has_a_place(
+def test_each_gpu_has_a_slot(
     monkeypatch: pytest.MonkeyPatch, options: Any, visible: str | None, expected: list[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert [place.environment["CUDA_VISIBLE_DEVICES"] for place in launcher(**options).places()] == expected
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in launcher(**options).slots()] == expected
 
 
 def test_without_gpus_the_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
-    monkeypatch.setattr("os.process_cpu_count", lambda: 8, raising=False)
-    assert [dict(place.environment) for place in launcher().places()] == [{}]
-    assert [dict(place.environment) for place in launcher(runs_per_device=3).places()] == [{"OMP_NUM_THREADS": "2"}] * 3
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {*range(8)}, raising=False)
+    assert [dict(slot.environment) for slot in launcher().slots()] == [{}]
+    assert [dict(slot.environment) for slot in launcher(runs_per_device=3).slots()] == [{"OMP_NUM_THREADS": "2"}] * 3
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert [place.name for place in launcher(device="cpu").places()] == ["the CPU"]
-    assert [place.name for place in launcher(devices="cpu").places()] == ["the CPU"]
+    assert [slot.name for slot in launcher(device="cpu").slots()] == ["the CPU"]
+    assert [slot.name for slot in launcher(devices="cpu").slots()] == ["the CPU"]
 
 
 @pytest.mark.parametrize("devices", [[0, 9], [], "none", [0.5]])
@@ -170,10 +169,10 @@ def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(
         ConfigError, match=r"hydra.launcher.devices=.*must be auto, cpu or a list of the GPUs .*\(0, 1\)"
     ):
-        launcher(devices).places()
+        launcher(devices).slots()
 
 
-def test_as_many_runs_as_places_go_at_a_time_each_on_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_as_many_runs_as_slots_go_at_a_time_each_on_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The runs are little programs that note where and when they ran."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

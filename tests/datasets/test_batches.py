@@ -8,10 +8,10 @@ from scipy import stats
 
 from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.batches import (
-    Ahead,
     Batches,
     FreshBatches,
     ImageBatches,
+    Prefetcher,
     make_batches,
     to_bytes,
     to_device,
@@ -142,26 +142,13 @@ def test_mirrored_batches_are_a_function_of_their_number_however_they_come() -> 
         return ImageBatches(drawn(50), batch_size=8, device=CPU, mirror=True, **{"seed": 0} | options)
 
     expected = [batches()[i] for i in range(20)]
-    backwards, ahead = batches(), Ahead(batches())
+    backwards, ahead = batches(), Prefetcher(batches())
     shares = [batches(rows=slice(0, 3)), batches(rows=slice(3, 8))]
     for i in reversed(range(20)):
         assert torch.equal(backwards[i], expected[i])
         assert torch.equal(ahead[i], expected[i])
         assert torch.equal(torch.cat([share[i] for share in shares]), expected[i])
     assert not torch.equal(batches(seed=1)[0], expected[0])
-
-
-def test_memory_of_what_was_read_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A byte that is read brings 64 kB of the file into memory."""
-    monkeypatch.setattr("gantrain.datasets.batches.RELEASE_BYTES", 10 * 2**16)
-    released, dataset = [], drawn(50)
-    dataset.release = lambda: released.append(1)
-    batches = ImageBatches(dataset, batch_size=4, seed=0, device=CPU)
-    counts = []
-    for i in range(6):
-        _ = batches[i]
-        counts.append(len(released))
-    assert counts == [0, 0, 1, 1, 1, 2]
 
 
 def test_what_is_on_the_device_already_is_not_sent_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,6 +108,27 @@ def test_decoded_once_when_first_asked_for(tmp_path: Path, ask: str):
     assert torch.equal(dataset.images, torch.from_numpy(IMAGES))
 
 
+def test_images_that_are_gathered_are_those_of_the_map(tmp_path: Path):
+    dataset = load(source(Counted()), tmp_path)
+    indices = torch.tensor([99, 0, 7, 7, 50])
+    gathered = dataset.gather(indices)
+    assert torch.equal(gathered, torch.from_numpy(IMAGES)[indices])
+    gathered[...] = 0  # it is the caller's own
+    assert torch.equal(dataset.images, torch.from_numpy(IMAGES))
+    assert dataset.gather(indices[:0]).shape == (0, 3, 5, 4)
+    for wrong in (-1, NUM):
+        with pytest.raises(IndexError, match=f"image {wrong} of {NUM}"):
+            dataset.gather(torch.tensor([wrong]))
+
+
+def test_a_cache_that_shrinks_while_it_is_read_is_an_error_and_no_crash(tmp_path: Path):
+    dataset = load(source(Counted()), tmp_path)
+    (path,) = tmp_path.glob("*.npy")
+    os.truncate(path, 1000)
+    with pytest.raises(GantrainError, match=rf"The cache {path} cannot be read any more \(it has become shorter\)"):
+        dataset.gather(torch.tensor([NUM - 1]))
+
+
 def test_what_was_decoded_from_is_let_go(tmp_path: Path):
     decode = Counted()
     gone = weakref.ref(decode)
@@ -402,6 +423,14 @@ def test_workers_ignore_what_this_process_ignores(tmp_path: Path):
     finally:
         signal.signal(signal.SIGHUP, usual)
     assert torch.equal(dataset.images, torch.from_numpy(IMAGES))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not limit cores")
+def test_cores_that_a_job_may_not_use_get_no_workers(tmp_path: Path):
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+    code += "from gantrain.cores import num_cores; print(num_cores())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
 
 
 def test_runs_that_begin_side_by_side_decode_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):

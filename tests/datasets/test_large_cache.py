@@ -78,14 +78,14 @@ def test_20_gb_are_at_step_1_within_3_seconds_of_the_imports(
 
 
 READ = """
-import os, sys, torch
+import os, sys, numpy, torch
 from pathlib import Path
-from gantrain.datasets import cache
-from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.batches import make_batches
+from gantrain.datasets.cache import MappedImages
 
-images = cache._map(Path("images.npy"))
-data = ImageDataset("holes", cache._as_tensor(images), None, None, "f", release=lambda: cache._release(images))
+path = Path("images.npy")
+images = numpy.lib.format.open_memmap(path, mode="r")
+data = MappedImages(path, images, name="holes", labels=None, num_classes=None, fingerprint="f")
 batches = make_batches(data, batch_size=64, seed=0, device=torch.device("cpu"))
 pages = lambda: int(Path("/proc/self/statm").read_text().split()[1])
 for i in range(int(sys.argv[1])):
@@ -108,4 +108,4 @@ def test_mapped_images_are_read_in_constant_memory(tmp_path: Path, shape: tuple[
     assert len(held) == num_batches
     grown = max(held) - held[1]
     print(f"{shape}: grows by {grown / 1e6:.0f} MB at most")
-    assert grown < 150e6
+    assert grown < 100e6  # two batches of the largest, as float32
