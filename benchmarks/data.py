@@ -42,8 +42,8 @@ def main() -> None:
         for i in range(arguments.images):
             (root / f"photos/{i:06d}.jpg").hardlink_to(few[i % len(few)])
         ways = {
-            "one Pillow thread": lambda n: one_thread(root / "photos"),
-            f"{num_cores()} workers": lambda n: decode(root / "photos"),
+            "one Pillow thread": lambda _: one_thread(root / "photos"),
+            f"{num_cores()} workers": lambda _: decode(root / "photos"),
             "and a cache made": lambda n: cached(root, f"cache-{n}"),
         }
         turns = [{name: seconds(partial(way, n)) for name, way in ways.items()} for n in range(arguments.rounds)]

@@ -32,6 +32,8 @@ class CriticBatch:
 class Regularizer:
     """Does nothing; override what is needed.
 
+    What it draws at random for each sample it draws by seeding.own_rows, so that several processes make the same run.
+
     Attributes:
         with_batch_norm: whether the theory allows batch normalization in the critic.
     """

@@ -1,28 +1,34 @@
 #!/usr/bin/env bash
-# Everything worth running on a lent GPU, in one call, from the root of the repository: prints figures and outcomes.
-# WHEELS names a folder of wheels for what the machine lacks (hydra-core, filelock, ...), where there is no network.
+# Everything worth running on a lent GPU, in one call, from the root of the repository: prints figures and outcomes, and
+# fails where anything did. WHEELS names a folder of wheels for what the machine lacks (hydra-core, filelock, ...).
 set -uo pipefail
-[ -n "${WHEELS:-}" ] && python3 -m pip install --quiet --no-index --find-links "$WHEELS" hydra-core omegaconf filelock \
+failed=0
+try() { "$@" || { failed=1; echo "FAILED: $*"; }; }
+[ -n "${WHEELS:-}" ] && try python3 -m pip install --quiet --no-index --find-links "$WHEELS" hydra-core omegaconf filelock \
     jaxtyping beartype rich hatchling editables pytest pytest-timeout pytest-xdist hypothesis scipy
-python3 -m pip install --quiet --no-deps --no-build-isolation -e .
+try python3 -m pip install --quiet --no-deps --no-build-isolation -e .
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 python3 -c "import torch; print('torch', torch.__version__)"
-python3 -m pytest -n 0 -rA -s tests/gpu
-for experiment in model=wgan_gp "model=dcgan ema_halflife_images=1000" experiment=gaussian; do
+try python3 -m pytest -n 0 -rA -s tests/gpu
+for experiment in model=wgan_gp "model=dcgan ema_halflife_images=1000 horizontal_flip=true" experiment=gaussian; do
     folder=$(mktemp -d)/run
     # shellcheck disable=SC2086
-    python3 -m gantrain $experiment steps=200 run_dir="$folder" && python3 -m gantrain resume="$folder" steps=400
+    try python3 -m gantrain $experiment steps=200 run_dir="$folder"
+    try python3 -m gantrain resume="$folder" steps=400
 done
-python3 -m gantrain -m hydra/launcher=devices hydra.launcher.runs_per_device=2 seed=0,1 steps=100 run_dir="$(mktemp -d)/sweep"
+try python3 -m gantrain -m hydra/launcher=devices hydra.launcher.runs_per_device=2 seed=0,1 steps=100 run_dir="$(mktemp -d)/sweep"
 # The table, then what each way of running brings in the case that is bound by arithmetic. The images are made up.
-python3 benchmarks/compare.py --rounds 3
+try python3 benchmarks/compare.py --rounds 3
 data=$(mktemp -d)
-python3 -c "
+try python3 -c "
 import sys; sys.path.insert(0, 'benchmarks')
 from pathlib import Path; from cases import make_files
 make_files(Path('$data/celeba/img_align_celeba'))"
-for way in runtime=reference runtime.precision=tf32 runtime.acceleration=eager runtime.layout=contiguous runtime=auto; do
+for way in runtime=reference runtime.precision=tf32 runtime.acceleration=eager runtime.layout=contiguous runtime.data=host \
+    runtime=auto; do
     echo "$way"
-    python3 -m gantrain task=benchmark experiment=wgan_gp_celeba_f128 critic_warmup=null batch_size=256 steps=20 \
+    try python3 -m gantrain task=benchmark experiment=wgan_gp_celeba_f128 batch_size=256 steps=20 \
         dataset.root="$data" dataset.cache_dir="$data/cache" dataset.download=false $way
 done
+try python3 benchmarks/data.py
+exit $failed

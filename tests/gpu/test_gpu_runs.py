@@ -3,48 +3,96 @@
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
+from gantrain import runtime
 from gantrain.callbacks.checkpoint import Checkpoint
 from gantrain.callbacks.log import Log
-from gantrain.checkpoint import find, restore, tensors
+from gantrain.checkpoint import capture, find, restore, tensors
 from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.batches import Batches, make_batches
+from gantrain.ema import EMA
+from gantrain.losses.base import Loss
+from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.losses.wasserstein import Wasserstein
 from gantrain.models.dcgan import Discriminator, Generator
 from gantrain.models.latent import Normal
-from gantrain.regularizers.base import CriticBatch
+from gantrain.regularizers.base import CriticBatch, Regularizer
 from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.regularizers.input_gradient import input_gradient
+from gantrain.regularizers.input_noise import InputNoise
+from gantrain.regularizers.label_noise import LabelNoise
+from gantrain.regularizers.weight_clip import WeightClip
 from gantrain.run import Run
-from gantrain.runtime import Runtime
-from gantrain.train import Observations, TrainState, train
+from gantrain.runtime import Captured, Runtime
+from gantrain.train import Observations, TrainState, Update, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CUDA = torch.device("cuda")
 SHAPE = (3, 64, 64)
 
 REFERENCE = Runtime(device=CUDA)
+GRAPH = Runtime(device=CUDA, acceleration="graph")
 WAYS = [
     REFERENCE,
     Runtime(device=CUDA, precision="tf32"),
     Runtime(device=CUDA, precision="bf16"),
     Runtime(device=CUDA, layout="channels_last"),
-    Runtime(device=CUDA, acceleration="graph"),
+    GRAPH,
     Runtime(device=CUDA, precision="bf16", layout="channels_last", acceleration="graph"),
 ]
 
 
-def make_run(folder: Path, *, width: int, every: int, way: Runtime = REFERENCE) -> Run:
+def penalty() -> dict[str, Regularizer]:
+    return {"gradient_penalty": GradientPenalty(weight=10.0)}
+
+
+def noise() -> dict[str, Regularizer]:
+    return {"input_noise": InputNoise(std=0.5), "label_noise": LabelNoise(amount=0.5)}
+
+
+def clipping() -> dict[str, Regularizer]:
+    return {"weight_clip": WeightClip(limit=0.01)}
+
+
+ADAM = partial(torch.optim.Adam, lr=1e-4, betas=(0.0, 0.9), fused=True)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of training; regularizers are made anew for each run."""
+
+    loss: Loss = field(default_factory=Wasserstein)
+    regularizers: Callable[[], dict[str, Regularizer]] = penalty
+    optimizer: Callable[..., torch.optim.Optimizer] = ADAM
+    norm: str = "none"
+    n_critic: int = 5
+
+
+CASES = {
+    "wgan_gp": Case(),
+    "dcgan with noise": Case(loss=NonSaturating(), regularizers=noise, norm="batch", n_critic=1),
+    "wgan": Case(regularizers=clipping, optimizer=partial(torch.optim.RMSprop, lr=5e-5)),
+    "momentum": Case(regularizers=noise, optimizer=partial(torch.optim.SGD, lr=1e-4, momentum=0.9)),
+    "adamw": Case(optimizer=partial(torch.optim.AdamW, lr=1e-4)),
+}
+
+
+def make_run(folder: Path, *, width: int, every: int, way: Runtime = REFERENCE, case: Case = CASES["wgan_gp"]) -> Run:
     torch.manual_seed(0)
     torch.backends.cudnn.deterministic = True
     images = torch.randint(0, 256, (512, *SHAPE), dtype=torch.uint8)
     common = {"width": width, "init": "dcgan", "bias": "ends", "slope": 0.2}
     G = Generator(SHAPE, 128, activation="relu", norm="batch", **common).to(CUDA)
-    D = Discriminator(SHAPE, activation="leaky_relu", norm="none", **common).to(CUDA)
+    D = Discriminator(SHAPE, activation="leaky_relu", norm=case.norm, **common).to(CUDA)
     folder.mkdir()
     run = Run(
         name="gpu",
@@ -59,10 +107,7 @@ def make_run(folder: Path, *, width: int, every: int, way: Runtime = REFERENCE) 
             "on_divergence": "stop",
         },
         state=TrainState(
-            G,
-            D,
-            torch.optim.Adam(G.parameters(), lr=1e-4, betas=(0.0, 0.9), fused=True),
-            torch.optim.Adam(D.parameters(), lr=1e-4, betas=(0.0, 0.9), fused=True),
+            G, D, case.optimizer(G.parameters()), case.optimizer(D.parameters()), deepcopy(G).requires_grad_(False)
         ),
         dataset=ImageDataset("noise", images, labels=None, num_classes=None, fingerprint="f"),
         latent=Normal(z_dim=128),
@@ -71,30 +116,102 @@ def make_run(folder: Path, *, width: int, every: int, way: Runtime = REFERENCE) 
         metrics={},
         hyperparameters={},
         callbacks=[Log(), Checkpoint()],
+        regularizers=case.regularizers(),
     )
     way.prepare(run.state)
     return run
 
 
-def advance(run: Run, steps: int, batches: Batches | None = None, look: Callable[..., None] | None = None) -> None:
+def advance(
+    run: Run,
+    steps: int,
+    batches: Batches | None = None,
+    look: Callable[..., None] | None = None,
+    case: Case = CASES["wgan_gp"],
+) -> None:
+    """Train on to some step of 200."""
     batches = batches or make_batches(run.dataset, batch_size=64, seed=0, device=CUDA)
-    train(
-        run.state, batches, run.latent, Wasserstein(), {"gradient_penalty": GradientPenalty(weight=10.0)},
-        steps=steps, n_critic=lambda _: 5, seed=0, device=CUDA, callbacks=[look] if look else run.callbacks,
-        precision=run.runtime.run, accelerate=run.runtime.accelerate,
-    )  # fmt: skip
+
+    def stop(state: TrainState, _: Observations) -> None:
+        if state.step == steps:
+            raise Enough
+
+    callbacks = [look] if look else run.callbacks
+    with suppress(Enough):
+        train(
+            run.state, batches, run.latent, case.loss, run.regularizers, steps=200, n_critic=lambda _: case.n_critic,
+            seed=0, device=CUDA, ema=EMA(halflife_images=1000.0), callbacks=[*callbacks, stop],
+            precision=run.runtime.run, accelerate=run.runtime.accelerate,
+        )  # fmt: skip
 
 
-def losses(folder: Path, way: Runtime, steps: int) -> torch.Tensor:
-    """Train, and return the critic's loss with its penalty at each step, and the generator's."""
+class Enough(Exception):
+    pass
+
+
+def losses(folder: Path, way: Runtime, steps: int, case: Case = CASES["wgan_gp"]) -> torch.Tensor:
+    """Train, and return the critic's loss with its penalties at each step, and the generator's."""
     rows: list[torch.Tensor] = []
 
     def look(_: TrainState, observations: Observations) -> None:
-        critic = observations["loss/discriminator"] + observations["penalty/gradient_penalty"]
+        penalties = [value for tag, value in observations.items() if tag.startswith("penalty/")]
+        critic = sum(penalties, start=observations["loss/discriminator"])
         rows.append(torch.stack([torch.as_tensor(critic), torch.as_tensor(observations["loss/generator"])]))
 
-    advance(make_run(folder, width=16, every=10**6, way=way), steps, look=look)
+    advance(make_run(folder, width=16, every=10**6, way=way, case=case), steps, look=look, case=case)
     return torch.stack(rows).cpu()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_replays_are_the_steps_to_the_bit(tmp_path: Path, case: str) -> None:
+    """In float32, from a progress that is a tensor in both; every noise, moment and running mean included."""
+    fast = losses(tmp_path / "fast", GRAPH, 200, CASES[case])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "EAGER_CALLS", 10**9)  # never captured
+        plain = losses(tmp_path / "plain", GRAPH, 200, CASES[case])
+    print(f"{case}: off by {float((fast - plain).abs().max()):.2e}")
+    assert torch.equal(fast, plain)
+    assert not torch.equal(plain[100], plain[101])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_replay_trains(tmp_path: Path, caplog: pytest.LogCaptureFixture, case: str) -> None:
+    run = make_run(tmp_path / "run", width=4, every=10**6, way=WAYS[-1], case=CASES[case])
+    made: list[Captured] = []
+    weights: list[list[torch.Tensor]] = []
+
+    class Spied(Runtime):
+        def accelerate(self, update: Update) -> Update:
+            made.append(Captured(update, self.device))
+            return made[-1]
+
+    run.runtime = Spied(**vars(run.runtime))
+
+    def look(state: TrainState, _: Observations) -> None:
+        weights.append([next(network.parameters()).clone() for network in (state.G, state.D)])
+
+    advance(run, 12, look=look, case=CASES[case])
+    assert "could not be captured" not in caplog.text
+    assert all(captured.replay is not None for captured in made)
+    for before, after in pairwise(weights[8:]):
+        assert not any(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_what_cannot_be_captured_is_eager_and_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Waits(GradientPenalty):
+        def penalty(self, critic: torch.nn.Module, batch: CriticBatch) -> torch.Tensor:
+            made = super().penalty(critic, batch)
+            made.item()
+            return made
+
+    case = Case(regularizers=lambda: {"penalty": Waits(weight=10.0)})
+    plain, fast = (losses(tmp_path / name, way, 20, case) for name, way in {"a": REFERENCE, "b": GRAPH}.items())
+    print(caplog.text)
+    assert "The critic's update could not be captured as a CUDA graph, and stays eager" in caplog.text
+    assert torch.equal(fast, plain)
+    reserved = torch.cuda.memory_reserved()
+    losses(tmp_path / "c", GRAPH, 60, case)
+    assert torch.cuda.memory_reserved() < 1.5 * reserved
 
 
 @pytest.mark.parametrize("way", WAYS[1:], ids=str)
@@ -153,11 +270,6 @@ class HalfWay(GradientPenalty):
         return self.weight * (gradient.flatten(1).norm(dim=1) - 1).square().mean()
 
 
-def test_captures_do_happen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    losses(tmp_path / "run", WAYS[-1], 8)
-    assert "could not be captured" not in caplog.text
-
-
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
 def test_the_slope_and_its_gradients_are_those_of_torch_in_less_time(layout: torch.memory_format) -> None:
     torch.manual_seed(0)
@@ -202,24 +314,46 @@ def test_batches_are_those_of_the_cpu(tmp_path: Path, place: str, mirror: bool) 
         assert torch.equal(found[i].cpu(), expected[i])
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
-def test_a_resumed_run_is_the_same_to_the_bit(tmp_path: Path, way: Runtime) -> None:
-    straight, parts = (make_run(tmp_path / name, width=16, every=10, way=way) for name in "ab")
+@pytest.mark.parametrize(
+    ("case", "way", "place"),
+    [
+        *(("wgan_gp", way, "device") for way in WAYS),
+        *((case, way, "device") for case in CASES for way in (GRAPH, WAYS[-1]) if case != "wgan_gp"),
+        *(("wgan_gp", way, "host") for way in (REFERENCE, WAYS[-1])),
+    ],
+    ids=str,
+)
+def test_a_resumed_run_is_the_same_to_the_bit(tmp_path: Path, case: str, way: Runtime, place: str) -> None:
+    kind = CASES[case]
+
+    def make(name: str) -> Run:
+        return make_run(tmp_path / name, width=16, every=10, way=way, case=kind)
+
+    def go(run: Run, steps: int) -> None:
+        advance(run, steps, make_batches(run.dataset, batch_size=64, seed=0, device=CUDA, place=place), case=kind)
+
+    straight, parts = make("a"), make("b")
     straight.start()
-    advance(straight, 20)
+    go(straight, 20)
     straight.finish("stopped")
     parts.start()
-    advance(parts, 10)
+    go(parts, 10)
     parts.finish("stopped")
-    again = make_run(tmp_path / "c", width=16, every=10, way=way)
+    again = make("c")
     path, content = find(parts.folder)
     restore(again, content, path)
     again.start()
-    advance(again, 20)
+    go(again, 20)
+    # Back to step 10 once more, as after a divergence: what was captured is captured anew.
+    again.callbacks[-1].wait()
+    once = deepcopy(dict(tensors(capture(again))))
+    restore(again, find(parts.folder)[1], path)  # read anew, for the training goes on in the tensors of what was read
+    go(again, 20)
     again.finish("stopped")
     one, other = (dict(tensors(find(run.folder)[1])) for run in (straight, again))
-    assert one.keys() == other.keys()
+    assert one.keys() == other.keys() == once.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+    assert all(torch.equal(one[name], once[name].cpu()) for name in one)
 
 
 def test_saving_stalls_the_training_by_less_than_a_step(tmp_path: Path) -> None:
