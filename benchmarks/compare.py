@@ -16,9 +16,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,20 +104,22 @@ class Program:
     """One of the three, which makes steps when it is told to."""
 
     name: str
-    process: "subprocess.Popen[str]"
+    process: Any
     complaints: Path
 
     def turn(self, steps: int) -> float:
         """Let it make some steps; return the seconds of each."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(f"{steps}\n")
+            self.process.stdin.flush()
         return float(self.process.stdout.readline() or self.finish())
 
     def finish(self) -> str:
         """Let it come to its end, and return what it still says."""
-        said, _ = self.process.communicate()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+        said = self.process.stdout.read()
+        self.process.wait()
         if self.process.returncode:
             raise SystemExit(f"{self.name} failed:\n{self.complaints.read_text()}")
         return said
@@ -131,8 +135,12 @@ def measure(case: str, steps: int, rounds: int, data: Path, overrides: list[str]
         complaints = data / f"{case}-{name}.log"
         with complaints.open("w") as file:
             programs.append(Program(name, subprocess.Popen(command, cwd=data, stderr=file, **pipes), complaints))
-    seconds = [{program.name: program.turn(steps) for program in programs} for _ in range(rounds)]
-    said = {program.name: program.finish() for program in programs}
+    try:
+        seconds = [{program.name: program.turn(steps) for program in programs} for _ in range(rounds)]
+        said = {program.name: program.finish() for program in programs}
+    finally:
+        for program in programs:
+            program.process.kill()
     for taken in seconds:
         taken["product"] += float(said["product"])  # its callbacks, each at its own interval
     return [{name: 1e3 * s for name, s in taken.items()} for taken in seconds]

@@ -4,7 +4,7 @@ import os
 
 
 def num_cores() -> int:
-    """Count the cores that this process may use, which a cluster's job or a container may have limited."""
+    """Count the cores that this process may run on; a quota of their time, as containers have, is not seen."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -122,6 +122,7 @@ class Density:
         return picture
 
 
+# A tensor is the same one if it is the same object: a run draws its real numbers once, and shows them in every picture.
 @lru_cache(maxsize=1)
 def _density_against(real: Tensor) -> Density:
     return Density(real[:, 0])

@@ -55,7 +55,7 @@ class Samples(Callback):
 
         if isinstance(run.dataset, ImageDataset):
             chosen = torch.randperm(run.dataset.num_images, generator=generator(seed, "real"))[:num]
-            real = pictures.grid(to_signed(run.dataset.images[chosen]))
+            real = pictures.grid(to_signed(run.dataset.gather(chosen)))
         else:
             self.real = run.dataset.sample(num, generator(seed, "real"))
             real = pictures.distribution(self.real, None, None, title=run.dataset.name)

@@ -186,11 +186,17 @@ def make_batches(
         return ImageBatches(dataset, **options)
     if place == "auto" and not fits(dataset, device):
         size = format_bytes(dataset.images.nbytes)
-        logger.info("The images take %s, more than half of what is free on %s; they stay on the host.", size, device)
+        logger.info(
+            "The images take %s, and not surely less than half of what is free on %s; they stay on the host.",
+            size,
+            device,
+        )
     elif place != "host":
         try:
             return ImageBatches(dataset, **options, resident=True)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:  # of the device's memory, or of the host's on the way there
+            if "memory" not in str(error):
+                raise
             reason = str(error).splitlines()[0]
             logger.warning("runtime.data=device cannot be had: %s It is host instead.", reason)
     return Prefetcher(ImageBatches(dataset, **options))

@@ -97,8 +97,11 @@ def _load_or_build(source: Source, cache_dir: Path, max_bad_fraction: float, num
     if found is None:
         with _write_errors(cache_dir):
             _make_folder(cache_dir)
-            with _alone(stem) as has_waited:
-                found = _load(source, stem, key) if has_waited else None
+            manifest = Path(f"{stem}.json")
+            before = manifest.stat() if manifest.exists() else None
+            with _alone(stem):
+                if manifest.exists() and manifest.stat() != before:  # another process has made it meanwhile
+                    found = _load(source, stem, key)
                 if found is None:
                     _build(source, stem, key, num_workers)
         found = found or _load(source, stem, key)
@@ -133,35 +136,40 @@ class MappedImages(ImageDataset):
     def gather(self, indices: Int64[torch.Tensor, " k"]) -> UInt8[torch.Tensor, "k c h w"]:
         images = np.empty((len(indices), self._num_bytes), np.uint8)
         for place, i in zip(images, indices.tolist(), strict=True):
-            try:
-                place[...] = np.frombuffer(self._read(i), np.uint8)
-            except (OSError, ValueError) as error:  # fewer bytes do not fit
-                reason = getattr(error, "strerror", None) or "it has become shorter"
-                raise GantrainError(f"The cache {self._path} cannot be read any more ({reason}).") from error
+            place[...] = np.frombuffer(self._read(i), np.uint8)
         return torch.from_numpy(images).view(-1, *self.image_shape)
 
     def _read(self, i: int) -> bytes:
         if not 0 <= i < self.num_images:
             raise IndexError(f"image {i} of {self.num_images}")
-        return os.pread(self._file, self._num_bytes, self._offset + i * self._num_bytes)
+        try:
+            content, reason = os.pread(self._file, self._num_bytes, self._offset + i * self._num_bytes), ""
+        except OSError as error:
+            content, reason = b"", error.strerror or ""
+        if len(content) != self._num_bytes:
+            raise GantrainError(f"The cache {self._path} cannot be read any more ({reason or 'it is too short now'}).")
+        return content
 
 
 @contextmanager
-def _alone(stem: Path) -> Iterator[bool]:
-    # The runs of a sweep may begin side by side.
+def _alone(stem: Path) -> Iterator[None]:
+    # The runs of a sweep may begin side by side, and be those of several people.
     path = stem.parent / f".{stem.name}.lock"
-    lock, has_waited = FileLock(path), False
+    lock: Any = FileLock(path, mode=0o666)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         logger.info("Another process is decoding into %s.npy; waiting for it.", stem)
         lock.acquire()
-        has_waited = True
+    except PermissionError:  # of somebody else's; then both decode, and the last one's cache stays
+        lock = None
     try:
-        yield has_waited
+        yield
     finally:
-        path.unlink(missing_ok=True)  # who waits for it has it open, and finds the cache
-        lock.release()
+        if lock is not None:
+            with suppress(OSError):
+                path.unlink()
+            lock.release()
 
 
 @contextmanager

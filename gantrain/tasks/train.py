@@ -76,14 +76,19 @@ def train(job: Job) -> None:
                 if processes.is_main:
                     held.enter_context(exclusive(job.folder))
                     held.enter_context(log_file(job.folder / "gantrain.log"))
-            (run_recorded if processes.is_main else follow)(job, processes)
+            if processes.is_main:
+                run_recorded(job, processes)
+            else:
+                follow(job, processes)
+                # Nothing is left to write. Taking torch's connections to pieces while the main process still has its
+                # ends of them aborts now and then ("terminate called without an active exception", torch 2.14).
+                os._exit(0)
         except Exception as error:
             if not processes.lost(error):
                 raise
             if not processes.is_main:
                 raise SystemExit(1) from error  # the main process says so, unless it is the one that died
-            text = "Another process of this run has died, before the first step; there is nothing to go on with."
-            raise GantrainError(text) from error
+            raise lost(error, "before the first step of this start", job.folder, job.resume_command) from error
 
 
 @dataclass(frozen=True)
@@ -149,15 +154,16 @@ def assemble(job: Job, config: Node, processes: Processes = ALONE) -> Training:
         with processes.together():
             if turn:
                 dataset.prepare(num_workers=config["runtime"]["num_workers"])
-    batches = make_batches(
-        dataset,
-        batch_size=config["batch_size"],
-        seed=config["seed"],
-        device=device,
-        mirror=config["horizontal_flip"],
-        place=config["runtime"]["data"],
-        rows=processes.rows(config["batch_size"]) if processes.size > 1 else None,
-    )
+    with processes.together():
+        batches = make_batches(
+            dataset,
+            batch_size=config["batch_size"],
+            seed=config["seed"],
+            device=device,
+            mirror=config["horizontal_flip"],
+            place=config["runtime"]["data"],
+            rows=processes.rows(config["batch_size"]) if processes.size > 1 else None,
+        )
     run = Run(
         name=job.name,
         folder=job.folder,
@@ -442,13 +448,9 @@ def conclude(run: Run, stop: "StopOnSignal", status: str, failure: BaseException
 def explained(error: BaseException, run: Run, first_step: int) -> BaseException:
     """Turn what ended a run into an error for the user, where it is not a fault of gantrain's."""
     if run.processes.lost(error):
-        saved = f"Go on with: {run.command}" if checkpoint.paths(run.folder) else "There was no checkpoint yet."
-        reason = (str(error).splitlines() or [""])[0]
-        is_gone = any(word in reason for word in ("by peer", "remote worker"))
-        how = "has died" if is_gone else f"does not answer any more ({reason})"
-        lost = GantrainError(f"Another process of this run {how}, at step {run.state.step:,}. {saved}")
-        lost.__cause__ = error
-        return lost
+        gone = lost(error, f"at step {run.state.step:,}", run.folder, run.command)
+        gone.__cause__ = error
+        return gone
     if isinstance(error, OSError):
         failure = explain_os_error(error, f"Writing to {run.folder}")
         if not run.folder.is_dir():
@@ -471,6 +473,15 @@ def explained(error: BaseException, run: Run, first_step: int) -> BaseException:
         failure.__cause__ = error
         return failure
     return error
+
+
+def lost(error: BaseException, when: str, folder: Path, command: str) -> GantrainError:
+    """Say that another process does not answer any more, and what is left."""
+    saved = f"Go on with: {command}" if checkpoint.paths(folder) else "There was no checkpoint yet."
+    reason = (str(error).splitlines() or [""])[0]
+    is_gone = any(word in reason for word in ("by peer", "remote worker"))
+    how = "has died" if is_gone else f"does not answer any more ({reason})"
+    return GantrainError(f"Another process of this run {how}, {when}. {saved}")
 
 
 class StopOnSignal:
