@@ -27,6 +27,11 @@ def place() -> Place:
     return Place(rank, size, local_rank) if size > 1 else Place()
 
 
+def is_of_torchrun() -> bool:
+    """Whether torchrun itself started this process, which then has to hand nothing back."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and "SUBMITIT_EXECUTOR" not in os.environ
+
+
 def adopt_submitit() -> None:
     """Where submitit started this process among several of one job, put down what torchrun would tell them."""
     if "SUBMITIT_EXECUTOR" not in os.environ:

@@ -43,6 +43,7 @@ from gantrain.resume import check_same, holds_run, load_config, load_record, req
 from gantrain.run import Record, Run
 from gantrain.runtime import choose, own_code
 from gantrain.summary import closing, summary
+from gantrain.torchrun import is_of_torchrun
 from gantrain.train import Observations, TrainState
 from gantrain.train import train as run_algorithm
 
@@ -80,9 +81,10 @@ def train(job: Job) -> None:
                 run_recorded(job, processes)
             else:
                 follow(job, processes)
-                # Nothing is left to write. Taking torch's connections to pieces while the main process still has its
-                # ends of them aborts now and then ("terminate called without an active exception", torch 2.14).
-                os._exit(0)
+                if is_of_torchrun():
+                    # Nothing is left to write. Taking torch's connections to pieces while the main process still has
+                    # its ends of them aborts now and then ("terminate called without an active exception", torch 2.14).
+                    os._exit(0)
         except Exception as error:
             if not processes.lost(error):
                 raise
