@@ -137,13 +137,9 @@ def choose(
     if acceleration != "eager" and (fast or acceleration == "graph"):
         optimizers = (state.G_optimizer, state.D_optimizer)
         name = own_code([state.G, state.D, *optimizers, *parts]) if acceleration == "auto" else None
-        own = (
-            None
-            if name is None
-            else (
-                f"{name} is code of your own, which may do other things from step to step; if it does the same, say "
-                "runtime.acceleration=graph"
-            )
+        own = name and (
+            f"{name} is code of your own, which may do other things from step to step; if it does the same, say "
+            "runtime.acceleration=graph"
         )
         reason = _uncapturable(device, optimizers, num_processes) or own
         acceleration = "graph" if reason is None else _fall_back("acceleration", "graph", "eager", reason)
@@ -153,9 +149,8 @@ def choose(
     if threads == "auto":
         # A pass takes at least a multiply-add a weight and sample.
         largest = max(sum(p.numel() for p in network.parameters()) for network in (state.G, state.D))
-        threads = (
-            1 if device.type == "cpu" and not convolves and batch_size * largest < TINY_PASS_MULTIPLY_ADDS else None
-        )
+        is_tiny = not convolves and batch_size * largest < TINY_PASS_MULTIPLY_ADDS
+        threads = 1 if device.type == "cpu" and is_tiny else None
     elif not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
         raise ConfigError(f"runtime.threads={threads}: must be auto or at least 1.")
     return Runtime(device=device, precision=precision, acceleration=acceleration, layout=layout, threads=threads)
