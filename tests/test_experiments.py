@@ -11,21 +11,28 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from gantrain.build import (
+    build_dataset,
     build_discriminator,
+    build_ema,
     build_generator,
     build_latent,
     build_loss,
     build_optimizer,
     build_regularizers,
+    build_state,
     check_cross,
 )
 from gantrain.config import CONF, register
+from gantrain.datasets.base import ImageDataset
+from gantrain.datasets.batches import make_batches
 from gantrain.losses.base import Loss
 from gantrain.losses.lsgan import LeastSquares
 from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.losses.wasserstein import Wasserstein
 from gantrain.models.latent import Latent, Normal, Uniform
 from gantrain.models.layers import has_batch_norm
+from gantrain.runtime import Runtime
+from gantrain.train import Observations, TrainState, train
 
 Betas = tuple[float, float]
 WARMUP = {"n_critic": 100, "steps": 25, "every": 500}
@@ -270,6 +277,42 @@ def test_no_wasserstein_critic_has_batch_norm(name: str, caplog: pytest.LogCaptu
     assert has_batch_norm(D) is EXPERIMENTS[name].D_has_batch_norm
     check_cross(D, build_loss(config), build_regularizers(config), config["allow"])
     assert not caplog.records
+
+
+@each
+def test_a_step_keeps_to_its_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device mixes with no other and has no numbers to give, so that what is left on the host is an error."""
+    monkeypatch.setattr("gantrain.train.seed_everything", lambda *_, **__: None)  # it has no random numbers either
+    config, expected = composed(name, "regularizer=[label_noise,input_noise]"), EXPERIMENTS[name]
+    # What the experiment has, and the noises, which fit every one.
+    regularizers = build_regularizers(composed(name)) | build_regularizers(config)
+    for optimizer in ("optimizer", "discriminator_optimizer"):
+        config[optimizer].pop("fused", None)
+    meta, latent = torch.device("meta"), build_latent(config)
+    if len(expected.image_shape) == 3:
+        pixels = torch.zeros(10, *expected.image_shape, dtype=torch.uint8)
+        dataset: Any = ImageDataset("zeros", pixels, labels=None, num_classes=None, fingerprint="f")
+    else:
+        dataset = build_dataset(config)
+    batches = make_batches(dataset, batch_size=4, seed=0, device=meta, mirror=True, place="device")
+    state = build_state(config, expected.image_shape, latent, meta)
+    Runtime(device=meta, layout="channels_last").prepare(state)
+    shown: list[Observations] = []
+
+    def look(_: TrainState, observations: Observations) -> None:
+        shown.append(observations)
+
+    train(
+        *(state, batches, latent, build_loss(config), regularizers),
+        steps=2,
+        n_critic=lambda _: 2,
+        seed=0,
+        device=meta,
+        ema=build_ema(config),
+        callbacks=[look],
+    )
+    assert len(shown) == 2
+    assert {value.device for value in shown[-1].values() if isinstance(value, torch.Tensor)} == {meta}
 
 
 def test_least_squares_has_labels_0_1_1() -> None:
