@@ -1,34 +1,53 @@
 #!/usr/bin/env bash
-# Everything worth running on a lent GPU, in one call, from the root of the repository: prints figures and outcomes, and
-# fails where anything did. WHEELS names a folder of wheels for what the machine lacks (hydra-core, filelock, ...).
+# Everything worth running on a lent GPU, from the root of the repository: prints figures and outcomes, and fails where
+# anything did. Where a call has a time limit, name some of the parts: run_all.sh tests runs, then table, ways, data.
+# WHEELS names a folder of wheels for what the machine lacks (hydra-core, filelock, ...); OUT, one for the log.
 set -uo pipefail
 failed=0
 try() { "$@" || { failed=1; echo "FAILED: $*"; }; }
+
+tests() { try python3 -m pytest -n 0 -rA -s tests/gpu; }
+
+runs() {
+    for experiment in model=wgan_gp "model=dcgan ema_halflife_images=1000 horizontal_flip=true" experiment=gaussian; do
+        folder=$(mktemp -d)/run
+        # shellcheck disable=SC2086
+        try python3 -m gantrain $experiment steps=200 run_dir="$folder"
+        try python3 -m gantrain resume="$folder" steps=400
+    done
+    try python3 -m gantrain -m hydra/launcher=devices hydra.launcher.runs_per_device=2 seed=0,1 steps=100 \
+        run_dir="$(mktemp -d)/sweep"
+}
+
+table() { try python3 benchmarks/compare.py --rounds 3; }
+
+# What each way of running brings in the case that is bound by arithmetic. The images are made up.
+ways() {
+    data=$(mktemp -d)
+    try python3 -c "
+import sys; sys.path.insert(0, 'benchmarks')
+from pathlib import Path; from cases import make_files
+make_files(Path('$data/celeba/img_align_celeba'))"
+    for way in runtime=auto runtime=reference runtime.precision=tf32 runtime.acceleration=eager runtime.layout=contiguous \
+        runtime.data=host; do
+        echo "$way"
+        try python3 -m gantrain task=benchmark experiment=wgan_gp_celeba_f128 batch_size=256 steps=20 \
+            dataset.root="$data" dataset.cache_dir="$data/cache" dataset.download=false $way
+    done
+}
+
+data() { try python3 benchmarks/data.py; }
+
+[ -n "${OUT:-}" ] && exec > >(tee "$OUT/gpu.log") 2>&1 # is there even where the call is cut short
 [ -n "${WHEELS:-}" ] && try python3 -m pip install --quiet --no-index --find-links "$WHEELS" hydra-core omegaconf filelock \
     jaxtyping beartype rich hatchling editables pytest pytest-timeout pytest-xdist hypothesis scipy
 try python3 -m pip install --quiet --no-deps --no-build-isolation -e .
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 python3 -c "import torch; print('torch', torch.__version__)"
-try python3 -m pytest -n 0 -rA -s tests/gpu
-for experiment in model=wgan_gp "model=dcgan ema_halflife_images=1000 horizontal_flip=true" experiment=gaussian; do
-    folder=$(mktemp -d)/run
-    # shellcheck disable=SC2086
-    try python3 -m gantrain $experiment steps=200 run_dir="$folder"
-    try python3 -m gantrain resume="$folder" steps=400
+[ $# -gt 0 ] || set -- tests runs table ways data
+for part in "$@"; do
+    SECONDS=0
+    "$part"
+    echo "== $part: $SECONDS s"
 done
-try python3 -m gantrain -m hydra/launcher=devices hydra.launcher.runs_per_device=2 seed=0,1 steps=100 run_dir="$(mktemp -d)/sweep"
-# The table, then what each way of running brings in the case that is bound by arithmetic. The images are made up.
-try python3 benchmarks/compare.py --rounds 3
-data=$(mktemp -d)
-try python3 -c "
-import sys; sys.path.insert(0, 'benchmarks')
-from pathlib import Path; from cases import make_files
-make_files(Path('$data/celeba/img_align_celeba'))"
-for way in runtime=reference runtime.precision=tf32 runtime.acceleration=eager runtime.layout=contiguous runtime.data=host \
-    runtime=auto; do
-    echo "$way"
-    try python3 -m gantrain task=benchmark experiment=wgan_gp_celeba_f128 batch_size=256 steps=20 \
-        dataset.root="$data" dataset.cache_dir="$data/cache" dataset.download=false $way
-done
-try python3 benchmarks/data.py
 exit $failed

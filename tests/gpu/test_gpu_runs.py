@@ -1,6 +1,8 @@
 """What must hold on a GPU too; skipped where there is none."""
 
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -401,3 +403,39 @@ def test_a_step_waits_for_the_device_only_where_it_logs(tmp_path: Path, way: Run
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert run.state.step == 90
+
+
+ALONE_IN_A_GROUP = """
+import sys
+from copy import deepcopy
+import torch
+import torch.distributed as dist
+from gantrain.processes import average_gradients, normalize_whole_batches
+
+device, backend = sys.argv[1:]
+dist.init_process_group(backend, init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
+torch.manual_seed(0)
+plain = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.LeakyReLU(0.2)).to(device)
+whole = deepcopy(plain)
+normalize_whole_batches(whole)
+x = torch.randn(16, 3, 8, 8, device=device)
+optimizer = torch.optim.SGD(whole.parameters(), lr=0.1)
+for network in (plain, whole):
+    images = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(network(images).square().mean(), images, create_graph=True)
+    (slope.square().sum() + network(x).square().mean()).backward()
+average_gradients(optimizer, 1)
+for one, other in zip(whole.parameters(), plain.parameters(), strict=True):
+    torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
+for one, other in zip(whole.buffers(), plain.buffers(), strict=True):
+    torch.testing.assert_close(one, other)
+dist.destroy_process_group()
+print("done")
+"""
+
+
+def test_a_group_of_one_by_nccl_changes_nothing() -> None:
+    """All that one GPU can show of several: that nccl takes what it is handed."""
+    command = [sys.executable, "-c", ALONE_IN_A_GROUP, "cuda", "cpu:gloo,cuda:nccl"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.strip().endswith("done"), done.stderr
