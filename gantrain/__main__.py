@@ -2,7 +2,11 @@
 
 import os
 import signal
+import sys
+import traceback
+from collections.abc import Callable
 from contextlib import suppress
+from typing import NoReturn
 
 
 def main() -> None:
@@ -11,8 +15,31 @@ def main() -> None:
         with suppress(ValueError):  # not in the main thread
             signal.signal(signum, lambda received, _: os._exit(128 + received))
     from gantrain.cli import main as command
+    from gantrain.torchrun import is_of_torchrun
 
+    if is_of_torchrun():
+        leave_at_once_after(command)
     command()
+
+
+def leave_at_once_after(command: Callable[[], None]) -> NoReturn:
+    """Run the command and end the process with nothing taken to pieces.
+
+    Where another process has left before, taking torch's connections to pieces aborts now and then ("terminate called
+    without an active exception", torch 2.14).
+    """
+    status = 0
+    try:
+        command()
+    except SystemExit as leaving:
+        status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

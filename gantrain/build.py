@@ -129,11 +129,12 @@ def build_device(runtime: Node) -> torch.device:
     if where.size > 1 and device.type != "cpu" and device.index != where.local_rank:
         raise ConfigError(f"runtime.device={name}: {where.size} processes take a GPU each; say runtime.device=cuda.")
     try:
-        torch.empty(1, device=device)
+        there = torch.empty(1, device=device).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"runtime.device={name} is not to be had here ({reason}); {remedy}.") from error
-    if device.type == "cuda":
+    if there.type == "cuda":
+        device = there  # which says its number
         torch.cuda.set_device(device)  # seeding and memory figures are those of the current device
         torch.backends.cudnn.deterministic = True  # or a resumed run would differ in the last bits
     return device

@@ -24,6 +24,10 @@ class DataError(UserError):
     """The data is missing, broken or does not fit."""
 
 
+class LostError(GantrainError):
+    """Another process of the run does not answer any more."""
+
+
 class DivergedError(GantrainError):
     """The training left the finite numbers."""
 

@@ -5,6 +5,7 @@ drawn for all rows and cut (seeding), gradients are averaged before each step of
 backward pass, that of a penalty's own gradient included, and batch normalization sees all rows.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from torch.optim import Optimizer
 from gantrain import seeding
 from gantrain.console import console
 from gantrain.errors import ConfigError, GantrainError, UserError
-from gantrain.torchrun import Place, place
+from gantrain.torchrun import Place, is_of_torchrun, place
 from gantrain.train import Observations, TrainState
 
 
@@ -143,6 +144,17 @@ class Processes(Place):
             or (isinstance(error, RuntimeError) and any(word in said for word in ("gloo", "nccl", "closed by peer")))
         )
 
+    def is_first_to_tell(self) -> bool:
+        """Whether no other process has asked this before; where torchrun keeps no count, each has a log of its own."""
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            return True
+        try:
+            store = dist.distributed_c10d._get_default_store()
+            store.set_timeout(timedelta(seconds=5))
+            return bool(store.add("gantrain has told", 1) == 1)
+        except RuntimeError:
+            return True
+
 
 ALONE = Processes()
 
@@ -162,7 +174,8 @@ def joined() -> Iterator[Processes]:
         yield Processes(where.rank, where.size, where.local_rank, host_group)
     finally:
         seeding.shard = seeding.Shard()
-        dist.destroy_process_group()
+        if not is_of_torchrun():  # whose processes end with everything as it is
+            dist.destroy_process_group()
 
 
 def require_alone(what: str) -> None:

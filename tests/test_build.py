@@ -1,5 +1,6 @@
 import logging
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -220,6 +221,20 @@ def test_any_device_is_found_by_auto() -> None:
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert build_device({"device": "auto"}) == torch.device(expected)
     assert build_device({"device": "cpu"}) == CPU
+
+
+@pytest.mark.parametrize(("name", "number"), [("auto", 0), ("cuda", 0), ("cuda:3", 3)])
+def test_a_gpu_is_known_by_its_number(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """torch makes no device the current one that does not say which of its kind it is."""
+    made: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch, "empty", lambda _, device: SimpleNamespace(device=torch.device("cuda", device.index or 0))
+    )
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", made.append, raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", torch.backends.cudnn.deterministic)
+    assert build_device({"device": name}) == torch.device("cuda", number)
+    assert made == [number]
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "tpu", "cpu:x", "", "meta", "mps"])

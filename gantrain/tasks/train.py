@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,7 +33,7 @@ from gantrain.config import Node, check, chosen, count_steps, critic_schedule, h
 from gantrain.console import console
 from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.batches import Batches, make_batches
-from gantrain.errors import ConfigError, DivergedError, GantrainError
+from gantrain.errors import ConfigError, DivergedError, GantrainError, LostError
 from gantrain.files import atomic_write, exclusive, explain_os_error, remove_temporaries
 from gantrain.health import diverged, first_nonfinite, named_tensors
 from gantrain.losses.base import Loss
@@ -43,7 +43,6 @@ from gantrain.resume import check_same, holds_run, load_config, load_record, req
 from gantrain.run import Record, Run
 from gantrain.runtime import choose, own_code
 from gantrain.summary import closing, summary
-from gantrain.torchrun import is_of_torchrun
 from gantrain.train import Observations, TrainState
 from gantrain.train import train as run_algorithm
 
@@ -72,25 +71,28 @@ def train(job: Job) -> None:
         SystemExit: a signal stopped the run; 128 + its number.
     """
     with joined() as processes, ExitStack() as held:
+        place: tuple[Path, str] | None = (job.folder, job.resume_command) if processes.is_main else None
         try:
             with processes.together():
                 if processes.is_main:
                     held.enter_context(exclusive(job.folder))
                     held.enter_context(log_file(job.folder / "gantrain.log"))
+            place = processes.broadcast(place)
             if processes.is_main:
                 run_recorded(job, processes)
             else:
-                follow(job, processes)
-                if is_of_torchrun():
-                    # Nothing is left to write. Taking torch's connections to pieces while the main process still has
-                    # its ends of them aborts now and then ("terminate called without an active exception", torch 2.14).
-                    os._exit(0)
+                follow(replace(job, folder=place[0], resume_command=place[1]), processes)
         except Exception as error:
-            if not processes.lost(error):
+            failure = error
+            if processes.lost(error):
+                failure = lost(error, "before the first step of this start", place)
+            if isinstance(failure, LostError):
+                with suppress(ValueError):  # not in the main thread
+                    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, which would come before it is told
+                console.quiet = not processes.is_first_to_tell()  # any of them: the main one may have died
+            if failure is error:
                 raise
-            if not processes.is_main:
-                raise SystemExit(1) from error  # the main process says so, unless it is the one that died
-            raise lost(error, "before the first step of this start", job.folder, job.resume_command) from error
+            raise failure from error
 
 
 @dataclass(frozen=True)
@@ -264,6 +266,10 @@ def follow(job: Job, processes: Processes) -> None:
             # torchrun ends all processes as soon as one has left, and the main one is still saving.
             processes.broadcast(None)
             raise SystemExit(128 + (stop.received or 0)) from None
+        except Exception as error:
+            if processes.lost(error):
+                raise lost(error, f"at step {run.state.step:,}", (run.folder, run.command)) from error
+            raise
         finally:
             run.finish(status)
 
@@ -450,7 +456,7 @@ def conclude(run: Run, stop: "StopOnSignal", status: str, failure: BaseException
 def explained(error: BaseException, run: Run, first_step: int) -> BaseException:
     """Turn what ended a run into an error for the user, where it is not a fault of gantrain's."""
     if run.processes.lost(error):
-        gone = lost(error, f"at step {run.state.step:,}", run.folder, run.command)
+        gone = lost(error, f"at step {run.state.step:,}", (run.folder, run.command))
         gone.__cause__ = error
         return gone
     if isinstance(error, OSError):
@@ -477,13 +483,15 @@ def explained(error: BaseException, run: Run, first_step: int) -> BaseException:
     return error
 
 
-def lost(error: BaseException, when: str, folder: Path, command: str) -> GantrainError:
-    """Say that another process does not answer any more, and what is left."""
-    saved = f"Go on with: {command}" if checkpoint.paths(folder) else "There was no checkpoint yet."
+def lost(error: BaseException, when: str, place: tuple[Path, str] | None) -> LostError:
+    """Say that another process does not answer any more, and what is left in the folder of the run, if it is known."""
+    saved = ""
+    if place is not None:
+        saved = f" Go on with: {place[1]}" if checkpoint.paths(place[0]) else " There was no checkpoint yet."
     reason = (str(error).splitlines() or [""])[0]
     is_gone = any(word in reason for word in ("by peer", "remote worker"))
     how = "has died" if is_gone else f"does not answer any more ({reason})"
-    return GantrainError(f"Another process of this run {how}, {when}. {saved}")
+    return LostError(f"Another process of this run {how}, {when}.{saved}")
 
 
 class StopOnSignal:
