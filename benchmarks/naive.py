@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-NUM_WORKERS = 2
+from gantrain.cores import num_cores
+
+NUM_WORKERS = num_cores()
 
 
 class Images(Dataset[Tensor]):

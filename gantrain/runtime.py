@@ -5,18 +5,20 @@ Every choice has a name in conf/runtime, and where one is not to be had, the rea
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
+from torch.utils._pytree import tree_leaves
 
 from gantrain.config import Node
 from gantrain.errors import ConfigError
+from gantrain.regularizers.base import Regularizer
 from gantrain.train import Observations, TrainState, Update
 
 logger = logging.getLogger(__name__)
@@ -88,9 +90,11 @@ class Runtime:
 
         return in_bf16
 
-    def accelerate(self, update: Update) -> Update:
-        """Return the update as it is to be called."""
-        return Captured(update, self.device) if self.acceleration == "graph" else update
+    def accelerate(self, state: TrainState) -> Callable[[Update], Update]:
+        """Return what makes of an update of the state what is to be called."""
+        if self.acceleration != "graph":
+            return lambda update: update
+        return partial(Captured, device=self.device, optimizers=(state.G_optimizer, state.D_optimizer), failures=[])
 
     def __str__(self) -> str:
         parts = {self.precision: "", "graph": "CUDA graphs", "channels_last": "channels last"}
@@ -117,7 +121,7 @@ def choose(
     one thread there.
 
     Args:
-        parts: what else takes part in a step: the loss, the regularizers, the latent.
+        parts: what else takes part in a step: the loss, the regularizers, the latent, the callbacks.
         batch_size: of this process.
         num_processes: that make a step together.
 
@@ -138,10 +142,10 @@ def choose(
         optimizers = (state.G_optimizer, state.D_optimizer)
         name = own_code([state.G, state.D, *optimizers, *parts]) if acceleration == "auto" else None
         own = name and (
-            f"{name} is code of your own, which may do other things from step to step; if it does the same, say "
-            "runtime.acceleration=graph"
+            f"{name} is code of your own, by which one update may do other things than the next; if all do the same, "
+            "say runtime.acceleration=graph"
         )
-        reason = _uncapturable(device, optimizers, num_processes) or own
+        reason = _uncapturable(device, optimizers, parts, num_processes) or own
         acceleration = "graph" if reason is None else _fall_back("acceleration", "graph", "eager", reason)
     elif acceleration == "auto":
         acceleration = "eager"
@@ -178,7 +182,9 @@ def _without(precision: str, device: torch.device) -> str | None:
     return None
 
 
-def _uncapturable(device: torch.device, optimizers: Iterable[Optimizer], num_processes: int) -> str | None:
+def _uncapturable(
+    device: torch.device, optimizers: Iterable[Optimizer], parts: Iterable[object], num_processes: int
+) -> str | None:
     if device.type != "cuda":
         return f"CUDA graphs need a CUDA device, and this is {device}"
     if num_processes > 1:
@@ -187,6 +193,10 @@ def _uncapturable(device: torch.device, optimizers: Iterable[Optimizer], num_pro
         # Those without the option count their steps on the host, where a replay does not count; SGD counts none.
         if not isinstance(optimizer, SGD) and "capturable" not in optimizer.defaults:
             return f"the optimizer {type(optimizer).__name__} cannot be captured"
+    for part in parts:
+        # What it remembers as a number it changes in Python, as a penalty at every 16th update counts them.
+        if isinstance(part, Regularizer) and not all(isinstance(x, Tensor) for x in tree_leaves(part.state_dict())):
+            return f"{type(part).__name__} remembers numbers, which a replay would not change"
     return None
 
 
@@ -208,29 +218,42 @@ class Captured:
 
     The eager calls are updates like any other, so that no step is made twice or lost, and take the same tensors as the
     replays, so that a resumed run, which begins with them, comes to the same bits. What a replay returns is overwritten
-    by the next one. Where the capture fails, the reason is logged and the update stays eager.
+    by the next one. When a setting of an optimizer changes, which is a constant in the graph, all this begins anew,
+    with twice as many eager calls.
+
+    Args:
+        failures: the reason why a capture failed, once one has; the updates that share the list are eager from there
+            on, those that were captured too: the random numbers of their graphs could no longer be seeded.
     """
 
-    def __init__(self, update: Update, device: torch.device):
-        self.update, self.device = update, device
+    def __init__(self, update: Update, *, device: torch.device, optimizers: Sequence[Optimizer], failures: list[str]):
+        self.update, self.device, self.optimizers, self.failures = update, device, optimizers, failures
         self.player = getattr(update, "__name__", "update").removeprefix("update_")
-        self.calls, self.has_failed = 0, False
+        self.calls, self.eager_calls = 0, EAGER_CALLS
+        self.settings: list[dict[str, Any]] = []
         self.inputs: list[Tensor] = []
-        self.replay: Callable[[], None] | None = None
+        self.recorded: tuple[Callable[[], None], Observations] | None = None
 
     def __call__(self, *inputs: Tensor | float) -> Observations:
         """Make the update, whichever way."""
-        if not self.calls:
+        if not self.inputs:
             self.inputs = [torch.zeros_like(torch.as_tensor(x, device=self.device)) for x in inputs]
         for held, x in zip(self.inputs, inputs, strict=True):
             held.copy_(x) if isinstance(x, Tensor) else held.fill_(x)
-        if self.calls == EAGER_CALLS:
+        if self.failures:
+            self.recorded = None
+            return self.run()
+        if (settings := _settings(self.optimizers)) != self.settings:
+            self.eager_calls *= 1 if self.recorded is None else 2
+            self.calls, self.settings, self.recorded = 0, settings, None
+        if self.calls == self.eager_calls:
             self.capture()
         self.calls += 1
-        if self.replay is not None:
-            self.replay()
-            return self.made
-        return self.run() if self.has_failed else on_side_stream(self.run, self.device)
+        if self.recorded is not None:
+            replay, made = self.recorded
+            replay()
+            return made
+        return self.run() if self.failures else on_side_stream(self.run, self.device)
 
     def run(self) -> Observations:
         """Make the update operation by operation."""
@@ -239,16 +262,25 @@ class Captured:
     def capture(self) -> None:
         """Record the update, without making it; or say why that failed."""
         try:
-            self.replay, self.made = record(self.run, self.device)
+            self.recorded = record(self.run, self.device)
         except Exception as error:
-            self.has_failed = True
             cause: BaseException = error
             while cause.__context__ is not None:  # what ends the capture complains last, and says nothing
                 cause = cause.__context__
-            reason = " ".join(str(cause).split()) or type(cause).__name__
+            self.failures.append(" ".join(str(cause).split()) or type(cause).__name__)
             logger.warning(
-                "The %s's update could not be captured as a CUDA graph, and stays eager: %s", self.player, reason
+                "The %s's update could not be captured as a CUDA graph, and all stay eager: %s",
+                *(self.player, self.failures[-1]),
             )
+
+
+def _settings(optimizers: Iterable[Optimizer]) -> list[dict[str, Any]]:
+    """What is a constant in a captured step; of a tensor, which it is that the step reads."""
+    return [
+        {name: id(value) if isinstance(value, Tensor) else value for name, value in group.items() if name != "params"}
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+    ]
 
 
 @cache

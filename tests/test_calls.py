@@ -41,8 +41,13 @@ CPU = torch.device("cpu")
 SHAPE = (3, 16, 16)
 
 # Each of these brings numbers to the host: on a GPU the step would wait there. The first are seen as operators, the
-# others, of which nothing is left on a CPU, as they are called.
-WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal")
+# others, of which nothing is left on a CPU, as they are called. What goes unseen here, as .to(torch.device("cpu")), the
+# meta device refuses (test_experiments.py).
+WAITING = (
+    *("_local_scalar_dense", "nonzero", "masked_select", "equal", "allclose", "lift_fresh"),
+    *("_unique2", "unique_dim", "unique_consecutive", "bincount", "histogram", "repeat_interleave"),
+    "_linalg_check_errors",
+)
 WAITING_CALLS = (
     "item",
     "tolist",
@@ -80,7 +85,7 @@ class Waits(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         # The device of the training is a torch.device, and here a CPU.
         is_moved = name == "to" and "cpu" in [x for x in (*args[1:], *(kwargs or {}).values()) if isinstance(x, str)]
-        is_masked = name in ("__getitem__", "__setitem__") and any(
+        is_masked = name in ("__getitem__", "__setitem__", "index_put_", "index_put") and any(
             isinstance(x, torch.Tensor) and x.dtype == torch.bool for x in tree_leaves(args[1])
         )
         if name in WAITING_CALLS or is_moved or is_masked:
@@ -91,7 +96,9 @@ class Waits(TorchFunctionMode):
 WAITS = """
 x.sum().item(); x.tolist(); x.numpy(); x.cpu(); x.to("cpu"); x.to(device="cpu"); np.asarray(x); str(x)
 f"{x.sum():.3f}"; bool(x.sum() > 0); float(x.sum()); int(x.sum()); x[x > 0]; x.nonzero(); max(x.sum(), x.sum())
-[0, 1][x.sum().long() * 0]
+[0, 1][x.sum().long() * 0]; torch.unique(x); torch.unique_consecutive(x); torch.bincount(x.long()); torch.allclose(x, x)
+torch.repeat_interleave(x, x.long()); torch.tensor([x.sum(), 1.0]); torch.as_tensor([1.0]); torch.linalg.inv(x.diag())
+x.index_put_((x > 0,), x.sum()); torch.equal(x, x); torch.arange(x.sum()); torch.where(x > 0); torch.histogram(x, 3)
 """.replace("\n", ";")
 
 
@@ -99,7 +106,7 @@ f"{x.sum():.3f}"; bool(x.sum() > 0); float(x.sum()); int(x.sum()); x[x > 0]; x.n
 def test_what_waits_is_seen(expression: str) -> None:
     x = torch.ones(3)
     with Waits() as waits, Calls() as calls:
-        eval(expression, {"x": x, "np": np})
+        eval(expression, {"x": x, "np": np, "torch": torch})
     assert waits.names or {*calls.names} & {*WAITING}
 
 

@@ -60,13 +60,20 @@ class Interrupted(Exception):
 
 
 def advance(
-    state: TrainState, way: Runtime, *, steps: int, until: int | None = None, **options: Any
+    state: TrainState,
+    way: Runtime,
+    *,
+    steps: int,
+    until: int | None = None,
+    then: Callable[[TrainState], None] = lambda state: None,
+    **options: Any,
 ) -> list[dict[str, float]]:
-    """Train, perhaps not to the end, and return what was observed at each step."""
+    """Train, perhaps not to the end, do something after each step, and return what was observed at each."""
     seen: list[dict[str, float]] = []
 
     def look(now: TrainState, observations: Observations) -> None:
         seen.append({tag: float(torch.as_tensor(value).mean()) for tag, value in observations.items()})
+        then(now)
         if now.step == until:
             raise Interrupted
 
@@ -82,7 +89,7 @@ def advance(
             device=CPU,
             ema=EMA(halflife_images=100.0),
             precision=way.run,
-            accelerate=way.accelerate,
+            accelerate=way.accelerate(state),
             callbacks=[look],
             **defaults | options,
         )
@@ -190,6 +197,23 @@ class Own(Regularizer):
     """Defined outside of gantrain, as a user's is."""
 
 
+class Counting(Regularizer):
+    """Remembers a number, as a penalty at every 16th update does."""
+
+    def __init__(self) -> None:
+        self.updates = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates}
+
+
+class CountingInTensors(Regularizer):
+    """Counts where a replay counts too."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": torch.zeros(())}
+
+
 class OwnAdam(Adam):
     """Likewise."""
 
@@ -214,6 +238,8 @@ def test_auto_takes_no_bf16_that_is_emulated(monkeypatch: pytest.MonkeyPatch) ->
         (CUDA, {"acceleration": "auto"}, Adam, [Own()], "acceleration", "eager", "Own is code of your own"),
         (CUDA, {"acceleration": "graph"}, Adam, [Own()], "acceleration", "graph", None),
         (CUDA, {"acceleration": "auto"}, SGD, [], "acceleration", "graph", None),
+        (CUDA, {"acceleration": "graph"}, SGD, [Counting()], "acceleration", "eager", "Counting remembers numbers"),
+        (CUDA, {"acceleration": "graph"}, SGD, [CountingInTensors()], "acceleration", "graph", None),
     ],
 )
 def test_what_cannot_be_had_is_said(
@@ -271,7 +297,7 @@ def gradients_of_a_step(way: Runtime, dtype: torch.dtype, player: str) -> Tensor
     try:
         train(
             state, OneBatch(), lambda n, device: noise.to(dtype), Wasserstein(), {"penalty": Between(weight=10.0)},
-            steps=1, n_critic=lambda _: 1, seed=0, device=CPU, precision=way.run, accelerate=way.accelerate,
+            steps=1, n_critic=lambda _: 1, seed=0, device=CPU, precision=way.run, accelerate=way.accelerate(state),
         )  # fmt: skip
     finally:
         torch.set_default_dtype(default)
@@ -446,9 +472,53 @@ def test_what_cannot_be_captured_stays_eager(
     monkeypatch.setattr(runtime, "record", refuse)
     assert advance(fast, GRAPH, steps=8) == seen
     said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 2
-    assert all("could not be captured as a CUDA graph, and stays eager: operation not permitted" in s for s in said)
-    assert {"The critic's update", "The generator's update"} == {s.partition(" could")[0] for s in said}
+    assert said == [
+        "The critic's update could not be captured as a CUDA graph, and all stay eager: operation not permitted when "
+        "stream is capturing"
+    ]
+
+
+def test_after_a_failed_capture_no_graph_is_replayed(
+    tapes: Callable[..., Tapes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The critic's, which was captured before, would go on with the random numbers of its last step."""
+    state = make_state()
+    deck, replays = tapes(state), list[int]()
+
+    def record(function: Callable[[], Observations], device: torch.device) -> Any:
+        if deck.captured:
+            raise RuntimeError("out of memory")
+        replay, made = deck.record(function, device)
+        return lambda: (replay(), replays.append(state.step)), made
+
+    monkeypatch.setattr(runtime, "record", record)
+    plain = make_state()
+    seen = advance(plain, Runtime(device=CPU), steps=8)
+    assert advance(state, GRAPH, steps=8) == seen
+    assert replays
+    assert max(replays) == EAGER_CALLS  # in the step in which the generator's update is to be captured
+
+
+@pytest.mark.parametrize(
+    ("changes", "n_critic", "captures"), [([8], 2, 4), ([8, 12], 2, 5), (range(1, 30), 2, 0), (range(1, 30), 7, 2)]
+)
+def test_a_learning_rate_that_changes_is_that_of_the_step(
+    tapes: Callable[..., Tapes], changes: Sequence[int], n_critic: int, captures: int
+) -> None:
+    """It is a constant in a graph; where it changes at every step, nothing is captured again and again."""
+
+    def descend(state: TrainState) -> None:
+        if state.step in changes:
+            for optimizer in (state.G_optimizer, state.D_optimizer):
+                optimizer.param_groups[0]["lr"] *= 0.5
+
+    plain, fast = make_state(), make_state()
+    options: dict[str, Any] = {"steps": 30, "then": descend, "n_critic": lambda _: n_critic}
+    seen = advance(plain, Runtime(device=CPU), **options)
+    deck = tapes(fast)
+    assert advance(fast, GRAPH, **options) == seen
+    torch.testing.assert_close(snapshot(fast), snapshot(plain), atol=0, rtol=0)
+    assert deck.captured == captures
 
 
 def test_the_first_updates_are_real_ones(tapes: Callable[..., Tapes]) -> None:
@@ -460,7 +530,7 @@ def test_the_first_updates_are_real_ones(tapes: Callable[..., Tapes]) -> None:
         calls.append(x)
         return {"x": x + 1}
 
-    captured = Captured(update, CPU)
+    captured = Captured(update, device=CPU, optimizers=[], failures=[])
     for i in range(EAGER_CALLS + 4):
         assert float(captured(torch.tensor(float(i)))["x"]) == i + 1  # type: ignore[arg-type]
     assert len(calls) == EAGER_CALLS + 1

@@ -66,14 +66,16 @@ class TwiceDifferentiable(TorchFunctionMode):
             self.for_inputs = False
 
     @staticmethod
-    def relu(input: Tensor, **_: Any) -> Tensor:
-        """As torch's, never in place."""
-        made: Tensor = _ReLU.apply(input)
+    def relu(input: Tensor, inplace: bool = False) -> Tensor:
+        """As torch's, which it leaves what is to be done in place."""
+        made: Tensor = nn.functional.relu(input, inplace) if inplace else _ReLU.apply(input)
         return made
 
     @staticmethod
-    def leaky_relu(input: Tensor, negative_slope: float = 0.01, **_: Any) -> Tensor:
-        """As torch's, never in place."""
+    def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+        """As torch's, which it leaves what is to be done in place."""
+        if inplace:
+            return nn.functional.leaky_relu(input, negative_slope, inplace)
         made: Tensor = _LeakyReLU.apply(input, negative_slope)
         return made
 

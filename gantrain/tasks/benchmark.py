@@ -199,16 +199,21 @@ class TimedRuntime(Runtime):
     clock: Clock
 
     @override
-    def accelerate(self, update: Update) -> Update:
-        accelerated, player = super().accelerate(update), update.__name__.removeprefix("update_")
+    def accelerate(self, state: TrainState) -> Callable[[Update], Update]:
+        usual = super().accelerate(state)
 
-        def timed(*inputs: Tensor | float) -> Observations:
-            self.clock.lap("rest")
-            made = accelerated(*inputs)
-            self.clock.lap(player)
-            return made
+        def accelerate(update: Update) -> Update:
+            accelerated, player = usual(update), update.__name__.removeprefix("update_")
 
-        return timed
+            def timed(*inputs: Tensor | float) -> Observations:
+                self.clock.lap("rest")
+                made = accelerated(*inputs)
+                self.clock.lap(player)
+                return made
+
+            return timed
+
+        return accelerate
 
 
 class TimedCallback:

@@ -121,7 +121,7 @@ class Training:
                 ema=build_ema(run.config),
                 callbacks=[*averaging, *callbacks],
                 precision=run.runtime.run,
-                accelerate=run.runtime.accelerate,
+                accelerate=run.runtime.accelerate(run.state),
             )
 
 
@@ -141,7 +141,9 @@ def assemble(job: Job, config: Node, processes: Processes = ALONE) -> Training:
         state = build_state(config, dataset.image_shape, latent, device)
         parts = [loss, latent, *regularizers.values()]
         own = config["batch_size"] // processes.size
-        runtime = choose(config["runtime"], device, state, parts, batch_size=own, num_processes=processes.size)
+        runtime = choose(
+            *(config["runtime"], device, state, [*parts, *callbacks]), batch_size=own, num_processes=processes.size
+        )
         runtime.prepare(state)
         processes.share(config["batch_size"], state)
         if processes.size > 1 and processes.is_main and (name := own_code([state.G, state.D, *parts])) is not None:

@@ -75,8 +75,8 @@ def test_time_is_given_to_what_took_it(monkeypatch: pytest.MonkeyPatch) -> None:
         now[0] += 7
         return {}
 
-    runtime = TimedRuntime(device=torch.device("cpu"), clock=clock)
-    critic, generator = runtime.accelerate(update_critic), runtime.accelerate(update_generator)
+    accelerate = TimedRuntime(device=torch.device("cpu"), clock=clock).accelerate(state)
+    critic, generator = accelerate(update_critic), accelerate(update_generator)
     for _ in range(2):
         for i in range(3):
             assert critic(batches[i])["x"] == 0

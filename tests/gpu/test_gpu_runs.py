@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -143,7 +144,7 @@ def advance(
         train(
             run.state, batches, run.latent, case.loss, run.regularizers, steps=200, n_critic=lambda _: case.n_critic,
             seed=0, device=CUDA, ema=EMA(halflife_images=1000.0), callbacks=[*callbacks, stop],
-            precision=run.runtime.run, accelerate=run.runtime.accelerate,
+            precision=run.runtime.run, accelerate=run.runtime.accelerate(run.state),
         )  # fmt: skip
 
 
@@ -151,11 +152,18 @@ class Enough(Exception):
     pass
 
 
-def losses(folder: Path, way: Runtime, steps: int, case: Case = CASES["wgan_gp"]) -> torch.Tensor:
+def losses(
+    folder: Path,
+    way: Runtime,
+    steps: int,
+    case: Case = CASES["wgan_gp"],
+    then: Callable[[TrainState], None] = lambda state: None,
+) -> torch.Tensor:
     """Train, and return the critic's loss with its penalties at each step, and the generator's."""
     rows: list[torch.Tensor] = []
 
-    def look(_: TrainState, observations: Observations) -> None:
+    def look(state: TrainState, observations: Observations) -> None:
+        then(state)
         penalties = [value for tag, value in observations.items() if tag.startswith("penalty/")]
         critic = sum(penalties, start=observations["loss/discriminator"])
         rows.append(torch.stack([torch.as_tensor(critic), torch.as_tensor(observations["loss/generator"])]))
@@ -164,13 +172,18 @@ def losses(folder: Path, way: Runtime, steps: int, case: Case = CASES["wgan_gp"]
     return torch.stack(rows).cpu()
 
 
+def never_captured(folder: Path, steps: int, case: Case, **options: Any) -> torch.Tensor:
+    """The losses of updates that see what a replay sees, one operation after the other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "EAGER_CALLS", 10**9)
+        return losses(folder, GRAPH, steps, case, **options)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_replays_are_the_steps_to_the_bit(tmp_path: Path, case: str) -> None:
     """In float32, from a progress that is a tensor in both; every noise, moment and running mean included."""
     fast = losses(tmp_path / "fast", GRAPH, 200, CASES[case])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime, "EAGER_CALLS", 10**9)  # never captured
-        plain = losses(tmp_path / "plain", GRAPH, 200, CASES[case])
+    plain = never_captured(tmp_path / "plain", 200, CASES[case])
     print(f"{case}: off by {float((fast - plain).abs().max()):.2e}")
     assert torch.equal(fast, plain)
     assert not torch.equal(plain[100], plain[101])
@@ -183,9 +196,13 @@ def test_a_replay_trains(tmp_path: Path, caplog: pytest.LogCaptureFixture, case:
     weights: list[list[torch.Tensor]] = []
 
     class Spied(Runtime):
-        def accelerate(self, update: Update) -> Update:
-            made.append(Captured(update, self.device))
-            return made[-1]
+        def accelerate(self, state: TrainState) -> Callable[[Update], Update]:
+            def spied(update: Update) -> Update:
+                made.append(usual(update))
+                return made[-1]
+
+            usual = super().accelerate(state)
+            return spied
 
     run.runtime = Spied(**vars(run.runtime))
 
@@ -194,7 +211,7 @@ def test_a_replay_trains(tmp_path: Path, caplog: pytest.LogCaptureFixture, case:
 
     advance(run, 12, look=look, case=CASES[case])
     assert "could not be captured" not in caplog.text
-    assert all(captured.replay is not None for captured in made)
+    assert all(captured.recorded is not None for captured in made)
     for before, after in pairwise(weights[8:]):
         assert not any(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
@@ -209,11 +226,39 @@ def test_what_cannot_be_captured_is_eager_and_the_same(tmp_path: Path, caplog: p
     case = Case(regularizers=lambda: {"penalty": Waits(weight=10.0)})
     plain, fast = (losses(tmp_path / name, way, 20, case) for name, way in {"a": REFERENCE, "b": GRAPH}.items())
     print(caplog.text)
-    assert "The critic's update could not be captured as a CUDA graph, and stays eager" in caplog.text
+    assert "The critic's update could not be captured as a CUDA graph, and all stay eager" in caplog.text
     assert torch.equal(fast, plain)
     reserved = torch.cuda.memory_reserved()
     losses(tmp_path / "c", GRAPH, 60, case)
     assert torch.cuda.memory_reserved() < 1.5 * reserved
+
+
+class Refusing(NonSaturating):
+    """Cannot be captured for the generator, after the critic's update has been."""
+
+    def generator(self, fake_logits: torch.Tensor, real_logits: torch.Tensor | None = None) -> torch.Tensor:
+        made = super().generator(fake_logits, real_logits)
+        made.item()
+        return made
+
+
+def test_a_capture_that_fails_takes_no_noise_from_another(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    case = replace(CASES["dcgan with noise"], loss=Refusing(), n_critic=2)
+    fast, plain = losses(tmp_path / "fast", GRAPH, 40, case), never_captured(tmp_path / "plain", 40, case)
+    assert "The generator's update could not be captured as a CUDA graph, and all stay eager" in caplog.text
+    assert torch.equal(fast, plain)
+
+
+def test_a_learning_rate_that_changes_is_that_of_the_step(tmp_path: Path) -> None:
+    def descend(state: TrainState) -> None:
+        if state.step in (20, 21):
+            state.D_optimizer.param_groups[0]["lr"] *= 0.1
+
+    case = CASES["wgan_gp"]
+    fast = losses(tmp_path / "fast", GRAPH, 40, case, then=descend)
+    plain = never_captured(tmp_path / "plain", 40, case, then=descend)
+    assert torch.equal(fast, plain)
+    assert not torch.equal(plain, never_captured(tmp_path / "other", 40, case))
 
 
 @pytest.mark.parametrize("way", WAYS[1:], ids=str)
@@ -255,7 +300,7 @@ def test_the_gradients_of_a_step_are_those_of_float64(way: Runtime, player: str)
 
         train(
             state, OneBatch(), lambda n, device: codes, Wasserstein(), halfway, steps=updates, n_critic=lambda _: 1,
-            seed=0, device=CUDA, precision=way.run, accelerate=way.accelerate,
+            seed=0, device=CUDA, precision=way.run, accelerate=way.accelerate(state),
         )  # fmt: skip
         return torch.cat([p.grad.double().flatten() for p in {"G": G, "D": D}[player].parameters()])
 

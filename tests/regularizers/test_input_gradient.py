@@ -45,6 +45,25 @@ class Unusual(nn.Module):
         return scores
 
 
+class Residual(nn.Module):
+    """Reads again what an activation has changed in place, as many a published block does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(
+            [nn.Conv2d(2, 4, 3, padding=1), *(nn.Conv2d(4, 4, 3, padding=1) for _ in "ab")]
+        )
+        self.score = nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third = self.convolutions
+        x = first(x)
+        x = second(nn.functional.relu(x, True)) + x
+        x = third(nn.functional.leaky_relu(x, 0.3, inplace=True)) + x
+        scores: Tensor = self.score(x.mean((2, 3))).squeeze(1)
+        return scores
+
+
 def critic(name: str, activation: str = "leaky_relu") -> tuple[nn.Module, tuple[int, ...]]:
     common: dict[str, Any] = {"activation": activation, "slope": 0.2, "init": "default"}
     torch.manual_seed(0)
@@ -52,13 +71,13 @@ def critic(name: str, activation: str = "leaky_relu") -> tuple[nn.Module, tuple[
         return mlp.Discriminator((5,), width=7, multipliers=[1, 2], norm="none", dropout=0.0, **common), (5,)
     if name == "study":
         return study.StridedCritic((1, 28, 28), width=3, slope=0.01, init="default"), (1, 28, 28)
-    if name == "unusual":
-        return Unusual(), (2, 9, 11)
+    if name in ("unusual", "residual"):
+        return Unusual() if name == "unusual" else Residual(), (2, 9, 11)
     norm = name.removeprefix("dcgan with ")
     return dcgan.Discriminator((3, 16, 16), width=4, norm=norm, bias="all", **common), (3, 16, 16)
 
 
-NAMES = ["dcgan with none", "dcgan with layer", "dcgan with instance", "mlp", "study", "unusual"]
+NAMES = ["dcgan with none", "dcgan with layer", "dcgan with instance", "mlp", "study", "unusual", "residual"]
 
 
 @pytest.mark.parametrize("penalty", ["one-centred", "R1"])
