@@ -136,7 +136,10 @@ def measure(case: str, steps: int, rounds: int, data: Path, overrides: list[str]
         with complaints.open("w") as file:
             programs.append(Program(name, subprocess.Popen(command, cwd=data, stderr=file, **pipes), complaints))
     try:
-        seconds = [{program.name: program.turn(steps) for program in programs} for _ in range(rounds)]
+        seconds = []
+        for i in range(rounds):
+            print(f"{case}: round {i + 1} of {rounds}", file=sys.stderr)
+            seconds.append({program.name: program.turn(steps) for program in programs})
         said = {program.name: program.finish() for program in programs}
     finally:
         for program in programs:

@@ -299,8 +299,10 @@ def at_least(config: Node, key: str, low: int) -> None:
         ConfigError: the value is below it.
     """
     value = lookup(config, key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise ConfigError(f"{key}={value}: must be at least {low}, for example {key}={max(low, 1)}.")
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or value < low:
+        kind = "" if is_whole else "a whole number, "
+        raise ConfigError(f"{key}={value}: must be {kind}at least {low}, for example {key}={max(low, 1)}.")
 
 
 def above_zero(config: Node, key: str) -> None:

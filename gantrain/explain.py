@@ -37,6 +37,11 @@ def explain(error: BaseException, arguments: Sequence[str]) -> GantrainError | N
         return explain_os_error(error, "The command")
     if isinstance(error, InstantiationException):
         return None  # the object's own failure
+    if isinstance(error, RuntimeError) and "srun" in str(error):
+        return ConfigError(
+            "hydra/launcher: there is no SLURM here (srun is not found); call this where jobs are handed in, or take "
+            "hydra/launcher=devices for the GPUs of this machine."
+        )
     if isinstance(error, HydraException | OmegaConfBaseException):
         return ConfigError(_composition("\n".join(str(cause) for cause in causes(error)), arguments))
     return None
@@ -70,6 +75,8 @@ def _missing_option(message: str, folders: Sequence[Path]) -> str:
     name = next(filter(None, found.groups()))
     group, _, option = name.rpartition("/")
     available = options(group, folders)
+    if group == "hydra/launcher" and option.startswith("submitit"):
+        return f"{group}={option}: the launcher for clusters is an extra; pip install 'gantrain[slurm]'."
     if not available:
         return f"{name}: there is no such config; see gantrain --help for the groups and their options."
     return f"{group}={option}: no such option.{nearest(option, available)} The options are {', '.join(available)}."

@@ -95,6 +95,22 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def require_new_file(path: Path, option: str) -> None:
+    """Refuse a name under which nothing can be written, before the work is done that it is for.
+
+    Raises:
+        ConfigError: it is taken, or its folder is not there or cannot be written to.
+    """
+    if path.exists():
+        raise ConfigError(f"{option}={path} exists already, and nothing is overwritten; choose another name.")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"{option}={path}: there is no folder {path.parent}; make it first.")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise ConfigError(f"{option}={path} cannot be written ({error.strerror}); choose another place.") from error
+
+
 def remove_temporaries(folder: Path) -> None:
     """Remove what a killed process left of its atomic writes below `folder`, which no other may be writing to."""
     for path in folder.rglob(".*.tmp"):

@@ -108,8 +108,10 @@ class Processes(Place):
         """
         if batch_size % self.size:
             near = max(1, round(batch_size / self.size)) * self.size
+            fewer = max(n for n in range(1, self.size) if batch_size % n == 0)
             raise ConfigError(
-                f"batch_size={batch_size}: {self.size} processes take equal parts of each batch; say batch_size={near}."
+                f"batch_size={batch_size}: {self.size} processes take equal parts of each batch; start {fewer}, or a "
+                f"run with batch_size={near}."
             )
         seeding.shard = seeding.Shard(self.rank, self.size, batch_size // self.size)
         if self.size > 1:

@@ -156,7 +156,7 @@ def choose(
         is_tiny = not convolves and batch_size * largest < TINY_PASS_MULTIPLY_ADDS
         threads = 1 if device.type == "cpu" and is_tiny else None
     elif not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
-        raise ConfigError(f"runtime.threads={threads}: must be auto or at least 1.")
+        raise ConfigError(f"runtime.threads={threads}: must be auto, or a whole number, at least 1.")
     return Runtime(device=device, precision=precision, acceleration=acceleration, layout=layout, threads=threads)
 
 

@@ -198,7 +198,10 @@ def test_a_divergence_rolls_all_back(ranks: Ranks, work: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("batch_size=7", "batch_size=7: 2 processes take equal parts of each batch; say batch_size=8."),
+        (
+            "batch_size=7",
+            "batch_size=7: 2 processes take equal parts of each batch; start 1, or a run with batch_size=8.",
+        ),
         ("optimizer.lr=-1", "optimizer.lr=-1: a learning rate is a number above 0"),
         ("stepz=3", "stepz"),
         ("-m", "-m: a sweep's runs take a process each, and torchrun started 2 for one run."),

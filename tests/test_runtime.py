@@ -162,7 +162,7 @@ def test_a_wrong_name_is_refused(option: str) -> None:
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, None, "many"])
 def test_a_wrong_number_of_threads_is_refused(threads: object) -> None:
-    with pytest.raises(ConfigError, match=rf"runtime.threads={threads}: must be auto or at least 1"):
+    with pytest.raises(ConfigError, match=rf"runtime.threads={threads}: must be auto, or a whole number, at least 1"):
         choose(AUTO | {"threads": threads}, CPU, make_state(), [], batch_size=8)
 
 

@@ -30,6 +30,7 @@ from filelock import FileLock, Timeout
 from jaxtyping import Int64, UInt8
 from typing_extensions import override
 
+from gantrain.console import console
 from gantrain.datasets.base import ImageDataset, ImagesOnDemand
 from gantrain.datasets.decoding import Decode, decoding
 from gantrain.datasets.images import BadImageError
@@ -96,14 +97,15 @@ def _load_or_build(source: Source, cache_dir: Path, max_bad_fraction: float, num
     found = _load(source, stem, key)
     if found is None:
         with _write_errors(cache_dir):
-            _make_folder(cache_dir)
+            cache_dir.mkdir(parents=True, exist_ok=True)
             manifest = Path(f"{stem}.json")
             before = manifest.stat() if manifest.exists() else None
             with _alone(stem):
                 if manifest.exists() and manifest.stat() != before:  # another process has made it meanwhile
                     found = _load(source, stem, key)
                 if found is None:
-                    _build(source, stem, key, num_workers)
+                    with _told_when_stopped(stem):
+                        _build(source, stem, key, num_workers)
         found = found or _load(source, stem, key)
     if found is None:
         raise DataError(f"The cache {stem}.npy changed while it was being read; run again.")
@@ -117,6 +119,15 @@ def _load_or_build(source: Source, cache_dir: Path, max_bad_fraction: float, num
         num_classes=source.num_classes,
         fingerprint=digest,
     )
+
+
+@contextmanager
+def _told_when_stopped(stem: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt):
+        console.print(f"Stopped while decoding into {stem}.npy; nothing of it is kept.", markup=False, soft_wrap=True)
+        raise
 
 
 class MappedImages(ImageDataset):
@@ -313,12 +324,6 @@ def _build(source: Source, stem: Path, key: str, num_workers: int | None) -> Non
 def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
-
-
-def _make_folder(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise _not_writable(folder, os.strerror(errno.EACCES))
 
 
 def _remove_stale_temporaries(folder: Path, name: str) -> None:

@@ -3,7 +3,7 @@
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gantrain.errors import DataError
@@ -25,6 +25,7 @@ def obtain(needs: str, *, folder: Path, download: bool, fetch: Callable[[Path], 
     """
     if not download:
         raise DataError(f"{needs}. Put them there, or download them with dataset.download=true.")
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Beside their destination, so that a download cut short never looks like a file.
@@ -32,6 +33,9 @@ def obtain(needs: str, *, folder: Path, download: bool, fetch: Callable[[Path], 
             for file in sorted(fetch(Path(scratch)).iterdir()):
                 file.replace(folder / file.name)
     except Exception as error:  # whatever went wrong, the remedy is the same
+        with suppress(OSError):  # something lies there now
+            for path in made:
+                path.rmdir()
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{needs}. The download failed ({reason}); put them there by hand.") from error
 

@@ -4,9 +4,10 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from gantrain.console import console
 
 T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 10.0
@@ -14,9 +15,8 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 def track(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
     """Yield the items and show how many have passed: a bar in a terminal, else a line now and then."""
-    console = Console(stderr=True)
     if not console.is_terminal:
-        yield from _with_lines(items, total, what, console)
+        yield from _with_lines(items, total, what)
         return
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), _ImagesPerSecond(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
@@ -28,7 +28,7 @@ class _ImagesPerSecond(ProgressColumn):
         return Text(f"{task.speed or 0:,.0f} images/s")
 
 
-def _with_lines(items: Iterable[T], total: int, what: str, console: Console) -> Iterator[T]:
+def _with_lines(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     start = last = time.monotonic()
     for count, item in enumerate(items, 1):
         yield item

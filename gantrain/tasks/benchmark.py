@@ -28,7 +28,7 @@ from gantrain.config import Node, check, settle_budget
 from gantrain.console import console
 from gantrain.datasets.batches import Batches
 from gantrain.errors import ConfigError
-from gantrain.files import atomic_write
+from gantrain.files import atomic_write, require_new_file
 from gantrain.processes import require_alone
 from gantrain.run import Run, device_name
 from gantrain.runtime import EAGER_CALLS, Runtime
@@ -53,8 +53,10 @@ def benchmark(job: Job) -> None:
     require_alone("task=benchmark")
     config = settle_budget(job.config, job.typed)
     output = config["output"]
-    if output is not None and (Path(output).suffix != ".json" or Path(output).exists()):
-        raise ConfigError(f"output={output}: must be the name of a new .json file.")
+    if output is not None:
+        if Path(output).suffix != ".json":
+            raise ConfigError(f"output={output}: the name must end in .json.")
+        require_new_file(Path(output), "output")
     config = config | {"output": None, "init_from": None}
     check(config)
     steps = config["steps"] if any(typed.startswith("steps=") for typed in job.typed) else DEFAULT_STEPS

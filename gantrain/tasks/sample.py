@@ -18,7 +18,7 @@ from gantrain.config import SAMPLE_ONLY, Node, at_least
 from gantrain.console import console
 from gantrain.datasets.batches import to_bytes
 from gantrain.errors import ConfigError, DataError
-from gantrain.files import atomic_write, require_space
+from gantrain.files import atomic_write, require_new_file, require_space
 from gantrain.models.latent import Latent
 from gantrain.pictures import grid, save_png
 from gantrain.processes import require_alone
@@ -68,10 +68,7 @@ def _check(config: Node, typed: list[str]) -> None:
     output = Path(config["output"])
     if output.suffix not in (".npz", ".png"):
         raise ConfigError(f"output={output}: the name must end in .npz (an array) or .png (a grid).")
-    if output.exists():
-        raise ConfigError(f"output={output} exists already, and nothing is overwritten; choose another name.")
-    if not output.absolute().parent.is_dir():
-        raise ConfigError(f"output={output}: there is no folder {output.parent}; make it first.")
+    require_new_file(output, "output")
 
 
 def load_generator(place: Path, device: torch.device) -> tuple[nn.Module, Latent, tuple[int, ...], torch.device]:

@@ -161,6 +161,11 @@ def assemble(job: Job, config: Node, processes: Processes = ALONE) -> Training:
             if turn:
                 dataset.prepare(num_workers=config["runtime"]["num_workers"])
     with processes.together():
+        if isinstance(dataset, ImageDataset) and config["batch_size"] > dataset.num_images and processes.is_main:
+            logger.warning(
+                "batch_size=%s: there are %s images, so that a batch shows some of them twice.",
+                *(config["batch_size"], f"{dataset.num_images:,}"),
+            )
         batches = make_batches(
             dataset,
             batch_size=config["batch_size"],

@@ -140,7 +140,11 @@ def test_rates_are_those_of_a_stopwatch() -> None:
 
 @pytest.mark.parametrize(
     ("typed", "message"),
-    [("steps=2", "steps=2: a benchmark needs at least 3"), ("output=x.txt", "must be the name of a new .json file")],
+    [
+        ("steps=2", "steps=2: a benchmark needs at least 3"),
+        ("output=x.txt", "output=x.txt: the name must end in .json"),
+        ("output=a/x.json", "there is no folder a"),
+    ],
 )
 def test_what_cannot_be_measured_is_refused(gantrain, typed: str, message: str) -> None:
     result = gantrain("task=benchmark", *SMALL, typed)

@@ -1,5 +1,7 @@
 """Bad input: exit status 2, a message that names value, rule and remedy, no traceback, no litter."""
 
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra.errors import InstantiationException
+from hydra.errors import InstantiationException, MissingConfigException
 from PIL import Image
 
 from gantrain import files
@@ -52,6 +54,7 @@ MISTAKES = {
     "runtime.device=cuda:99": "use runtime.device=cpu or runtime.device=auto",
     "runtime.device=gpu": "use runtime.device=cpu or runtime.device=auto",
     "dataset.image_size=30": "DCGAN makes images of 16 to 256 pixels a side, a multiple of 4, but the data has 30; try",
+    "runtime.num_workers=1.5": "runtime.num_workers=1.5: must be a whole number, at least 1",
     "run=somewhere": "run=somewhere belongs to task=sample",
     "allow=[everything]": "allow=[everything] names nothing that this config needs allowed",
     "foo=[1": "An override is key=value",
@@ -270,3 +273,39 @@ def test_a_config_of_the_users_own_that_does_not_exist(gantrain) -> None:
     result = gantrain("--config-dir", "nowhere", *QUICK)
     assert result.status == 2
     assert "nowhere" in result.stderr
+
+
+def test_the_launcher_for_clusters_is_an_extra() -> None:
+    for name in ("submitit_slurm", "submitit_local"):
+        error = MissingConfigException(f"Could not find 'hydra/launcher/{name}'", f"hydra/launcher/{name}")
+        assert f"hydra/launcher={name}: the launcher for clusters is an extra; pip install 'gantrain[slurm]'" in str(
+            explain(error, [])
+        )
+    error = RuntimeError('Could not detect "srun", are you indeed on a slurm cluster?')
+    assert "there is no SLURM here (srun is not found)" in str(explain(error, []))
+    assert explain(RuntimeError("something else"), []) is None
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    files.require_new_file(tmp_path / "new", "output")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(ConfigError, match=r"output=.*new cannot be written \(Read-only file system\)"):
+        files.require_new_file(tmp_path / "new", "output")
+
+
+def test_a_batch_larger_than_the_data_set_is_told(gantrain, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        Image.new("RGB", (16, 16), (i, 0, 0)).save(tmp_path / f"photos/{i}.png")
+    typed = ("dataset=image_folder", "dataset.root=photos", "dataset.image_size=16", "callback=[log]", "steps=1")
+    small = ("model.generator.width=1", "model.discriminator.width=1")
+    result = gantrain(*typed, *small, "batch_size=4")
+    assert result.status == 0, result.stderr
+    assert "batch_size=4: there are 3 images, so that a batch shows some of them twice" in result.stderr
+    assert "twice" not in gantrain(*typed, *small, "batch_size=3").stderr

@@ -26,7 +26,7 @@ def test_the_record_says_how_it_ran(tmp_path: Path, gantrain) -> None:
     assert "runtime.precision=fp16: must be one of auto, float32, tf32, bf16" in refused.stderr
     refused = gantrain(*small, "runtime.threads=0")
     assert refused.status == 2
-    assert "runtime.threads=0: must be auto or at least 1" in refused.stderr
+    assert "runtime.threads=0: must be auto, or a whole number, at least 1" in refused.stderr
     refused = gantrain(*small, "runtime.data=gpu")
     assert refused.status == 2
     assert "runtime.data=gpu: must be one of auto, device, host" in refused.stderr

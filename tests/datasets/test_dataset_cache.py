@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from rich.console import Console
 
 from gantrain.datasets import cache as module
@@ -633,6 +634,17 @@ def test_cache_dir_that_is_a_file(tmp_path: Path):
         load(source(Counted()), tmp_path / "file")
 
 
+def test_a_cache_dir_that_can_only_be_read_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    decode = Counted()
+    with pytest.raises(ConfigError, match=r"cannot be written \(Read-only file system\)"):
+        load(source(decode), tmp_path)
+    assert decode.count == 0
+
+
 def test_fingerprint_covers_pixels_labels_and_shape():
     one = np.zeros((2, 3, 4, 4), np.uint8)
     changed = one.copy()
@@ -651,7 +663,7 @@ def test_progress_without_a_terminal(capsys: pytest.CaptureFixture, monkeypatch:
 
 
 def test_progress_in_a_terminal(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(progress, "Console", lambda stderr: Console(stderr=stderr, force_terminal=True, width=120))
+    monkeypatch.setattr(progress, "console", Console(stderr=True, force_terminal=True, width=120))
     assert list(progress.track(range(3), total=3, what="Decoding x")) == [0, 1, 2]
     assert "images/s" in capsys.readouterr().err
 

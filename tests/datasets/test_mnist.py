@@ -70,7 +70,11 @@ def test_download_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
     with pytest.raises(DataError, match=r"in .*MNIST/raw. The download failed .*refused.*by hand"):
         load(tmp_path, download=True)
-    assert not list(tmp_path.rglob("*ubyte*"))
+    assert not (tmp_path / "MNIST").exists()
+    (tmp_path / "MNIST/raw").mkdir(parents=True)
+    with pytest.raises(DataError, match="The download failed"):
+        load(tmp_path, download=True)
+    assert not list((tmp_path / "MNIST/raw").iterdir())  # the folder was the user's
 
 
 def test_download_from_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve):

@@ -161,6 +161,33 @@ def test_a_reader_that_goes_away_does_not_end_the_run(
     assert differences(undisturbed(*COMMAND), work / "out") == []
 
 
+def write_photos(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for i in range(100):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i}.png")
+
+
+def test_a_reader_that_goes_away_does_not_end_the_decoding(work: Path) -> None:
+    write_photos(work / "photos")
+    typed = f"dataset=image_folder dataset.root=photos dataset.image_size=16 {' '.join(SMALL)} steps=1 run_dir=out"
+    shell = f"set -o pipefail; {sys.executable} -m gantrain {typed} 2>&1 | head -1"
+    done = subprocess.run(["bash", "-c", shell], cwd=work, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.startswith("Decoding 100 images of photos into")
+    assert done.returncode == 0
+    assert record(work / "out")["status"] == "finished"
+
+
+def test_a_signal_while_images_are_decoded_is_answered(work: Path, start: Callable[..., Process]) -> None:
+    write_photos(work / "photos")
+    stop = during("gantrain.datasets.decoding:_results", "os.kill(os.getpid(), signal.SIGINT)")
+    typed = ("dataset=image_folder", "dataset.root=photos", "dataset.image_size=16", *SMALL, "run_dir=out")
+    result = start(*typed, before=stop).wait()
+    assert result.status == 130
+    assert re.search(r"Stopped while decoding into .*npy; nothing of it is kept", result.stderr)
+    assert "Traceback" not in result.stderr
+    assert not list((work / "data/cache").glob("*.npy"))
+
+
 def test_a_pipeline_with_head_and_an_ignored_hangup(work: Path, start: object) -> None:
     shell = f"""
         set -o pipefail
