@@ -3,6 +3,7 @@
 Every choice has a name in conf/runtime, and where one is not to be had, the reason is logged and the plain way taken.
 """
 
+import gc
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -309,6 +310,8 @@ def record(function: Callable[[], Observations], device: torch.device) -> tuple[
     graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
     random = torch.cuda.default_generators[stream.device_index]
     random_state = random.get_state()
+    collects = gc.isenabled()
+    gc.disable()  # an older graph that is found to be garbage now would end the capture as it goes
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", ".*graph is empty", UserWarning)
@@ -320,10 +323,21 @@ def record(function: Callable[[], Observations], device: torch.device) -> tuple[
             ):
                 made = function()
     except Exception:
-        # What a capture begins and only a good end of it ends: memory of its own, and noise at its own count.
+        # What a capture begins and, in torch 2.11, only a good end of it ends: memory of its own, and noise at its own
+        # count. The graph itself is still asked about memory on the host.
+        with suppress(Exception):
+            graph.reset()
         with suppress(Exception):
             torch._C._cuda_endAllocateToPool(stream.device_index, pool)
+            torch._C._cuda_releasePool(stream.device_index, pool)
+        failed_graphs.append(graph)
         random.graphsafe_set_state(torch.Generator(device))
         random.set_state(random_state)
         raise
+    finally:
+        if collects:
+            gc.enable()
     return graph.replay, made
+
+
+failed_graphs: list[torch.cuda.CUDAGraph] = []

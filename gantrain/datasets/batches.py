@@ -224,8 +224,8 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
 
 
 def to_signed(images: Tensor) -> Tensor:
-    """uint8 in [0, 255] to float32 in [-1, 1]."""
-    return images.float().div_(127.5).sub_(1)
+    """uint8 in [0, 255] to float32 in [-1, 1], with the same bits on every device: some do not divide by a number."""
+    return images.float().mul_(1 / 127.5).sub_(1)
 
 
 def to_bytes(images: Tensor) -> Tensor:

@@ -31,7 +31,9 @@ AFTER = {"animation": "gantrain.pictures:animation", "curves": "gantrain.picture
 
 
 def send(signum: signal.Signals, times: int = 1) -> str:
-    return f"[os.kill(os.getpid(), {int(signum)}) or time.sleep(0.01) for _ in range({times})]"
+    # The main thread has to see each, or two are one.
+    pause = 0.01 if times == 1 else 0.3
+    return f"[os.kill(os.getpid(), {int(signum)}) or time.sleep({pause}) for _ in range({times})]"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

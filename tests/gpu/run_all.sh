@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Everything worth running on a lent GPU, from the root of the repository: prints figures and outcomes, and fails where
-# anything did. Where a call has a time limit, name some of the parts: run_all.sh tests runs, then table, ways, data.
+# anything did. In all about 15 minutes; where a call may not take as long, name parts: run_all.sh tests; run_all.sh runs
+# table; run_all.sh ways data.
 # WHEELS names a folder of wheels for what the machine lacks (hydra-core, filelock, ...); OUT, one for the log.
 set -uo pipefail
 failed=0
 try() { "$@" || { failed=1; echo "FAILED: $*"; }; }
 
-tests() { try python3 -m pytest -n 0 -rA -s tests/gpu; }
+tests() { try python3 -m pytest -n 0 --timeout 150 -rA -s tests/gpu; }
 
 runs() {
     for experiment in model=wgan_gp "model=dcgan ema_halflife_images=1000 horizontal_flip=true" experiment=gaussian; do
@@ -39,9 +40,11 @@ make_files(Path('$data/celeba/img_align_celeba'))"
 data() { try python3 benchmarks/data.py; }
 
 [ -n "${OUT:-}" ] && exec > >(tee "$OUT/gpu.log") 2>&1 # is there even where the call is cut short
-[ -n "${WHEELS:-}" ] && try python3 -m pip install --quiet --no-index --find-links "$WHEELS" hydra-core omegaconf filelock \
-    jaxtyping beartype rich hatchling editables pytest pytest-timeout pytest-xdist hypothesis scipy
-try python3 -m pip install --quiet --no-deps --no-build-isolation -e .
+if [ -n "${WHEELS:-}" ]; then
+    python3 -m pip install --quiet --no-index --find-links "$WHEELS" hydra-core omegaconf filelock jaxtyping beartype rich \
+        hatchling editables pytest pytest-timeout pytest-xdist hypothesis scipy || exit 1
+fi
+python3 -m pip install --quiet --no-deps --no-build-isolation -e . || exit 1
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 python3 -c "import torch; print('torch', torch.__version__)"
 [ $# -gt 0 ] || set -- tests runs table ways data
