@@ -2,7 +2,9 @@
 # Everything worth running on a lent GPU, from the root of the repository: prints figures and outcomes, and fails where
 # anything did. In all about 15 minutes; where a call may not take as long, name parts: run_all.sh tests; run_all.sh runs
 # table; run_all.sh ways data.
-# WHEELS names a folder of wheels for what the machine lacks (hydra-core, filelock, ...); OUT, one for the log.
+# WHEELS names a folder of wheels for what the machine lacks: hydra-core, omegaconf==2.3.1, antlr4-python3-runtime==4.9.3,
+# beartype, hatchling, trove-classifiers, tomlkit, pathspec, pluggy, packaging and editables beside torch, tensorboard,
+# matplotlib and the rest. OUT is a folder for the log.
 set -uo pipefail
 failed=0
 try() { "$@" || { failed=1; echo "FAILED: $*"; }; }
