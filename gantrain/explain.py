@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def explain(error: BaseException, arguments: Sequence[str]) -> GantrainError | N
         return explain_os_error(error, "The command")
     if isinstance(error, InstantiationException):
         return None  # the object's own failure
-    if isinstance(error, RuntimeError) and "srun" in str(error):
+    if isinstance(error, RuntimeError) and 'Could not detect "srun"' in str(error):  # submitit's words
         return ConfigError(
             "hydra/launcher: there is no SLURM here (srun is not found); call this where jobs are handed in, or take "
             "hydra/launcher=devices for the GPUs of this machine."
@@ -75,7 +76,7 @@ def _missing_option(message: str, folders: Sequence[Path]) -> str:
     name = next(filter(None, found.groups()))
     group, _, option = name.rpartition("/")
     available = options(group, folders)
-    if group == "hydra/launcher" and option.startswith("submitit"):
+    if group == "hydra/launcher" and option.startswith("submitit") and find_spec("submitit") is None:
         return f"{group}={option}: the launcher for clusters is an extra; pip install 'gantrain[slurm]'."
     if not available:
         return f"{name}: there is no such config; see gantrain --help for the groups and their options."

@@ -196,7 +196,7 @@ def _uncapturable(
             return f"the optimizer {type(optimizer).__name__} cannot be captured"
     for part in parts:
         # What it remembers as a number it changes in Python, as a penalty at every 16th update counts them.
-        if isinstance(part, Regularizer) and not all(isinstance(x, Tensor) for x in tree_leaves(part.state_dict())):
+        if isinstance(part, Regularizer) and any(isinstance(x, int | float) for x in tree_leaves(part.state_dict())):
             return f"{type(part).__name__} remembers numbers, which a replay would not change"
     return None
 
@@ -220,7 +220,7 @@ class Captured:
     The eager calls are updates like any other, so that no step is made twice or lost, and take the same tensors as the
     replays, so that a resumed run, which begins with them, comes to the same bits. What a replay returns is overwritten
     by the next one. When a setting of an optimizer changes, which is a constant in the graph, all this begins anew,
-    with twice as many eager calls.
+    with twice as many eager calls where the graph was of little use.
 
     Args:
         failures: the reason why a capture failed, once one has; the updates that share the list are eager from there
@@ -245,7 +245,9 @@ class Captured:
             self.recorded = None
             return self.run()
         if (settings := _settings(self.optimizers)) != self.settings:
-            self.eager_calls *= 1 if self.recorded is None else 2
+            if self.recorded is not None:
+                was_worth_it = self.calls > 10 * self.eager_calls
+                self.eager_calls = EAGER_CALLS if was_worth_it else 2 * self.eager_calls
             self.calls, self.settings, self.recorded = 0, settings, None
         if self.calls == self.eager_calls:
             self.capture()

@@ -159,8 +159,8 @@ def test_a_process_that_dies_ends_all_and_the_run_goes_on(gantrain: Any, ranks: 
     survivor = results[1 - victim].stderr
     assert "gantrain: Another process of this run has died, at step" in survivor
     # The main process, if it lives, waits for what is being written.
-    is_saved = victim or list((work / "run/checkpoints").glob("step_*.pt"))
-    assert ("Go on with: gantrain resume=run" if is_saved else "There was no checkpoint yet.") in survivor
+    is_saved = bool(victim or list((work / "run/checkpoints").glob("step_*.pt")))
+    assert ("Go on with: gantrain resume=run" in survivor) is is_saved
     assert "Traceback" not in survivor
     assert record(work / "run")["status"] == ("failed" if victim else "running")
     assert not victim or results[victim].stderr == ""
@@ -369,6 +369,16 @@ def test_a_process_that_dies_under_torchrun_is_told_of_once(tmp_path: Path, vict
     assert done.stderr.count("gantrain: Another process of this run has died, at step") == 1, done.stderr
     assert done.stderr.count("Go on with: gantrain resume=run") == 1, done.stderr
     assert "terminate called" not in done.stderr
+
+
+def test_what_ends_the_main_process_under_torchrun_is_told_alone(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "gantrain"]
+    command += ["model=dcgan", *IMAGES, "batch_size=16", "steps=300", "optimizer.lr=1e30", "log_every=1", "run_dir=run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode, done.stderr
+    assert done.stderr.count("gantrain: ") == 1, done.stderr
+    assert "the training has diverged" in done.stderr
+    assert record(tmp_path / "run")["status"] == "diverged"
 
 
 def test_torchrun_starts_and_ends_it(tmp_path: Path) -> None:

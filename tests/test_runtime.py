@@ -500,7 +500,8 @@ def test_after_a_failed_capture_no_graph_is_replayed(
 
 
 @pytest.mark.parametrize(
-    ("changes", "n_critic", "captures"), [([8], 2, 4), ([8, 12], 2, 5), (range(1, 30), 2, 0), (range(1, 30), 7, 2)]
+    ("changes", "n_critic", "captures"),
+    [([8], 2, 4), ([8, 12], 2, 5), ([16, 18], 2, 5), (range(1, 30), 2, 0), (range(1, 30), 7, 2)],
 )
 def test_a_learning_rate_that_changes_is_that_of_the_step(
     tapes: Callable[..., Tapes], changes: Sequence[int], n_critic: int, captures: int

@@ -172,8 +172,10 @@ def _alone(stem: Path) -> Iterator[None]:
     except Timeout:
         logger.info("Another process is decoding into %s.npy; waiting for it.", stem)
         lock.acquire()
-    except PermissionError:  # of somebody else's; then both decode, and the last one's cache stays
-        lock = None
+    except PermissionError:
+        if not path.exists():
+            raise
+        lock = None  # it is somebody else's; then both decode, and the last one's cache stays
     try:
         yield
     finally:

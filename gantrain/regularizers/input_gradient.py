@@ -104,13 +104,14 @@ class TwiceDifferentiable(TorchFunctionMode):
 class _ReLU(Function):
     @staticmethod
     def forward(context: Any, x: Tensor) -> Tensor:
-        context.save_for_backward(x)
-        return torch.relu(x)
+        made = torch.relu(x)
+        context.save_for_backward(made)  # as torch does, so that x may be changed in place
+        return made
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Any:
-        (x,) = context.saved_tensors
-        return aten.threshold_backward(gradient, x.detach(), 0)
+        (made,) = context.saved_tensors
+        return aten.threshold_backward(gradient, made.detach(), 0)
 
 
 class _LeakyReLU(Function):

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -57,6 +58,9 @@ class WentBack(Exception):
     """The main process of several rolled the run back."""
 
 
+SECONDS_FOR_MAIN = 2.0
+"""In which the main process, if it lives, says by itself that another one has died; it knows best what is saved."""
+
 GO_BACK = 1000
 """What the main process says in the place of a signal's number."""
 
@@ -89,7 +93,11 @@ def train(job: Job) -> None:
             if isinstance(failure, LostError):
                 with suppress(ValueError):  # not in the main thread
                     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, which would come before it is told
+                if not processes.is_main:
+                    time.sleep(SECONDS_FOR_MAIN)
                 console.quiet = not processes.is_first_to_tell()  # any of them: the main one may have died
+            elif processes.is_main:
+                processes.is_first_to_tell()  # what it has to tell is why the others lose it
             if failure is error:
                 raise
             raise failure from error
@@ -257,28 +265,29 @@ def follow(job: Job, processes: Processes) -> None:
     take_over(processes.broadcast(None))
     processes.broadcast_networks(run.state)
     status = "failed"
-    with StopOnSignal(processes) as stop, settled():
-        try:
-            run.start()
-            while run.state.step < run.steps:
-                try:
-                    training([*run.callbacks, stop])
-                except WentBack:
-                    rollbacks = run.state.rollbacks + 1
-                    take_over(processes.broadcast(None))
-                    run.state.rollbacks = rollbacks
-            status = "finished"
-        except Stopped:
-            status = "stopped"
-            # torchrun ends all processes as soon as one has left, and the main one is still saving.
-            processes.broadcast(None)
-            raise SystemExit(128 + (stop.received or 0)) from None
-        except Exception as error:
-            if processes.lost(error):
-                raise lost(error, f"at step {run.state.step:,}", (run.folder, run.command)) from error
-            raise
-        finally:
-            run.finish(status)
+    try:
+        with StopOnSignal(processes) as stop, settled():
+            try:
+                run.start()
+                while run.state.step < run.steps:
+                    try:
+                        training([*run.callbacks, stop])
+                    except WentBack:
+                        rollbacks = run.state.rollbacks + 1
+                        take_over(processes.broadcast(None))
+                        run.state.rollbacks = rollbacks
+                status = "finished"
+            except Stopped:
+                status = "stopped"
+                # torchrun ends all processes as soon as one has left, and the main one is still saving.
+                processes.broadcast(None)
+                raise SystemExit(128 + (stop.received or 0)) from None
+            finally:
+                run.finish(status)
+    except Exception as error:
+        if processes.lost(error):
+            raise lost(error, f"at step {run.state.step:,}", (run.folder, run.command)) from error
+        raise
 
 
 @dataclass(frozen=True)
@@ -491,10 +500,8 @@ def explained(error: BaseException, run: Run, first_step: int) -> BaseException:
 
 
 def lost(error: BaseException, when: str, place: tuple[Path, str] | None) -> LostError:
-    """Say that another process does not answer any more, and what is left in the folder of the run, if it is known."""
-    saved = ""
-    if place is not None:
-        saved = f" Go on with: {place[1]}" if checkpoint.paths(place[0]) else " There was no checkpoint yet."
+    """Say that another process does not answer any more, and how to go on where this one sees a checkpoint."""
+    saved = f" Go on with: {place[1]}" if place is not None and checkpoint.paths(place[0]) else ""
     reason = (str(error).splitlines() or [""])[0]
     is_gone = any(word in reason for word in ("by peer", "remote worker"))
     how = "has died" if is_gone else f"does not answer any more ({reason})"

@@ -275,7 +275,8 @@ def test_a_config_of_the_users_own_that_does_not_exist(gantrain) -> None:
     assert "nowhere" in result.stderr
 
 
-def test_the_launcher_for_clusters_is_an_extra() -> None:
+def test_the_launcher_for_clusters_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gantrain.explain.find_spec", lambda _: None)
     for name in ("submitit_slurm", "submitit_local"):
         error = MissingConfigException(f"Could not find 'hydra/launcher/{name}'", f"hydra/launcher/{name}")
         assert f"hydra/launcher={name}: the launcher for clusters is an extra; pip install 'gantrain[slurm]'" in str(
@@ -283,7 +284,10 @@ def test_the_launcher_for_clusters_is_an_extra() -> None:
         )
     error = RuntimeError('Could not detect "srun", are you indeed on a slurm cluster?')
     assert "there is no SLURM here (srun is not found)" in str(explain(error, []))
-    assert explain(RuntimeError("something else"), []) is None
+    assert explain(RuntimeError("failed reading tsrun_7/x.pt"), []) is None
+    monkeypatch.undo()
+    error = MissingConfigException("Could not find 'hydra/launcher/submitit_slrm'", "hydra/launcher/submitit_slrm")
+    assert "no such option" in str(explain(error, []))
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(

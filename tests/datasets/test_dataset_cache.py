@@ -634,13 +634,14 @@ def test_cache_dir_that_is_a_file(tmp_path: Path):
         load(source(Counted()), tmp_path / "file")
 
 
-def test_a_cache_dir_that_can_only_be_read_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_cache_dir_that_can_only_be_read_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int):
     def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(FileLock, "acquire", refuse)
     decode = Counted()
-    with pytest.raises(ConfigError, match=r"cannot be written \(Read-only file system\)"):
+    with pytest.raises(ConfigError, match=rf"cannot be written \({os.strerror(number)}\)"):
         load(source(decode), tmp_path)
     assert decode.count == 0
 

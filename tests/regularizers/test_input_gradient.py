@@ -58,6 +58,9 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         first, second, third = self.convolutions
         x = first(x)
+        bent = torch.relu(x)
+        x.mul_(0.5)
+        x = second(bent) + x
         x = second(nn.functional.relu(x, True)) + x
         x = third(nn.functional.leaky_relu(x, 0.3, inplace=True)) + x
         scores: Tensor = self.score(x.mean((2, 3))).squeeze(1)
