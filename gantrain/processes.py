@@ -168,7 +168,15 @@ def joined() -> Iterator[Processes]:
     if where.size == 1:
         yield ALONE
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    from torch._C._distributed_c10d import PrefixStore  # not in every build of torch
+    from torch.distributed.rendezvous import rendezvous
+
+    # Under a name of its own for each start: those that torchrun starts again (--max-restarts) would wait for the ones
+    # before for ever (torch 2.14).
+    start = f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    store, rank, size = next(rendezvous("env://"))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=PrefixStore(start, store), rank=rank, world_size=size)
     # The main process may be decoding a data set while the others wait for it.
     host_group = dist.new_group(backend="gloo", timeout=timedelta(days=7))
     console.quiet = where.rank > 0

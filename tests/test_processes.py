@@ -371,6 +371,20 @@ def test_a_process_that_dies_under_torchrun_is_told_of_once(tmp_path: Path, vict
     assert "terminate called" not in done.stderr
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+def test_torchrun_starts_again_what_has_died(tmp_path: Path, victim: int) -> None:
+    changes = f"if (os.environ['RANK'], os.environ['TORCHELASTIC_RESTART_COUNT']) == ('{victim}', '0'):"
+    changes += during(EACH_STEP, "os.kill(os.getpid(), signal.SIGKILL)", call=40).replace("\n", "\n    ")
+    (tmp_path / "entry.py").write_text(ENTRY.format(changes=changes))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    command += ["entry.py", "model=dcgan", *IMAGES, *OFTEN, "checkpoint.every=3", "steps=60", "run_dir=run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "(going on from step " in done.stderr
+    assert record(tmp_path / "run")["status"] == "finished"
+    assert [int(row["step"]) for row in rows(tmp_path / "run")] == list(range(1, 61))
+
+
 def test_what_ends_the_main_process_under_torchrun_is_told_alone(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "gantrain"]
     command += ["model=dcgan", *IMAGES, "batch_size=16", "steps=300", "optimizer.lr=1e30", "log_every=1", "run_dir=run"]
