@@ -148,7 +148,7 @@ class Processes(Place):
 
     def is_first_to_tell(self) -> bool:
         """Whether no other process has asked this before; where torchrun keeps no count, each has a log of its own."""
-        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        if self.size == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
             return True
         try:
             store = dist.distributed_c10d._get_default_store()

@@ -326,7 +326,7 @@ def record(function: Callable[[], Observations], device: torch.device) -> tuple[
                 made = function()
     except Exception:
         # What a capture begins and, in torch 2.11, only a good end of it ends: memory of its own, and noise at its own
-        # count. The graph itself is still asked about memory on the host.
+        # count.
         with suppress(Exception):
             graph.reset()
         with suppress(Exception):
@@ -343,3 +343,4 @@ def record(function: Callable[[], Observations], device: torch.device) -> tuple[
 
 
 failed_graphs: list[torch.cuda.CUDAGraph] = []
+"""Kept, because torch 2.11 still asks them in a later capture."""

@@ -15,7 +15,7 @@ from processes import BUSY, Process, Result, during, gantrain, server, start, wo
 from runs import record, rows
 
 from gantrain.errors import ConfigError
-from gantrain.processes import normalize_whole_batches
+from gantrain.processes import ALONE, normalize_whole_batches
 
 __all__ = ["gantrain", "server", "start", "work"]
 
@@ -235,7 +235,7 @@ gantrain.tasks.train.build_dataset = refuse
 CHECK = """
 import torch, torch.distributed as dist
 from torch import nn
-from gantrain.processes import average_gradients, normalize_whole_batches
+from gantrain.processes import ALONE, average_gradients, normalize_whole_batches
 dist.init_process_group("gloo")
 rank, size, n = dist.get_rank(), dist.get_world_size(), 6
 for kind, shape in ((nn.BatchNorm1d, (n, 3)), (nn.BatchNorm2d, (n, 3, 4, 5))):
@@ -369,6 +369,12 @@ def test_a_process_that_dies_under_torchrun_is_told_of_once(tmp_path: Path, vict
     assert done.stderr.count("gantrain: Another process of this run has died, at step") == 1, done.stderr
     assert done.stderr.count("Go on with: gantrain resume=run") == 1, done.stderr
     assert "terminate called" not in done.stderr
+
+
+def test_an_only_process_of_torchrun_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no group to count in."""
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    assert ALONE.is_first_to_tell()
 
 
 @pytest.mark.parametrize("victim", [0, 1])

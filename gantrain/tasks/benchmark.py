@@ -208,19 +208,18 @@ class TimedRuntime(Runtime):
     @override
     def accelerate(self, state: TrainState) -> Callable[[Update], Update]:
         usual = super().accelerate(state)
+        return lambda update: self.timed(usual(update), update.__name__.removeprefix("update_"))
 
-        def accelerate(update: Update) -> Update:
-            accelerated, player = usual(update), update.__name__.removeprefix("update_")
+    def timed(self, update: Update, player: str) -> Update:
+        """Give what the update takes to the player."""
 
-            def timed(*inputs: Tensor | float) -> Observations:
-                self.clock.lap("rest")
-                made = accelerated(*inputs)
-                self.clock.lap(player)
-                return made
+        def timed(*inputs: Tensor | float) -> Observations:
+            self.clock.lap("rest")
+            made = update(*inputs)
+            self.clock.lap(player)
+            return made
 
-            return timed
-
-        return accelerate
+        return timed
 
 
 class TimedCallback:

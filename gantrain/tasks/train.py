@@ -87,20 +87,24 @@ def train(job: Job) -> None:
             else:
                 follow(replace(job, folder=place[0], resume_command=place[1]), processes)
         except Exception as error:
-            failure = error
-            if processes.lost(error):
-                failure = lost(error, "before the first step of this start", place)
-            if isinstance(failure, LostError):
-                with suppress(ValueError):  # not in the main thread
-                    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, which would come before it is told
-                if not processes.is_main:
-                    time.sleep(SECONDS_FOR_MAIN)
-                console.quiet = not processes.is_first_to_tell()  # any of them: the main one may have died
-            elif processes.is_main:
-                processes.is_first_to_tell()  # what it has to tell is why the others lose it
-            if failure is error:
-                raise
-            raise failure from error
+            is_lost = processes.lost(error)
+            failure = lost(error, "before the first step of this start", place) if is_lost else error
+            settle_who_tells(failure, processes)
+            if is_lost:
+                raise failure from error
+            raise
+
+
+def settle_who_tells(failure: Exception, processes: Processes) -> None:
+    """Have one of the processes say what ended all, which is not the loss of one that failed by itself."""
+    if isinstance(failure, LostError):
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, which would come before it is told
+        if not processes.is_main:
+            time.sleep(SECONDS_FOR_MAIN)
+        console.quiet = not processes.is_first_to_tell()  # any of them: the main one may have died
+    elif processes.is_main:
+        processes.is_first_to_tell()
 
 
 @dataclass(frozen=True)
@@ -265,29 +269,35 @@ def follow(job: Job, processes: Processes) -> None:
     take_over(processes.broadcast(None))
     processes.broadcast_networks(run.state)
     status = "failed"
+    with losses_told(run), StopOnSignal(processes) as stop, settled():
+        try:
+            run.start()
+            while run.state.step < run.steps:
+                try:
+                    training([*run.callbacks, stop])
+                except WentBack:
+                    rollbacks = run.state.rollbacks + 1
+                    take_over(processes.broadcast(None))
+                    run.state.rollbacks = rollbacks
+            status = "finished"
+        except Stopped:
+            status = "stopped"
+            # torchrun ends all processes as soon as one has left, and the main one is still saving.
+            processes.broadcast(None)
+            raise SystemExit(128 + (stop.received or 0)) from None
+        finally:
+            run.finish(status)
+
+
+@contextmanager
+def losses_told(run: Run) -> Iterator[None]:
+    """Name the step at which another process was lost, while the block runs."""
     try:
-        with StopOnSignal(processes) as stop, settled():
-            try:
-                run.start()
-                while run.state.step < run.steps:
-                    try:
-                        training([*run.callbacks, stop])
-                    except WentBack:
-                        rollbacks = run.state.rollbacks + 1
-                        take_over(processes.broadcast(None))
-                        run.state.rollbacks = rollbacks
-                status = "finished"
-            except Stopped:
-                status = "stopped"
-                # torchrun ends all processes as soon as one has left, and the main one is still saving.
-                processes.broadcast(None)
-                raise SystemExit(128 + (stop.received or 0)) from None
-            finally:
-                run.finish(status)
+        yield
     except Exception as error:
-        if processes.lost(error):
-            raise lost(error, f"at step {run.state.step:,}", (run.folder, run.command)) from error
-        raise
+        if not run.processes.lost(error):
+            raise
+        raise lost_at(run, error) from error
 
 
 @dataclass(frozen=True)
@@ -472,7 +482,7 @@ def conclude(run: Run, stop: "StopOnSignal", status: str, failure: BaseException
 def explained(error: BaseException, run: Run, first_step: int) -> BaseException:
     """Turn what ended a run into an error for the user, where it is not a fault of gantrain's."""
     if run.processes.lost(error):
-        gone = lost(error, f"at step {run.state.step:,}", (run.folder, run.command))
+        gone = lost_at(run, error)
         gone.__cause__ = error
         return gone
     if isinstance(error, OSError):
@@ -506,6 +516,11 @@ def lost(error: BaseException, when: str, place: tuple[Path, str] | None) -> Los
     is_gone = any(word in reason for word in ("by peer", "remote worker"))
     how = "has died" if is_gone else f"does not answer any more ({reason})"
     return LostError(f"Another process of this run {how}, {when}.{saved}")
+
+
+def lost_at(run: Run, error: BaseException) -> LostError:
+    """The same, of a run that has begun."""
+    return lost(error, f"at step {run.state.step:,}", (run.folder, run.command))
 
 
 class StopOnSignal:
