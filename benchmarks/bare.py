@@ -1,17 +1,18 @@
-"""The least PyTorch code that does gantrain's arithmetic: what gantrain's own weight is measured against.
+"""The least PyTorch code that does gantrain's arithmetic: it shows what gantrain's other work costs.
 
-One batch that lies on the device, noise made there, no logging, no pictures, no checkpoints.
+One batch that stays on the device, latents drawn there, no logging, no pictures, no checkpoints.
 """
 
 import sys
-from typing import Any
 
 import torch
 from cases import CASES, Turns, composed, networks, penalty_weight
 from torch import Tensor
 
+from gantrain.config import Config
+from gantrain.game import Objective
 from gantrain.models.latent import Latent
-from gantrain.models.layers import has_batch_norm
+from gantrain.models.layers import couples_samples
 from gantrain.train import TrainState
 
 
@@ -20,17 +21,17 @@ def main() -> None:
     case = CASES[sys.argv[1]]
     config = composed(case, *sys.argv[2:])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    state, latent, loss = networks(case, config, device)
-    x = torch.rand(config["batch_size"], *case.image_shape, device=device) * 2 - 1
+    state, latent, objective = networks(case, config, device)
+    x = torch.rand(config.batch_size, *case.image_shape, device=device) * 2 - 1
     for _ in Turns(device):
-        step(state, latent, loss, x, config)
+        step(state, latent, objective, x, config)
 
 
-def step(state: TrainState, latent: Latent, loss: Any, x: Tensor, config: dict[str, Any]) -> None:
-    """Update the critic as often as the config says, each time on x [n, ...], then the generator."""
+def step(state: TrainState, latent: Latent, objective: Objective, x: Tensor, config: Config) -> None:
+    """Update the critic n_critic times, each time on x [n, ...], then the generator."""
     G, D, G_ema, G_optimizer, D_optimizer = state.G, state.D, state.G_ema, state.G_optimizer, state.D_optimizer
-    n, weight, apart = len(x), penalty_weight(config), has_batch_norm(state.D)
-    for _ in range(config["n_critic"]):
+    n, loss, weight, apart = len(x), objective.loss, penalty_weight(config), couples_samples(state.D)
+    for _ in range(config.n_critic):
         with torch.no_grad():
             fake = G(latent(n, device=x.device))
         real_logits, fake_logits = (D(x), D(fake)) if apart else D(torch.cat([x, fake])).split(n)
@@ -49,7 +50,7 @@ def step(state: TrainState, latent: Latent, loss: Any, x: Tensor, config: dict[s
     G_optimizer.step()
     D.requires_grad_(True)
     if G_ema is not None:
-        share = 1 - 0.5 ** (n / config["ema_halflife_images"])
+        share = 1 - 0.5 ** (n / config.ema_halflife_images)
         torch._foreach_lerp_(list(G_ema.parameters()), list(G.parameters()), share)
 
 

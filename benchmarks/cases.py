@@ -1,4 +1,4 @@
-"""What is measured: configs of gantrain, and networks and data made from them for every program alike."""
+"""The cases that are measured: configs of gantrain, and the same networks and data for every program."""
 
 import sys
 import time
@@ -14,9 +14,12 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from PIL import Image
 
-from gantrain.build import build_latent, build_loss, build_state
-from gantrain.config import CONF, register
+from gantrain.assemble import build_dataset, build_latent, build_objective, build_state
+from gantrain.command.folders import register
+from gantrain.config import CONF, Config
+from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.digits import digits
+from gantrain.game import Objective
 from gantrain.models.latent import Latent
 from gantrain.train import TrainState
 
@@ -26,8 +29,8 @@ class Case:
     """A config, and the shape of its data.
 
     Attributes:
-        source: where the naive loop takes its images from: "files", "arrays" or, for vectors, "numbers".
-        num_images: of the real data set, which is how seldom a data loader begins anew.
+        source: where the naive loop reads its images from: "files", "arrays" or, for vectors, "numbers".
+        num_images: of the real data set: a data loader starts anew after each pass over it.
     """
 
     overrides: tuple[str, ...]
@@ -47,36 +50,42 @@ CASES = {
     "default": Case((), (1, 28, 28), "arrays", 10_000),
 }
 NATIVE_SIZE = {"dcgan_cifar10": (3, 32, 32)}
-"""Of arrays that are resized on their way."""
+"""Size of the stored images, where it is not the size that is trained on."""
 
 NUM_FILES = 512
 WARMUP_STEPS = 2
 
 
-def composed(case: Case, *overrides: str) -> dict[str, Any]:
-    """The case's config, as the command would compose it."""
+def composed(case: Case, *overrides: str) -> Config:
+    """Compose the case's config as the command does."""
     register(fixed_run_dir=False)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF.absolute()), version_base="1.3"):
         config = compose("train", [*case.overrides, *overrides, "run_dir=unused"])
-        made: Any = OmegaConf.to_container(config, resolve=True)
+        node = OmegaConf.to_container(config, resolve=True)
+    made: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), node))
     return made
 
 
-def networks(case: Case, config: dict[str, Any], device: torch.device) -> tuple[TrainState, Latent, Any]:
-    """Networks, optimizers, the distribution of z and the loss of the case."""
-    latent = build_latent(config)
-    return build_state(config, case.image_shape, latent, device), latent, build_loss(config)
+def networks(case: Case, config: Config, device: torch.device) -> tuple[TrainState, Latent, Objective]:
+    """Build networks, optimizers, the distribution of z, the loss and the regularizers of the case."""
+    latent = build_latent(config.latent)
+    if case.source == "numbers":
+        dataset = build_dataset(config.dataset)
+    else:  # networks need the shape alone
+        image = torch.zeros(1, *case.image_shape, dtype=torch.uint8)
+        dataset = ImageDataset("none", image, labels=None, num_classes=None, fingerprint="")
+    return build_state(config, dataset, latent, device), latent, build_objective(config)
 
 
-def penalty_weight(config: dict[str, Any]) -> float:
-    """Of the gradient penalty; 0 where there is none."""
-    node = config["regularizer"].get("gradient_penalty")
+def penalty_weight(config: Config) -> float:
+    """Return the weight of the gradient penalty; 0 where there is none."""
+    node = config.regularizer.get("gradient_penalty")
     return float(node["weight"]) if node else 0.0
 
 
 def make_files(folder: Path) -> None:
-    """Write JPEGs of the size of CelebA's, smooth as photographs are."""
+    """Write JPEGs of CelebA's size, as smooth as photographs."""
     folder.mkdir(parents=True, exist_ok=True)
     numbers = np.random.default_rng(0)
     for i in range(NUM_FILES):
@@ -85,7 +94,7 @@ def make_files(folder: Path) -> None:
 
 
 def make_arrays(name: str, case: Case) -> np.ndarray:
-    """Images [n, h, w] or [n, h, w, 3], uint8, at their native size."""
+    """Return images [n, h, w] or [n, h, w, 3], uint8, at their native size."""
     if case.image_shape == (1, 28, 28):
         return digits(image_size=None).images[:, 0].numpy()
     c, h, w = NATIVE_SIZE.get(name, case.image_shape)
@@ -93,9 +102,10 @@ def make_arrays(name: str, case: Case) -> np.ndarray:
 
 
 class Turns:
-    """Steps to make, as many as standard input asks for at a time; each time what a step took goes to standard output.
+    """Steps to make, in turns: each line of standard input is a number of steps.
 
-    So programs can be measured in turn without being started anew.
+    At the end of a turn the seconds per step go to standard output. So several running programs can be measured
+    alternately.
     """
 
     def __init__(self, device: torch.device):
@@ -109,7 +119,7 @@ class Turns:
             print((self.now() - start) / int(line), flush=True)
 
     def now(self) -> float:
-        """The time when all that was asked of the device is done."""
+        """Wait for the device, and return the time."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()

@@ -1,11 +1,11 @@
-"""Measure the naive loop, the bare loop and gantrain itself in turn, A B C A B C, and print medians and ratios.
+"""Measure the naive loop, the bare loop and gantrain alternately, A B C A B C, and print medians and ratios.
 
     python benchmarks/compare.py                       # every case
     python benchmarks/compare.py gaussian default      # some
     python benchmarks/compare.py default --override batch_size=256
 
 Each program is a process that makes some steps and waits while the others make theirs. gantrain's figure includes its
-callbacks at their default intervals. Ratios are taken round by round: their median, and between which quartiles.
+callbacks at their default intervals. Ratios are computed round by round, and shown as median (quartiles).
 """
 
 import argparse
@@ -72,14 +72,14 @@ def main() -> None:
 
 
 def prepare(data: Path) -> None:
-    """Make the data of gantrain's own runs, of the real formats."""
+    """Write the data of gantrain's runs, in the real formats."""
     make_files(data / "celeba" / "img_align_celeba")
     write_mnist(data / "MNIST" / "raw")
     write_cifar(data / "cifar-10-batches-py")
 
 
 def write_mnist(folder: Path) -> None:
-    """The digits that come with gantrain, six times over, as MNIST's files."""
+    """Write gantrain's digits, six times over, as MNIST's files."""
     folder.mkdir(parents=True)
     dataset = digits(image_size=None)
     images, labels = dataset.images.repeat(6, 1, 1, 1).numpy(), dataset.labels.repeat(6).numpy()
@@ -90,7 +90,7 @@ def write_mnist(folder: Path) -> None:
 
 
 def write_cifar(folder: Path) -> None:
-    """Noise, as CIFAR-10's files."""
+    """Write noise as CIFAR-10's files."""
     folder.mkdir(parents=True)
     numbers = np.random.default_rng(0)
     for i in range(1, 6):
@@ -101,11 +101,11 @@ def write_cifar(folder: Path) -> None:
 
 @dataclass
 class Program:
-    """One of the three, which makes steps when it is told to."""
+    """One of the three programs, which makes steps when asked to."""
 
     name: str
     process: Any
-    complaints: Path
+    errors: Path
 
     def turn(self, steps: int) -> float:
         """Let it make some steps; return the seconds of each."""
@@ -115,37 +115,37 @@ class Program:
         return float(self.process.stdout.readline() or self.finish())
 
     def finish(self) -> str:
-        """Let it come to its end, and return what it still says."""
+        """Close its input, wait until it ends, and return the rest of its output."""
         with suppress(BrokenPipeError):
             self.process.stdin.close()
-        said = self.process.stdout.read()
+        output = self.process.stdout.read()
         self.process.wait()
         if self.process.returncode:
-            raise SystemExit(f"{self.name} failed:\n{self.complaints.read_text()}")
-        return said
+            raise SystemExit(f"{self.name} failed:\n{self.errors.read_text()}")
+        return output
 
 
 def measure(case: str, steps: int, rounds: int, data: Path, overrides: list[str]) -> list[dict[str, float]]:
-    """Milliseconds a step of each program, in each round."""
+    """Return the milliseconds per step of each program, in each round."""
     more = {"naive": [], "bare": [], "product": [str(steps * rounds), str(data)]}
     programs = []
     for name, its_own in more.items():
         command = [sys.executable, HERE / f"{name}.py", case, *its_own, *overrides]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        complaints = data / f"{case}-{name}.log"
-        with complaints.open("w") as file:
-            programs.append(Program(name, subprocess.Popen(command, cwd=data, stderr=file, **pipes), complaints))
+        errors = data / f"{case}-{name}.log"
+        with errors.open("w") as file:
+            programs.append(Program(name, subprocess.Popen(command, cwd=data, stderr=file, **pipes), errors))
     try:
         seconds = []
         for i in range(rounds):
             print(f"{case}: round {i + 1} of {rounds}", file=sys.stderr)
             seconds.append({program.name: program.turn(steps) for program in programs})
-        said = {program.name: program.finish() for program in programs}
+        outputs = {program.name: program.finish() for program in programs}
     finally:
         for program in programs:
             program.process.kill()
     for taken in seconds:
-        taken["product"] += float(said["product"])  # its callbacks, each at its own interval
+        taken["product"] += float(outputs["product"])  # callbacks and lazy penalties, each at its own interval
     return [{name: 1e3 * s for name, s in taken.items()} for taken in seconds]
 
 
@@ -159,7 +159,7 @@ def report(case: str, rounds: list[dict[str, float]]) -> None:
 
 
 def spread(ratios: list[float]) -> str:
-    """The median, and the quartiles where there are enough."""
+    """Write the median, and the quartiles of four ratios or more."""
     if len(ratios) < 4:
         return f"{statistics.median(ratios):.2f}"
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")

@@ -2,8 +2,8 @@
 
     python benchmarks/data.py
 
-JPEGs of the size of CelebA's become 64x64. The decoders take turns, A B A B, each on the same files; batches are
-those of a finished cache that is in the system's memory already.
+JPEGs of CelebA's size are resized to 64x64. The decoders run in turn, A B A B, on the same files; batches come from a
+finished cache that is already in the page cache.
 """
 
 import argparse
@@ -18,12 +18,12 @@ import torch
 from cases import make_files
 from PIL import Image
 
-from gantrain.cores import num_cores
 from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.batches import make_batches
 from gantrain.datasets.decoding import decoding
 from gantrain.datasets.image_files import open_image_files
 from gantrain.datasets.image_folder import image_folder, square
+from gantrain.engine.cores import num_cores
 
 SIZE, BATCH_SIZE = 64, 64
 
@@ -56,14 +56,14 @@ def main() -> None:
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Return how long a call takes."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def one_thread(photos: Path) -> None:
-    """Do to each file what the decoding does, and keep nothing."""
+    """Decode, resize and crop each file in this thread, and keep nothing."""
     for path in sorted(photos.iterdir()):
         with Image.open(path) as image:
             whole = image.convert("RGB")
@@ -82,7 +82,7 @@ def decode(photos: Path) -> None:
 
 
 def cached(root: Path, cache: str) -> ImageDataset:
-    """Make the cache, or map it if it is there."""
+    """Make the cache, or map the existing one."""
     options = {"image_size": SIZE, "channels": 3, "max_bad_fraction": 0.0}
     dataset = image_folder(root=str(root / "photos"), cache_dir=str(root / cache), **options)
     dataset.prepare()
@@ -90,7 +90,7 @@ def cached(root: Path, cache: str) -> ImageDataset:
 
 
 def batches(dataset: ImageDataset, rounds: int) -> list[float]:
-    """Images a second of an epoch, as float32 in [-1, 1], in each round after the first."""
+    """Return the images per second of an epoch, as float32 in [-1, 1], in each round after the first."""
     made = make_batches(dataset, batch_size=BATCH_SIZE, seed=0, device=torch.device("cpu"))
     num = dataset.num_images // BATCH_SIZE
 

@@ -1,8 +1,8 @@
-"""The loop that most public scripts have: what gantrain is to be faster than.
+"""The loop of most public scripts, which gantrain should be faster than.
 
-A data loader that decodes and transforms image by image, noise made on the host and copied, a forward pass of the
-critic for each of real, fake and interpolated samples, fakes whose graph reaches back into the generator, a
-gradient-norm by a loop, numbers read off the device as soon as they are there, plain optimizers, float32.
+A data loader that decodes and transforms image by image, latents drawn on the host and copied, a forward pass of the
+critic each for real, fake and interpolated samples, fakes that are not detached from the generator, losses read off
+the device in every update, plain optimizers, float32.
 """
 
 import sys
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from gantrain.cores import num_cores
+from gantrain.engine.cores import num_cores
 
 NUM_WORKERS = num_cores()
 
 
 class Images(Dataset[Tensor]):
-    """Files or arrays, opened and transformed one by one; a few stand for many."""
+    """Files or arrays, opened and transformed one by one; the items repeat up to `num`."""
 
     def __init__(self, items: Any, num: int, transform: Any):
         self.items, self.num, self.transform = items, num, transform
@@ -39,7 +39,7 @@ class Images(Dataset[Tensor]):
 
 
 def batches(name: str, case: Case, batch_size: int, folder: Path) -> Iterator[Tensor]:
-    """Batches without end."""
+    """Yield batches forever."""
     if case.source == "numbers":
         while True:
             yield torch.randn(batch_size, 1) + 3
@@ -56,7 +56,7 @@ def batches(name: str, case: Case, batch_size: int, folder: Path) -> Iterator[Te
 
 
 def gradient_penalty(D: nn.Module, real: Tensor, fake: Tensor, weight: float) -> Tensor:
-    """Between real and fake, whose graph reaches back into G here too."""
+    """Compute the penalty between real and fake samples; the fakes are not detached here either."""
     epsilon = torch.rand(len(real), *[1] * (real.dim() - 1)).to(real.device)
     mixed = (epsilon * real + (1 - epsilon) * fake).requires_grad_(True)
     scores = D(mixed)
@@ -78,11 +78,11 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     state, latent, _ = networks(case, config, device)
     G, D, G_ema = state.G, state.D, state.G_ema
-    lr, betas = config["optimizer"]["lr"], tuple(map(float, config["optimizer"]["betas"]))
+    lr, betas = config.optimizer["lr"], tuple(map(float, config.optimizer["betas"]))
     G_optimizer = torch.optim.Adam(G.parameters(), lr=lr, betas=betas)
     D_optimizer = torch.optim.Adam(D.parameters(), lr=lr, betas=betas)
-    weight, batch_size, n_critic = penalty_weight(config), config["batch_size"], config["n_critic"]
-    wasserstein = "wasserstein" in config["loss"]["_target_"]
+    weight, batch_size, n_critic = penalty_weight(config), config.batch_size, config.n_critic
+    wasserstein = "wasserstein" in config.loss["_target_"]
     bce = nn.BCEWithLogitsLoss()
     log: list[tuple[float, ...]] = []
 
@@ -109,7 +109,7 @@ def main() -> None:
             G_loss.backward()
             G_optimizer.step()
             if G_ema is not None:
-                decay = 0.5 ** (batch_size / config["ema_halflife_images"])
+                decay = 0.5 ** (batch_size / config.ema_halflife_images)
                 for average, current in zip(G_ema.parameters(), G.parameters(), strict=True):
                     average.data.mul_(decay).add_(current.data * (1 - decay))
             log.append((*numbers, G_loss.item()))

@@ -1,4 +1,4 @@
-"""gantrain itself, as `gantrain task=benchmark` measures it, a few steps at a time."""
+"""gantrain itself, measured as by `gantrain task=benchmark`, a few steps at a time."""
 
 import sys
 import tempfile
@@ -6,29 +6,31 @@ from pathlib import Path
 
 from cases import CASES, composed
 
-from gantrain.cli import Job
-from gantrain.tasks.benchmark import PARTS, WARMUP_STEPS, Clock, measure
+from gantrain.engine.timing import PARTS, LapTimer, total
+from gantrain.session.measuring import time_steps
+from gantrain.tasks.benchmark import prepare
+from gantrain.tasks.job import Job
+from gantrain.tasks.train import frozen_garbage
 
 
 class Turn:
     """Makes the training wait for its turn: see cases.Turns."""
 
     def __init__(self) -> None:
-        self.left = WARMUP_STEPS
-        self.made = 0
+        self.left = self.made = 0
 
-    def __call__(self, clock: Clock) -> None:
-        """Report when the steps of a turn are made, and wait for the next."""
+    def __call__(self, timer: LapTimer) -> None:
+        """Report at the end of a turn, and wait for the next one; the warm-up ends with the first call."""
         self.left -= 1
-        if self.left == 0:
-            laps = list(clock.steps().values())  # which waits for the device, as the other programs do
+        if self.left <= 0:
+            laps = list(timer.steps().values())  # waits for the device, as the other programs do
             if self.made:
-                print(sum(step[part] for step in laps[-self.made :] for part in PARTS) / self.made, flush=True)
-            self.left = self.made = int(sys.stdin.readline() or 1)  # there are no more turns after the last step
+                print(sum(total(step, *PARTS) for step in laps[-self.made :]) / self.made, flush=True)
+            self.left = self.made = int(sys.stdin.readline() or 1)  # after the last step there is no more turn
 
 
 def main() -> None:
-    """Train when it is this program's turn; at the end say what the callbacks take a step, each at its own interval."""
+    """Train when it is this program's turn; at the end print the seconds per step of callbacks and lazy penalties."""
     name, steps, data = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     case = CASES[name]
     place = [f"dataset.root={data}", f"dataset.cache_dir={data}/cache", "dataset.download=false"]
@@ -36,8 +38,10 @@ def main() -> None:
     config = composed(case, *place, *sys.argv[4:])
     with tempfile.TemporaryDirectory() as folder:
         job = Job(name=name, folder=Path(folder), config=config, choices={}, typed=[], resume_command="")
-        figures = measure(job, config, steps, Turn())
-    print(figures["parts"]["callbacks"])
+        training = prepare(job, config)
+        with frozen_garbage():
+            timing = time_steps(training, steps, Turn())
+    print(sum(timing.callbacks.values()) + sum(timing.lazy.values()))
 
 
 if __name__ == "__main__":

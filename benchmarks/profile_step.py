@@ -1,4 +1,4 @@
-"""Where the time of a plain eager float32 step goes, by operator.
+"""Profile a plain eager float32 step: its time by operator.
 
 python benchmarks/profile_step.py wgan_gp_celeba_f128
 python benchmarks/profile_step.py default --steps 20 --rows 20
@@ -11,8 +11,9 @@ import torch
 from cases import CASES, composed, networks
 from torch.profiler import ProfilerActivity, profile
 
-from gantrain.build import build_ema, build_regularizers
-from gantrain.config import critic_schedule
+from gantrain.assemble import RepeatedBatch, build_ema
+from gantrain.budget import critic_schedule
+from gantrain.datasets.batches import Batch
 from gantrain.train import train
 
 
@@ -26,20 +27,14 @@ def main() -> None:
     case = CASES[arguments.case]
     config = composed(case)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    state, latent, loss = networks(case, config, device)
-    x = torch.rand(config["batch_size"], *case.image_shape, device=device) * 2 - 1
-
-    class OneBatch:
-        batch_size = config["batch_size"]
-
-        def __getitem__(self, i: int) -> torch.Tensor:
-            return x
+    state, latent, objective = networks(case, config, device)
+    x = torch.rand(config.batch_size, *case.image_shape, device=device) * 2 - 1
 
     def advance(steps: int) -> None:
         train(
-            *(state, OneBatch(), latent, loss, build_regularizers(config)),
+            *(state, RepeatedBatch(Batch(x), config.batch_size), latent, objective),
             steps=state.step + steps,
-            n_critic=critic_schedule(config),
+            n_critic=critic_schedule(config.n_critic, config.critic_warmup),
             seed=0,
             device=device,
             ema=build_ema(config),

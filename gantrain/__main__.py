@@ -14,8 +14,8 @@ def main() -> None:
     for signum in (signal.SIGINT, signal.SIGTERM):
         with suppress(ValueError):  # not in the main thread
             signal.signal(signum, lambda received, _: os._exit(128 + received))
-    from gantrain.cli import main as command
-    from gantrain.torchrun import is_of_torchrun
+    from gantrain.command.cli import main as command
+    from gantrain.engine.torchrun import is_of_torchrun
 
     if is_of_torchrun():
         leave_at_once_after(command)

@@ -1,397 +1,304 @@
-"""The shape of the config, and the rules that hold between its keys.
+"""Every setting of gantrain, with its type, its default and what it means.
 
-Nothing here imports torch: `gantrain --help` and `--cfg job` answer at once.
+The text under each field is its line in `gantrain --help`. The settings of a part (a loss, a network, a dataset) are
+options of its class, with their values in conf/. Nothing here imports torch, so that `gantrain --help` and `--cfg job`
+answer at once.
 """
 
-import math
-import os
+import ast
+import inspect
 import sys
-from bisect import bisect_left
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
 from gantrain.errors import ConfigError
-from gantrain.torchrun import place
 
 CONF = next(
     folder for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if folder.is_dir()
 )
-"""The configs: beside the modules in an installed package, above them in a checkout."""
+"""The shipped configs: beside the modules in an installed package, above them in a checkout."""
 
 Node = dict[str, Any]
+"""A part of the config that names its class by `_target_`; or a whole config as plain Python."""
+
+LIST_GROUPS = ("regularizer", "augment", "schedule", "metric", "callback")
+"""Groups of which a config takes a list of options, by name."""
+
+
+def outside_training(default: Any = MISSING, **options: Any) -> Any:
+    """Declare a setting that changes what is written and where, and not what is trained; a resumed run may differ."""
+    return _setting(default, changes_training=False, **options)
+
+
+def for_task(task: str, default: Any) -> Any:
+    """Declare a setting that one task alone reads."""
+    return _setting(default, changes_training=False, task=task)
+
+
+def _setting(default: Any, **metadata: Any) -> Any:
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def group() -> Any:
+    """Declare a part that is chosen by group=option, or a list of them."""
+    return field(default_factory=dict)
+
+
+@dataclass
+class RuntimeConfig:
+    """How the arithmetic is run; conf/runtime has the values."""
+
+    device: str = MISSING
+    """auto, cpu, cuda, cuda:1, mps"""
+    precision: str = MISSING
+    """auto, float32, tf32, bf16"""
+    acceleration: str = MISSING
+    """auto, eager, graph (each update replayed as one CUDA graph)"""
+    layout: str = MISSING
+    """auto, contiguous, channels_last"""
+    data: str = MISSING
+    """auto, device (all images lie on the GPU), host"""
+    threads: Any = MISSING
+    """auto, or the number of threads that compute on a CPU"""
+    spin: Any = "auto"
+    """auto, system, or how many iterations OpenMP's threads spin while they wait"""
+    num_workers: int | None = MISSING
+    """processes that decode images; null: one a core"""
 
 
 @dataclass
 class CriticWarmup:
-    """More critic updates in the first `steps` steps and at every `every`-th one (Arjovsky 2017, released code)."""
+    """More critic updates in the first steps, and now and then afterwards (Arjovsky 2017, released code)."""
 
-    n_critic: int = MISSING
-    steps: int = MISSING
-    every: int | None = MISSING
+    n_critic: int = 100
+    """discriminator updates in a step of the warm-up"""
+    steps: int = 0
+    """steps of the warm-up"""
+    every: int | None = None
+    """also every so many steps afterwards"""
 
 
 @dataclass
 class CheckpointConfig:
-    """When to save and what to keep."""
+    """When to save a checkpoint, and which to keep."""
 
-    every: int = MISSING
-    keep: int = MISSING
-    keep_every: int | None = MISSING
-    best: str | None = MISSING
+    every: int = 1000
+    """steps between two checkpoints"""
+    keep: int = 3
+    """how many of the newest checkpoints to keep"""
+    keep_every: int | None = None
+    """keep those of every so many steps for good, for example 10000"""
+    best: str | None = None
+    """also keep, as best.pt, that with the best value of this metric, for example mean_error of metric=[moments]"""
 
 
 @dataclass
 class Config:
-    """The top level; values are in conf/train.yaml, types here, so that a wrong type fails at composition."""
+    """The settings at the top level."""
 
-    task: dict[str, Any] = field(default_factory=dict)
-    runtime: dict[str, Any] = field(default_factory=dict)
-    callback: dict[str, Any] = field(default_factory=dict)
-    metric: dict[str, Any] = field(default_factory=dict)
-    latent: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
-    loss: dict[str, Any] = field(default_factory=dict)
-    regularizer: dict[str, Any] = field(default_factory=dict)
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    discriminator_optimizer: dict[str, Any] = field(default_factory=dict)
-    dataset: dict[str, Any] = field(default_factory=dict)
-    steps: int | None = MISSING
-    epochs: float | None = MISSING
-    batch_size: int = MISSING
-    seed: int = MISSING
-    n_critic: int = MISSING
+    task: dict[str, Any] = outside_training(dict)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    callback: dict[str, Any] = outside_training(dict)
+    metric: dict[str, Any] = outside_training(dict)
+    latent: dict[str, Any] = group()
+    model: dict[str, Any] = group()
+    loss: dict[str, Any] = group()
+    regularizer: dict[str, Any] = group()
+    augment: dict[str, Any] = group()
+    schedule: dict[str, Any] = group()
+    optimizer: dict[str, Any] = group()
+    discriminator_optimizer: dict[str, Any] = group()
+    dataset: dict[str, Any] = group()
+
+    steps: int | None = None
+    """budget in generator updates; give this or epochs"""
+    epochs: float | None = 10
+    """budget in passes over the data"""
+    batch_size: int = 64
+    """samples in each update, over all processes"""
+    accumulate: int = 1
+    """micro-batches that each batch is cut into, to save memory; their gradients are averaged"""
+    seed: int = 0
+    """all randomness is a function of the seed and the step"""
+    first: str = "discriminator"
+    """the player whose updates begin a step: discriminator or generator"""
+    n_critic: int = 1
+    """discriminator updates for each generator update"""
     critic_warmup: CriticWarmup | None = field(default_factory=CriticWarmup)
-    ema_halflife_images: float | None = MISSING
-    horizontal_flip: bool = MISSING
-    allow: list[str] = MISSING
-    log_every: int = MISSING
-    sample_every: int = MISSING
-    evaluate_every: int = MISSING
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    on_divergence: str = MISSING
-    max_rollbacks: int = MISSING
-    run_dir: str = MISSING
-    resume: str | None = MISSING
-    allow_change: list[str] = MISSING
-    init_from: str | None = MISSING
-    trust: list[str] = MISSING
-    run: str | None = MISSING
-    num: int = MISSING
-    output: str | None = MISSING
+    generator_batch_multiple: int = 1
+    """the generator's batch, as a multiple of batch_size"""
+    fake_labels: str = "real"
+    """labels of generated samples: real (those of the batch), empirical (drawn as the data has them), uniform"""
+    packing: int = 1
+    """samples that the discriminator judges at a time as one (PacGAN)"""
+    ema_halflife_images: float | None = None
+    """half-life, in images, of the average of G's weights; null: no average. Samples come from the average"""
+    ema_rampup: float | None = None
+    """limit the half-life to this part of the images seen so far, for example 0.05"""
+    horizontal_flip: bool = False
+    """show images mirrored half of the time, which suits faces and not digits"""
+    allow: list[str] = field(default_factory=list)
+    """combinations that are wrong by theory but wanted, for example [gradient_penalty_with_batch_norm]"""
+    log_every: int = outside_training(50)
+    """steps between two rows of scalars"""
+    sample_every: int = outside_training(100)
+    """steps between two sample grids"""
+    evaluate_every: int = outside_training(1000)
+    """steps between two evaluations of the metrics"""
+    checkpoint: CheckpointConfig = outside_training(CheckpointConfig)
+    on_divergence: str = outside_training("stop")
+    """stop, or rollback: resume from the last checkpoint with other random numbers"""
+    max_rollbacks: int = outside_training(3)
+    """how often to roll back at most"""
+    run_dir: str = outside_training("outputs/${now:%Y-%m-%d}/${now:%H-%M-%S}")
+    """folder of the run; the same command with the same folder resumes it"""
+    resume: str | None = outside_training("auto")
+    """auto: resume the run in run_dir if there is one; null: refuse to; or the folder of the run to resume"""
+    allow_change: list[str] = outside_training(list)
+    """settings that change the training and may differ when a run is resumed, for example [optimizer.lr]"""
+    init_from: str | None = outside_training(None)
+    """start a new run with the networks of another: its folder, or one of its checkpoints"""
+    trust: list[str] = outside_training(list)
+    """your own modules that configs may name, for example [hinge2]; only on the command line"""
+    run: str | None = for_task("sample", None)
+    """the folder of the run to sample from"""
+    num: int = for_task("sample", 64)
+    """how many samples"""
+    labels: Any = for_task("sample", None)
+    """the classes to sample, for example [3], or all (a row for each class); null: as the data has them"""
+    output: str | None = for_task("sample", None)
+    """the file to write, .npz or .png"""
 
 
-SAMPLE_ONLY = ("run", "num", "output")
-"""Keys that belong to task=sample."""
+@dataclass(frozen=True)
+class Setting:
+    """A setting as --help and the checks see it."""
 
-RUN_FILES = (
-    ".hydra/config.yaml",
-    "run.json",
-    "metrics.csv",
-    "tensorboard",
-    "samples",
-    "checkpoints",
-    "samples.gif",
-    "curves.png",
-)
-"""What marks a folder as that of a run."""
-
-
-def register(*, fixed_run_dir: bool, sweep: str = "") -> None:
-    """Make the schema and the resolvers known to Hydra.
-
-    Args:
-        fixed_run_dir: whether the user named the folder, which is then the same at every call.
-        sweep: the folder of the sweep that this process has a part of, where another has made it.
-    """
-    _folders.fixed, _folders.sweep = fixed_run_dir, sweep
-    ConfigStore.instance().store(name="schema", node=Config)
-    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
-    OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, replace=True)
-
-
-@dataclass
-class _Folders:
-    fixed: bool = False
-    sweep: str = ""
-
-
-_folders = _Folders()
-
-
-def claimed_sweep() -> str:
-    """The folder of the sweep that this process has begun, or has a part of."""
-    return _folders.sweep
-
-
-# At the top level, and no closures: Hydra sends resolvers to the processes of a sweep, which have places of their own.
-
-
-def _run_folder(run_dir: str, resume: str | None, _parent_: Any) -> str:
-    _only_for("hydra.run", _parent_)
-    if place().rank > 0:  # the folder is the leader's
-        return "."
-    return claim_folder(run_dir, by_time=not _folders.fixed and resume in (None, "auto"))
-
-
-def _sweep_folder(run_dir: str, _parent_: Any) -> str:
-    _only_for("hydra.sweep", _parent_)
-    if not _folders.sweep:
-        # Beside the folders of single runs, unless the user says where.
-        named = run_dir if _folders.fixed else run_dir.replace("outputs/", "outputs/multirun/", 1)
-        _folders.sweep = claim_folder(named, by_time=not _folders.fixed)
-    return _folders.sweep
-
-
-def _only_for(key: str, parent: Any) -> None:
-    if parent is None or parent._get_full_key(None) != key:
-        raise ConfigError(f"The resolvers of {key}.dir make folders and serve no other key; leave them out.")
+    key: str
+    default: Any
+    text: str
+    changes_training: bool
+    task: str | None
 
 
 @cache
-def claim_folder(path: str, *, by_time: bool) -> str:
-    """Make the folder of a run, or of a sweep, where there is none.
-
-    Args:
-        by_time: whether the name is the time alone; two runs started in the same second get folders of their own.
-
-    Raises:
-        ConfigError: the folder cannot be made or written to.
-    """
-    if not path:
-        raise ConfigError("run_dir is empty: a run needs a folder of its own; name one, or leave it out: one by date.")
-    for attempt in range(1, 1000):
-        folder = Path(path if attempt == 1 else f"{path}-{attempt}")
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            existed = folder.is_dir()
-            folder.mkdir(exist_ok=not by_time)
-        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-            if by_time and folder.is_dir():
-                continue
-            reason = getattr(error, "strerror", None) or error
-            raise ConfigError(f"run_dir={path} cannot be made ({reason}); choose another place.") from None
-        if not os.access(folder, os.W_OK):
-            raise ConfigError(f"run_dir={path} cannot be written to; choose another place.")
-        if not existed:
-            created.add(str(folder.absolute()))
-        return str(folder)
-    raise ConfigError(f"run_dir={path}: a thousand runs started in this second; choose a folder with run_dir=PATH.")
+def settings() -> tuple[Setting, ...]:
+    """List every typed setting, nested ones by their dotted key."""
+    return tuple(_settings(Config, ""))
 
 
-created: set[str] = set()
-"""The folders, by absolute path, that this process has made for its runs."""
+def _settings(owner: Any, prefix: str) -> Iterator[Setting]:
+    texts = field_texts(owner)
+    for f in fields(owner):
+        key, changes = f"{prefix}{f.name}", bool(f.metadata.get("changes_training", True))
+        factory = f.default_factory
+        if is_dataclass(factory):
+            yield from _settings(factory, f"{key}.")
+            continue
+        default = factory() if callable(factory) else f.default
+        yield Setting(key, default, texts.get(f.name, ""), changes, f.metadata.get("task"))
 
 
-def settle_budget(config: Node, typed: Sequence[str]) -> Node:
-    """Leave one of steps and epochs: what the user typed wins over what a file says.
-
-    Raises:
-        ConfigError: both or neither are given.
-    """
-    keys = {override.lstrip("+").split("=")[0] for override in typed}
-    if {"steps", "epochs"} <= keys and None not in (config["steps"], config["epochs"]):
-        raise ConfigError(f"steps={config['steps']} and epochs={config['epochs']} are two budgets; give one of them.")
-    for given, other in (("steps", "epochs"), ("epochs", "steps")):
-        if given in keys and config[given] is not None:
-            config = config | {other: None}
-    if (config["steps"] is None) == (config["epochs"] is None):
-        raise ConfigError(f"steps={config['steps']} and epochs={config['epochs']}: exactly one must be a number.")
-    return config
+def field_texts(owner: type) -> dict[str, str]:
+    """Read the text under each field of a dataclass."""
+    body = ast.parse(inspect.getsource(owner)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for statement, after in zip(body.body, body.body[1:], strict=False):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(after, ast.Expr)
+            and isinstance(statement.target, ast.Name)
+        ):
+            found[statement.target.id] = str(ast.literal_eval(after.value))
+    return found
 
 
-def check(config: Node) -> None:
-    """Check the values that the types leave open.
+def keys_for_task(task: str) -> tuple[str, ...]:
+    """List the settings that a task alone reads."""
+    return tuple(setting.key for setting in settings() if setting.task == task)
+
+
+def not_training() -> tuple[str, ...]:
+    """List the top-level settings and groups that change what is written and where, not what is trained."""
+    names = [f.name for f in fields(Config) if not f.metadata.get("changes_training", True)]
+    return (*names, "hydra")
+
+
+def plain(config: Config) -> Node:
+    """Return the config as nested dicts."""
+    return asdict(config)
+
+
+def from_saved(node: Node) -> Config:
+    """Read a config that a run has saved, also an older version of gantrain; settings that it lacks get their default.
 
     Raises:
-        ConfigError: naming the value, the rule and the remedy.
+        ConfigError: a value is not of its setting's type.
     """
-    for key in ("batch_size", "n_critic", "log_every", "sample_every", "evaluate_every"):
-        at_least(config, key, 1)
-    at_least(config, "checkpoint.every", 1)
-    at_least(config, "checkpoint.keep", 1)
-    if config["steps"] is not None:
-        at_least(config, "steps", 1)
-    if config["checkpoint"]["keep_every"] is not None:
-        at_least(config, "checkpoint.keep_every", 1)
-    if config["runtime"]["num_workers"] is not None:
-        at_least(config, "runtime.num_workers", 1)
-    if config["runtime"]["data"] not in ("auto", "device", "host"):
-        raise ConfigError(f"runtime.data={config['runtime']['data']}: must be one of auto, device, host.")
-    at_least(config, "max_rollbacks", 1)
-    if config["on_divergence"] not in ("stop", "rollback"):
-        raise ConfigError(f"on_divergence={config['on_divergence']}: must be stop or rollback.")
-    if config["on_divergence"] == "rollback" and "checkpoint" not in chosen(config, "callback"):
-        raise ConfigError(
-            "on_divergence=rollback goes back to a checkpoint, and none is written: add callback checkpoint."
-        )
-    above_zero(config, "epochs")
-    above_zero(config, "ema_halflife_images")
-    if config["critic_warmup"] is not None:
-        at_least(config, "critic_warmup.n_critic", 1)
-        at_least(config, "critic_warmup.steps", 0)
-        if config["critic_warmup"]["every"] is not None:
-            at_least(config, "critic_warmup.every", 1)
-    for key in SAMPLE_ONLY:
-        if key != "num" and config[key] is not None:
-            raise ConfigError(f"{key}={config[key]} belongs to task=sample; add task=sample or leave it out.")
-    for key in ("optimizer", "discriminator_optimizer"):
-        check_optimizer(key, config[key])
+    filled: Config = _filled(Config, node)
+    return filled
 
 
-def check_optimizer(key: str, optimizer: Node) -> None:
-    """Check learning rate and betas, which every optimizer names alike.
-
-    Raises:
-        ConfigError: naming the value, the rule and the remedy.
-    """
-    for name in ("lr", "betas"):
-        if key == "optimizer" and name in optimizer and optimizer[name] is None:
-            raise ConfigError(f"{key}.{name}=null: must be given, for example optimizer.lr=2e-4.")
-    rate, betas = optimizer.get("lr"), optimizer.get("betas")
-    if rate is not None and (not is_number(rate) or not 0 < rate < math.inf):
-        raise ConfigError(f"{key}.lr={rate}: a learning rate is a number above 0, for example {key}.lr=2e-4.")
-    if betas is not None:
-        valid = isinstance(betas, Sequence) and len(betas) == 2 and all(is_number(b) and 0 <= b < 1 for b in betas)
-        if not valid:
-            raise ConfigError(
-                f"{key}.betas={betas}: Adam's betas are two numbers in [0, 1), for example {key}.betas=[0.5,0.999]."
-            )
+def _filled(owner: Any, node: Node) -> Any:
+    values = {}
+    for f in fields(owner):
+        if f.name in node:
+            value = node[f.name]
+            is_section = is_dataclass(f.default_factory) and isinstance(value, dict)
+            values[f.name] = _filled(f.default_factory, value) if is_section else value
+    return owner(**values)
 
 
 def is_number(value: object) -> bool:
-    """Whether it is an int or a float, and not a bool."""
+    """Tell whether it is an int or a float, and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def chosen(config: Node, group: str) -> list[str]:
+def chosen(nodes: Node, group: str) -> list[str]:
     """List the options taken of a group that takes several.
 
     An experiment may set an option of one that the user did not take, which leaves a node without a target.
 
     Raises:
-        ConfigError: what is said of an option is no mapping.
+        ConfigError: an option's value is not a mapping.
     """
-    for name, node in config[group].items():
+    for name, node in nodes.items():
         if not isinstance(node, dict):
-            raise ConfigError(f"{group}.{name}={node}: must be a mapping of options; take it out by {group}=[...].")
-    return [name for name, node in config[group].items() if "_target_" in node]
+            raise ConfigError(f"{group}.{name}={node}: must be a mapping of options; remove it by {group}=[...].")
+    return [name for name, node in nodes.items() if "_target_" in node]
 
 
-def lookup(config: Node, key: str) -> Any:
-    """Find the value under a dotted key."""
-    value: Any = config
+def lookup(config: Any, key: str) -> Any:
+    """Find the value under a dotted key.
+
+    Raises:
+        KeyError, AttributeError, TypeError: there is none.
+    """
     for part in key.split("."):
-        value = value[part]
-    return value
+        config = config[part] if isinstance(config, dict) else getattr(config, part)
+    return config
 
 
-def at_least(config: Node, key: str, low: int) -> None:
-    """Check a lower bound.
-
-    Raises:
-        ConfigError: the value is below it.
-    """
-    value = lookup(config, key)
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if not is_whole or value < low:
-        kind = "" if is_whole else "a whole number, "
-        raise ConfigError(f"{key}={value}: must be {kind}at least {low}, for example {key}={max(low, 1)}.")
-
-
-def above_zero(config: Node, key: str) -> None:
-    """Check that a value, where there is one, is positive and finite.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    value = config[key]
-    if value is not None and not 0 < value < math.inf:
-        raise ConfigError(f"{key}={value}: must be a number above 0, or null.")
-
-
-@dataclass(frozen=True)
-class CriticSchedule:
-    """How many critic updates each step has."""
-
-    n_critic: int
-    warm_n_critic: int
-    warm_steps: int
-    warm_every: int | None
-
-    def __call__(self, step: int) -> int:
-        """Critic updates before generator update number `step`."""
-        warm = step < self.warm_steps or (self.warm_every is not None and step % self.warm_every == 0)
-        return self.warm_n_critic if warm else self.n_critic
-
-    def total(self, steps: int) -> int:
-        """Critic updates in the first `steps` steps."""
-        num_warm = min(steps, self.warm_steps)
-        if self.warm_every is not None and steps > self.warm_steps:
-            num_warm += -(-steps // self.warm_every) - -(-self.warm_steps // self.warm_every)
-        return num_warm * self.warm_n_critic + (steps - num_warm) * self.n_critic
-
-    def steps_for(self, updates: int) -> int:
-        """The fewest steps with at least so many critic updates."""
-        return bisect_left(range(updates + 1), updates, key=self.total)  # each step has one or more
-
-
-def critic_schedule(config: Node) -> CriticSchedule:
-    """Read the schedule off the config."""
-    warmup = config["critic_warmup"] or {"n_critic": 1, "steps": 0, "every": None}
-    return CriticSchedule(config["n_critic"], warmup["n_critic"], warmup["steps"], warmup["every"])
-
-
-def count_steps(config: Node, num_images: int | None) -> int:
-    """Turn the budget into generator updates.
-
-    An epoch is one pass of the critic over the data; the last step may begin within it and end a little after.
-
-    Raises:
-        ConfigError: a budget in epochs for data without end, or one without end.
-    """
-    if config["steps"] is not None:
-        steps = int(config["steps"])
-    elif num_images is None:
-        raise ConfigError(
-            f"epochs={config['epochs']:g}: this data is sampled afresh and has no epochs; "
-            "give the budget in generator updates, for example steps=5000."
-        )
-    else:
-        batches = math.ceil(Fraction(config["epochs"]) * num_images / config["batch_size"])
-        steps = critic_schedule(config).steps_for(batches) if batches < sys.maxsize else sys.maxsize
-    if steps >= sys.maxsize:
-        raise ConfigError(
-            f"{'steps' if config['epochs'] is None else 'epochs'}: a budget without end; give a smaller one."
-        )
-    return steps
-
-
-NOT_TRAINING = (
-    *("run_dir", "resume", "allow_change", "trust", "on_divergence", "max_rollbacks", "task", "hydra", *SAMPLE_ONLY),
-    *("callback", "metric", "log_every", "sample_every", "evaluate_every", "checkpoint"),
-)
-"""Keys that change what is written and where, not what is trained."""
-
-
-def hyperparameters(config: Node, choices: Node, typed: Sequence[str]) -> dict[str, bool | float | str]:
+def hyperparameters(config: Config, choices: Node, typed: Sequence[str]) -> dict[str, bool | float | str]:
     """Flatten what the runs of a sweep are compared by: what was typed, and what one always wants to know.
 
     No more than that: TensorBoard shows only the first few at once.
     """
     keys = [override.lstrip("+~").split("=")[0].split("@")[0] for override in typed]
-    keys = [key for key in keys if key.split(".")[0] not in NOT_TRAINING]
+    keys = [key for key in keys if key.split(".")[0] not in not_training()]
     flat: dict[str, bool | float | str] = {}
     for key in dict.fromkeys(["model", "dataset", "batch_size", "optimizer.lr", "seed", *keys]):
         try:
             value = choices[key] if key in choices else lookup(config, key)
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, AttributeError):
             continue  # taken out, or of an optimizer without it
         if isinstance(value, list):
             value = ", ".join(map(str, value))

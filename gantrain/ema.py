@@ -6,19 +6,44 @@ import torch
 from torch import nn
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class EMA:
-    """Average whose memory is given in images, so that it means the same at every batch size.
+    """Average the weights with a memory given in images, so that it means the same at every batch size.
 
-    Source: Karras 2018 (Progressive GAN), section 4, there with a fixed decay a step.
+    Source: Karras 2018 (Progressive GAN), section 4, there with a fixed decay a step; the ramp-up is that of
+        the training of Karras 2020 (StyleGAN2-ADA).
+
+    Attributes:
+        halflife_images: after so many images half of the old weights is left; 0 copies the current ones. A schedule may
+            change it at each step.
+        rampup: caps the half-life at this part of the images seen so far, so that the average soon forgets the random
+            initialization (0.05 is usual); None: no cap.
     """
 
     halflife_images: float
+    rampup: float | None
+
+    def __post_init__(self) -> None:
+        if not self.halflife_images >= 0:
+            raise ValueError(
+                f"halflife_images={self.halflife_images}: a half-life is at least 0 images; usual are 10,000 (digits) "
+                "to 500,000 (CIFAR-10)."
+            )
+        if self.rampup is not None and not self.rampup > 0:
+            raise ValueError(f"rampup={self.rampup}: a part of the images seen, above 0, or null; 0.05 is usual.")
 
     @torch.no_grad()
-    def update(self, average: nn.Module, current: nn.Module, *, num_images: int) -> None:
-        """Move the average towards the current weights by what `num_images` weigh; buffers are copied."""
-        weight = 1 - 0.5 ** (num_images / self.halflife_images)
+    def update(self, average: nn.Module, current: nn.Module, *, num_images: int, images_seen: int) -> None:
+        """Move the average towards the current weights, and copy the buffers.
+
+        Args:
+            num_images: images of this step, batch_size.
+            images_seen: images of the steps before it, 0 at the first.
+        """
+        halflife = self.halflife_images
+        if self.rampup is not None:
+            halflife = min(halflife, images_seen * self.rampup)
+        weight = 1 - 0.5 ** (num_images / max(halflife, 1e-8))
         torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), weight)
         if buffers := list(current.buffers()):
             torch._foreach_copy_(list(average.buffers()), buffers)

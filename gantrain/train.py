@@ -1,30 +1,35 @@
 """The training algorithm, and the state that it changes."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gantrain.datasets.batches import Batches
+from gantrain import seeding
+from gantrain.datasets.batches import Batch, Batches
 from gantrain.ema import EMA
-from gantrain.losses.base import Logits, Loss
-from gantrain.models.layers import has_batch_norm
-from gantrain.regularizers.base import CriticBatch, Progress, Regularizer
+from gantrain.game import Game, Objective
+from gantrain.regularizers.base import Labels
+from gantrain.schedules.apply import Schedules
+from gantrain.schedules.base import Clock
 from gantrain.seeding import seed_everything
+from gantrain.updates import Logs, Update, add, frozen, logged, make_player
 
 
 @dataclass
 class TrainState:
-    """All that changes while training.
+    """All that changes while training, besides what losses, regularizers and augmentations remember.
 
     Attributes:
-        G_ema: the averaged generator, or None where no average is kept.
+        G_ema: the exponential moving average of the generator, or None where none is kept.
         step: generator updates done.
         batches_seen: batches of real samples shown to the critic.
-        rollbacks: how often the training went back after a divergence; each time it goes on with other noise.
+        rollbacks: how often the run was rolled back after a divergence; each time its random numbers are others.
+        lazy_logs: what penalties with an interval of their own logged last.
     """
 
     G: nn.Module
@@ -35,6 +40,7 @@ class TrainState:
     step: int = 0
     batches_seen: int = 0
     rollbacks: int = 0
+    lazy_logs: Logs = field(default_factory=dict)
 
     @property
     def noise_key(self) -> tuple[int | str, ...]:
@@ -42,126 +48,101 @@ class TrainState:
         return ("step", self.step, "rollback", self.rollbacks) if self.rollbacks else ("step", self.step)
 
 
-Observations = dict[str, Tensor | float]
-"""What one step showed, by TensorBoard tag; a tensor of several numbers stands for their mean."""
-
-Update = Callable[..., Observations]
-"""An update of one player: takes tensors and the part of the training that is done, and changes the state."""
-
-
 def train(
     state: TrainState,
     batches: Batches,
     latent: Callable[..., Tensor],
-    loss: Loss,
-    regularizers: dict[str, Regularizer],
+    objective: Objective,
     *,
     steps: int,
     n_critic: Callable[[int], int],
     seed: int,
     device: torch.device,
+    first: Literal["discriminator", "generator"] = "discriminator",
+    generator_batch_multiple: int = 1,
+    fake_labels: Callable[[int, Labels], Labels] | None = None,
+    schedules: Callable[[Clock], None] | None = None,
+    accumulate: int = 1,
     ema: EMA | None = None,
-    callbacks: Sequence[Callable[[TrainState, Observations], None]] = (),
-    precision: Callable[[nn.Module], Callable[[Tensor], Tensor]] = lambda network: network,
+    callbacks: Sequence[Callable[[TrainState, Logs], None]] = (),
+    precision: Callable[[nn.Module], Callable[..., Tensor]] = lambda network: network,
     accelerate: Callable[[Update], Update] = lambda update: update,
 ) -> None:
     """Train D and G in turn until `steps` generator updates are done.
 
     With the Wasserstein loss and the gradient penalty this is Algorithm 1 of Gulrajani 2017; with weight clipping
-    Algorithm 1 of Arjovsky 2017; with n_critic = 1 and the minimax loss Algorithm 1 of Goodfellow 2014.
+    Algorithm 1 of Arjovsky 2017; with n_critic = 1 and the minimax loss Algorithm 1 of Goodfellow 2014; with the
+    relativistic loss, R1 and R2 the training of Huang 2024 (R3GAN).
 
     Args:
         state: changed in place, and continued from where it stands.
-        latent: draws n codes.
+        latent: draws n latents.
         n_critic: critic updates before generator update number `step`.
         seed: every random number of a step is a function of it and the step's number.
+        first: which player's updates begin a step.
+        generator_batch_multiple: G's batch, as a multiple of D's.
+        fake_labels: from (n, labels of the real batch or None) to labels for n samples; None: unconditional.
+        schedules: sets what changes with time; by default only what lazy penalties ask of the optimizers.
+        accumulate: micro-batches that each batch is cut into; their gradients are averaged.
         callbacks: called after each step; all input and output is theirs.
         precision: how a network is run, other than in the penalties.
         accelerate: how an update is run.
     """
-    G, D = precision(state.G), precision(state.D)
-    judge = judge_apart if has_batch_norm(state.D) else judge_together
-    n = batches.batch_size
+    rows = batches.batch_size // seeding.shard.world_size
+    game = Game(
+        state.G,
+        state.D,
+        objective,
+        generator_rows=generator_batch_multiple * rows // accumulate,
+        precision=precision,
+        latent=latent,
+        fake_labels=fake_labels,
+        device=device,
+    )
+    schedules = schedules or Schedules(state, objective)
 
-    @accelerate
-    def update_critic(x: Tensor, progress: Progress) -> Observations:
-        with torch.no_grad():
-            x_fake = G(latent(n, device=device))
-        real, fake = perturb(regularizers, x, progress), perturb(regularizers, x_fake, progress)
+    def critic_loss(real: Batch, clock: Clock) -> tuple[Tensor, Logs]:
+        batch = game.critic_batch(real, clock)
+        D_loss = objective.loss.discriminator(*game.judge_both(batch))
+        penalties = game.discriminator_penalties(batch)
+        logs = {"loss/discriminator": D_loss.detach(), **batch.logits(), **logged(penalties)}
+        return add(D_loss, penalties), logs
 
-        real_logits, fake_logits = judge(D, real, fake)
-        batch = CriticBatch(real, fake, real_logits, fake_logits, progress)
-        D_loss = loss.discriminator(real_logits, fake_logits)
-        penalties = {name: p for name, r in regularizers.items() if (p := r.penalty(state.D, batch)) is not None}
-
-        descend(state.D_optimizer, sum(penalties.values(), start=D_loss))
-        for regularizer in regularizers.values():
-            regularizer.project(state.D)
-        return {
-            "loss/discriminator": D_loss.detach(),
-            "logits/real": real_logits.detach(),
-            "logits/fake": fake_logits.detach(),
-            **{f"penalty/{name}": penalty.detach() for name, penalty in penalties.items()},
-        }
-
-    @accelerate
-    def update_generator(progress: Progress) -> Observations:
+    def generator_loss(real: Batch | None, clock: Clock) -> tuple[Tensor, Logs]:
         with frozen(state.D):
-            x_fake = G(latent(n, device=device))
-            G_loss = loss.generator(D(perturb(regularizers, x_fake, progress)))
-            descend(state.G_optimizer, G_loss)
-        return {"loss/generator": G_loss.detach()}
+            batch = game.generator_batch(real, clock)
+            G_loss = game.generator_loss(batch)
+            penalties = game.generator_penalties(batch)
+        return add(G_loss, penalties), {"loss/generator": G_loss.detach(), **logged(penalties)}
 
+    make = partial(make_player, rows=rows, accumulate=accumulate, accelerate=accelerate)
+    before, lazy = game.before_critic_step, game.lazy_discriminator_penalties()
+    critic = make("critic", state.D_optimizer, critic_loss, lazy, before=before, after=game.after_critic_step)
+    before, lazy = game.before_generator_step, game.lazy_generator_penalties()
+    generator = make("generator", state.G_optimizer, generator_loss, lazy, before=before)
+    real_for_generator = game.real_for_generator(batches, generator_batch_multiple)
+
+    def update_critic(clock: Clock) -> Logs:
+        for _ in range(n_critic(state.step)):
+            real = batches[state.batches_seen]
+            logs = critic(real, clock, count=state.batches_seen, lazy_logs=state.lazy_logs)
+            state.batches_seen += 1
+        return logs
+
+    def update_generator(clock: Clock) -> Logs:
+        return generator(real_for_generator(state.step), clock, count=state.step, lazy_logs=state.lazy_logs)
+
+    turns = [update_critic, update_generator] if first == "discriminator" else [update_generator, update_critic]
     while state.step < steps:
         seed_everything(seed, *state.noise_key, device=device)
-        progress = state.step / steps
+        clock = Clock(state.step / steps, state.step * batches.batch_size)
+        schedules(clock)
 
-        for _ in range(n_critic(state.step)):
-            critic_shows = update_critic(batches[state.batches_seen], progress)
-            state.batches_seen += 1
-        generator_shows = update_generator(progress)
+        logs = {tag: value for update in turns for tag, value in update(clock).items()}
         if ema is not None and state.G_ema is not None:
-            ema.update(state.G_ema, state.G, num_images=n)
+            ema.update(state.G_ema, state.G, num_images=batches.batch_size, images_seen=int(clock.images))
         state.step += 1
 
-        observations = critic_shows | generator_shows
+        logs |= state.lazy_logs
         for callback in callbacks:
-            callback(state, observations)
-
-
-def judge_together(D: Callable[[Tensor], Logits], real: Tensor, fake: Tensor) -> tuple[Logits, Logits]:
-    """Score real [n, ...] and fake [n, ...] in one forward pass, which is faster than two."""
-    real_logits, fake_logits = torch.split_with_sizes(D(torch.cat([real, fake])), [len(real), len(fake)])
-    return real_logits, fake_logits
-
-
-def judge_apart(D: Callable[[Tensor], Logits], real: Tensor, fake: Tensor) -> tuple[Logits, Logits]:
-    """Score real and fake in a pass each, so that batch normalization sees one kind at a time (Radford 2016)."""
-    return D(real), D(fake)
-
-
-def perturb(regularizers: dict[str, Regularizer], x: Tensor, progress: Progress) -> Tensor:
-    """Pass what D is to be shown through every regularizer."""
-    for regularizer in regularizers.values():
-        x = regularizer.perturb(x, progress)
-    return x
-
-
-def descend(optimizer: Optimizer, loss: Tensor) -> None:
-    """Take one step of the optimizer down the gradient of the loss."""
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Let gradients pass through the module without computing those of its parameters."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
+            callback(state, logs)

@@ -21,11 +21,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from rich.text import Text
 
-from gantrain.cli import Task, without
+from gantrain.command.cli import Task, without
+from gantrain.command.overrides import key_of, quote
 from gantrain.console import console
-from gantrain.cores import num_cores
+from gantrain.engine.cores import num_cores
 from gantrain.errors import ConfigError, GantrainError
-from gantrain.resume import key_of, quote
 
 OF_THE_SWEEP = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.mode")
 """Overrides that a single run of it does not take."""

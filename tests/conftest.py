@@ -13,7 +13,7 @@ install_import_hook("gantrain", "beartype.beartype(conf=beartype.BeartypeConf(is
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", BeartypeDecorHintPep585DeprecationWarning)  # about OmegaConf's annotations
-    import_module("gantrain.cli")
+    import_module("gantrain.command.cli")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores already, and the processes that they start do too.

@@ -176,7 +176,7 @@ def serve() -> None:
     # What a run imports only when it needs it.
     from importlib import import_module
 
-    for name in ("tasks.train", "pictures", "models.dcgan", "models.mlp", "losses.wasserstein", "datasets.digits"):
+    for name in ("tasks.train", "models.dcgan", "models.mlp", "losses.wasserstein", "datasets.digits"):
         import_module(f"gantrain.{name}")
     for path in Path(import_module("gantrain.callbacks").__path__[0]).glob("[!_]*.py"):
         import_module(f"gantrain.callbacks.{path.stem}")
@@ -185,7 +185,7 @@ def serve() -> None:
     # And what they remember from the first use on.
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from gantrain.pictures import curves
+    from gantrain.evaluation.plots import curves
 
     curves([{"step": step, "loss/generator": 1.0, "loss/discriminator": 1.0} for step in (1, 2)])
     OverridesParser.create().parse_overrides([*COMMAND, "a=[b,c]", "d={e: 1}"])

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gantrain import checkpoint
 from gantrain.callbacks.tensorboard import read_records
+from gantrain.session import checkpoint
 
 CLOCK = ("seconds", "throughput/images_per_second")
 """What depends on how fast it went."""
 
-COMMAND = ("config", "steps_planned")
+COMMAND = ("config", "steps_planned", "intervals")
 """What depends on what was typed, such as resume and run_dir."""
 
 

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gantrain.callbacks.base import Callback
+from gantrain.callbacks.base import Callback, Callbacks
 from gantrain.callbacks.checkpoint import Checkpoint
 from gantrain.callbacks.csv import MetricsCSV
 from gantrain.callbacks.evaluate import Evaluate
@@ -23,9 +23,12 @@ from gantrain.callbacks.log import Log
 from gantrain.callbacks.progress import Progress
 from gantrain.callbacks.samples import Samples
 from gantrain.callbacks.tensorboard import TensorBoard
+from gantrain.config import CheckpointConfig, Config
 from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.batches import make_batches
 from gantrain.ema import EMA
+from gantrain.engine.runtime import Runtime
+from gantrain.game import Objective
 from gantrain.losses.base import Loss
 from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.losses.wasserstein import Wasserstein
@@ -33,8 +36,7 @@ from gantrain.models.dcgan import Discriminator, Generator
 from gantrain.models.latent import Normal
 from gantrain.regularizers.base import Regularizer
 from gantrain.regularizers.gradient_penalty import GradientPenalty
-from gantrain.run import Run
-from gantrain.runtime import Runtime
+from gantrain.session.run import Run
 from gantrain.train import TrainState, train
 
 CPU = torch.device("cpu")
@@ -126,48 +128,43 @@ def calls_of_a_step(
         torch.optim.Adam(D.parameters(), fused=True),
         G_ema,
     )
-    callbacks: list[Callback] = [Evaluate(), Log(), Samples(num=4, num_vectors=4), Checkpoint(), MetricsCSV()]
-    callbacks += [TensorBoard(), Progress(seconds_between_lines=1000)]
+    callbacks: list[Callback] = [Evaluate(every=100), Log(every=100), Samples(every=100, num=4, num_vectors=4)]
+    callbacks += [Checkpoint(every=100, keep=1, keep_every=None, best=None), MetricsCSV(), TensorBoard()]
+    callbacks.append(Progress(seconds_between_lines=1000))
+    objective = Objective(loss, regularizers)
     dataset = ImageDataset("noise", images, labels=None, num_classes=None, fingerprint="f")
     run = Run(
         name="calls",
         folder=folder,
-        config={
-            "seed": 0,
-            "batch_size": 8,
-            "log_every": 100,
-            "sample_every": 100,
-            "evaluate_every": 100,
-            "checkpoint": {"every": 100, "keep": 1, "keep_every": None, "best": None},
-            "on_divergence": "stop",
-        },
+        config=Config(batch_size=8, checkpoint=CheckpointConfig(every=100, keep=1)),
         state=state,
         dataset=dataset,
         latent=Normal(z_dim=8),
+        objective=objective,
         runtime=Runtime(device=CPU),
         steps=1000,
         metrics={},
         hyperparameters={},
-        callbacks=callbacks,
     )
-    run.start()
+    started = Callbacks(run, callbacks)
+    started.start()
     batches = make_batches(dataset, batch_size=8, seed=0, device=CPU)
 
     def advance(steps: int) -> None:
         train(
-            *(state, batches, run.latent, loss, regularizers),
+            *(state, batches, run.latent, objective),
             steps=steps,
             n_critic=lambda _: n_critic,
             seed=0,
             device=CPU,
-            ema=EMA(halflife_images=100.0),
-            callbacks=run.callbacks,
+            ema=EMA(halflife_images=100.0, rampup=None),
+            callbacks=list(started),
         )
 
     advance(2)  # the first step is logged, and the optimizers make their moments
     with Waits() as waits, Calls() as calls:
         advance(5)
-    run.finish("failed")
+    started.finish("failed")
     assert all(count % 3 == 0 for count in calls.names.values()), "steps differ"
     counts = Counter({name: count // 3 for name, count in calls.names.items()})
     return counts, [*waits.names, *(name for name in counts if name in WAITING)]
@@ -177,7 +174,7 @@ def calls_of_a_step(
     ("loss", "regularizers", "norm", "n_critic", "most"),
     [
         (NonSaturating(), {}, "batch", 1, 165),
-        (Wasserstein(), {"gradient_penalty": GradientPenalty(weight=10.0)}, "none", 5, 653),
+        (Wasserstein(), {"gradient_penalty": GradientPenalty(weight=10.0, every=1)}, "none", 5, 653),
     ],
     ids=["dcgan", "wgan_gp"],
 )
@@ -192,12 +189,12 @@ def test_a_step_calls_no_more_operators_than_it_did(
 
 THREADS = '''
 import os
-from gantrain.callbacks.base import Callback
+from gantrain.callbacks.base import Callback, Callbacks
 
 class Threads(Callback):
     """Notes how many threads the process has after each step."""
 
-    def __call__(self, state, observations):
+    def __call__(self, state, logs):
         with open("threads.txt", "a") as file:
             print(len(os.listdir("/proc/self/task")), file=file)
 '''

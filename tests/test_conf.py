@@ -3,38 +3,47 @@
 import inspect
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
+from composing import composed
 from hydra.utils import get_object
-from omegaconf import OmegaConf
 
-from gantrain.build import _fits, _type_hints
-from gantrain.cli import LIST_GROUPS
-from gantrain.config import CONF, check, register, settle_budget
-from gantrain.help import describe
+from gantrain.budget import one_budget
+from gantrain.command import trust
+from gantrain.command.help import describe
+from gantrain.config import CONF, LIST_GROUPS, Node, chosen, plain
+from gantrain.config_rules import check
+from gantrain.instantiate import _fits, _type_hints
 
 FILES = sorted(CONF.glob("*/**/*.yaml"))
 RECIPES = ("experiment", "model")
+FACTS = {"num_classes"}
+"""Keyword-only parameters that the data fill, not the config."""
 NAMES = [str(path.relative_to(CONF).with_suffix("")) for path in FILES]
 each_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
 
 
-@cache
-def composed(*overrides: str) -> dict[str, Any]:
-    register(fixed_run_dir=False)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config: Any = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
-        return config
-
-
-def choice(path: Path) -> str:
+def choice(path: Path) -> list[str]:
+    """The overrides that choose an option."""
     group, option = str(path.parent.relative_to(CONF)), path.stem
-    return f"{group}=[{option}]" if group in LIST_GROUPS else f"{group}={option}"
+    if group == "schedule/shape":
+        return shaped("lr", option)
+    return [f"{group}=[{option}]" if group in LIST_GROUPS else f"{group}={option}"]
+
+
+def shaped(schedule: str, shape: str) -> list[str]:
+    """The overrides that choose a schedule of another shape, which may lack the options that the schedule sets."""
+    options = yaml.safe_load((CONF / f"schedule/shape/{shape}.yaml").read_text())
+    own = yaml.safe_load((CONF / f"schedule/{schedule}.yaml").read_text())[schedule]
+    without = [f"~schedule.{schedule}.{name}" for name in own if name not in {*options, "of"}]
+    return [f"schedule=[{schedule}]", f"schedule/shape@schedule.{schedule}={shape}", *without]
+
+
+def nodes(overrides: list[str]) -> Node:
+    return plain(composed(*overrides))
 
 
 def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -54,29 +63,42 @@ def test_there_are_options_of_every_group() -> None:
 
 @each_file
 def test_every_option_composes_and_passes_the_checks(path: Path) -> None:
-    config = composed(choice(path))
+    config = composed(*choice(path))
     if path.parent.name != "task":
-        check(settle_budget(config, [choice(path)]))
+        check(one_budget(config, choice(path)))
 
 
 @each_file
 def test_every_target_takes_exactly_the_options_of_its_node(path: Path) -> None:
-    found = list(targets(composed(choice(path))))
+    found = list(targets(nodes(choice(path))))
     assert found
+    takes_its_options(found)
+
+
+@pytest.mark.parametrize("shape", sorted(path.stem for path in CONF.glob("schedule/shape/*.yaml")))
+@pytest.mark.parametrize("schedule", sorted(path.stem for path in CONF.glob("schedule/*.yaml")))
+def test_every_schedule_takes_every_shape(schedule: str, shape: str) -> None:
+    node = nodes(shaped(schedule, shape))["schedule"]
+    assert list(node) == [schedule]
+    assert node[schedule]["_target_"].startswith(f"gantrain.schedules.{shape}.")
+    takes_its_options(list(targets({"schedule": node})))
+
+
+def takes_its_options(found: list[tuple[str, Node]]) -> None:
     for where, node in found:
-        target = get_object(node["_target_"])
+        target = trust.resolve(where, node["_target_"])
         keys = set(node) - {"_target_"}
         parameters = inspect.signature(target).parameters
         knobs = {name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
         if node["_target_"].startswith("gantrain."):
-            assert keys == knobs, where
+            assert keys == knobs - FACTS, where
         else:
             assert keys <= set(parameters), where
 
 
 @each_file
 def test_every_option_of_a_target_is_of_the_annotated_type(path: Path) -> None:
-    for where, node in targets(composed(choice(path))):
+    for where, node in targets(nodes(choice(path))):
         hints = _type_hints(get_object(node["_target_"]))
         for name, value in node.items():
             assert name not in hints or _fits(value, hints[name]), f"{where}.{name}={value}"
@@ -84,7 +106,7 @@ def test_every_option_of_a_target_is_of_the_annotated_type(path: Path) -> None:
 
 @each_file
 def test_hyperparameters_have_no_default_in_python(path: Path) -> None:
-    for where, node in targets(composed(choice(path))):
+    for where, node in targets(nodes(choice(path))):
         if node["_target_"].startswith("gantrain."):
             for name, parameter in inspect.signature(get_object(node["_target_"])).parameters.items():
                 assert parameter.default is parameter.empty, f"{where}.{name}"
@@ -129,13 +151,13 @@ def test_no_value_is_the_word_none(path: Path) -> None:
 def test_options_of_a_list_have_a_key_of_their_own_name_so_that_they_merge(group: str) -> None:
     options = sorted(path.stem for path in CONF.glob(f"{group}/*.yaml"))
     config = composed(f"{group}=[{','.join(options)}]")
-    assert list(config[group]) == options
+    assert chosen(getattr(config, group), group) == options
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parent.name in RECIPES], ids=lambda path: path.stem)
 def test_what_is_typed_wins_over_a_recipe(path: Path) -> None:
-    config = composed(choice(path), "loss=lsgan", "n_critic=3", "regularizer=[label_noise]", "latent.z_dim=7")
-    assert config["loss"]["_target_"].endswith("LeastSquares")
-    assert config["n_critic"] == 3
-    assert [name for name, node in config["regularizer"].items() if "_target_" in node] == ["label_noise"]
-    assert config["latent"]["z_dim"] == 7
+    config = composed(*choice(path), "loss=lsgan", "n_critic=3", "regularizer=[label_noise]", "latent.z_dim=7")
+    assert config.loss["_target_"].endswith("LeastSquares")
+    assert config.n_critic == 3
+    assert chosen(config.regularizer, "regularizer") == ["label_noise"]
+    assert config.latent["z_dim"] == 7

@@ -1,37 +1,27 @@
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from composing import changed, composed
 
-from gantrain.config import (
-    CONF,
-    RUN_FILES,
-    check,
-    chosen,
-    claim_folder,
-    count_steps,
-    critic_schedule,
-    hyperparameters,
-    register,
-    settle_budget,
-)
+from gantrain.budget import count_steps, critic_schedule, one_budget
+from gantrain.command.folders import claim_folder
+from gantrain.config import Config, CriticWarmup, chosen, hyperparameters
+from gantrain.config_rules import check
 from gantrain.errors import ConfigError
-from gantrain.resume import require_new
+from gantrain.session.saved import RUN_FILES, require_new
 
+WARMUP = CriticWarmup(n_critic=100, steps=25, every=500)
 BY_TIME = "outputs/2026-01-02/03-04-05"
 
 
 @pytest.fixture(scope="module")
-def default() -> dict[str, Any]:
-    register(fixed_run_dir=False)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config: Any = OmegaConf.to_container(compose("train"), resolve=True)
-        return config
+def default() -> Config:
+    return composed()
 
 
 @pytest.fixture(autouse=True)
@@ -40,11 +30,6 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     claim_folder.cache_clear()
     yield
     claim_folder.cache_clear()
-
-
-def changed(config: dict[str, Any], key: str, value: object) -> dict[str, Any]:
-    first, _, rest = key.partition(".")
-    return config | {first: changed(config[first], rest, value) if rest else value}
 
 
 @pytest.mark.parametrize(
@@ -62,11 +47,11 @@ def changed(config: dict[str, Any], key: str, value: object) -> dict[str, Any]:
 def test_the_budget_that_was_typed_wins(
     steps: int | None, epochs: float | None, typed: list[str], expected: tuple[int | None, float | None]
 ) -> None:
-    given = {"steps": steps, "epochs": epochs, "seed": 0}
-    settled = settle_budget(given, typed)
-    assert (settled["steps"], settled["epochs"]) == expected
-    assert settled["seed"] == 0
-    assert given == {"steps": steps, "epochs": epochs, "seed": 0}
+    given = Config(steps=steps, epochs=epochs, seed=3)
+    budget = one_budget(given, typed)
+    assert (budget.steps, budget.epochs) == expected
+    assert budget.seed == 3
+    assert given == Config(steps=steps, epochs=epochs, seed=3)
 
 
 @pytest.mark.parametrize(
@@ -82,10 +67,10 @@ def test_two_budgets_or_none_are_refused(
     steps: int | None, epochs: float | None, typed: list[str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        settle_budget({"steps": steps, "epochs": epochs}, typed)
+        one_budget(Config(steps=steps, epochs=epochs), typed)
 
 
-def test_the_default_is_right(default: dict[str, Any]) -> None:
+def test_the_default_is_right(default: Config) -> None:
     check(default)
 
 
@@ -96,14 +81,16 @@ def test_the_default_is_right(default: dict[str, Any]) -> None:
         ("seed", 0),
         ("epochs", 0.01),
         ("ema_halflife_images", 1.0),
-        ("critic_warmup", {"n_critic": 1, "steps": 0, "every": 1}),
+        ("accumulate", 16),
+        ("packing", 2),
+        ("critic_warmup", CriticWarmup(n_critic=1, steps=0, every=1)),
         ("optimizer.lr", 1),
         ("optimizer.betas", [0, 0.9]),
         ("optimizer.betas", (0.0, 0.0)),
         ("discriminator_optimizer.lr", 1e-9),
     ],
 )
-def test_values_at_the_edge_of_what_has_a_meaning_pass(default: dict[str, Any], key: str, value: object) -> None:
+def test_values_at_the_edge_of_what_has_a_meaning_pass(default: Config, key: str, value: object) -> None:
     check(changed(default, key, value))
 
 
@@ -119,9 +106,21 @@ def test_values_at_the_edge_of_what_has_a_meaning_pass(default: dict[str, Any], 
         ("epochs", float("nan"), "epochs=nan: must be a number above 0"),
         ("epochs", float("inf"), "epochs=inf: must be a number above 0"),
         ("ema_halflife_images", 0.0, "ema_halflife_images=0.0: must be a number above 0, or null"),
-        ("critic_warmup", {"n_critic": 0, "steps": 25, "every": 500}, "critic_warmup.n_critic=0: must be at least 1"),
-        ("critic_warmup", {"n_critic": 9, "steps": -1, "every": 500}, "critic_warmup.steps=-1: must be at least 0"),
-        ("critic_warmup", {"n_critic": 9, "steps": 25, "every": 0}, "critic_warmup.every=0: must be at least 1"),
+        (
+            "critic_warmup",
+            replace(WARMUP, n_critic=0),
+            "critic_warmup.n_critic=0: must be at least 1",
+        ),
+        ("critic_warmup", replace(WARMUP, steps=-1), "critic_warmup.steps=-1: must be at least 0"),
+        ("critic_warmup", replace(WARMUP, every=0), "critic_warmup.every=0: must be at least 1"),
+        ("accumulate", 0, "accumulate=0: must be at least 1"),
+        ("accumulate", 3, "accumulate=3: must divide batch_size=16"),
+        ("packing", 5, "packing=5: must divide batch_size=16"),
+        ("generator_batch_multiple", 0, "generator_batch_multiple=0: must be at least 1"),
+        ("first", "critic", "first=critic: must be one of discriminator, generator"),
+        ("fake_labels", "random", "fake_labels=random: must be one of real, empirical, uniform"),
+        ("ema_rampup", 0.05, "ema_rampup=0.05: there is no average; set ema_halflife_images as well"),
+        ("labels", [3], r"labels=\[3\] belongs to task=sample"),
         ("run", "outputs/x", "run=outputs/x belongs to task=sample"),
         ("output", "x.npz", "output=x.npz belongs to task=sample"),
         *(
@@ -136,27 +135,25 @@ def test_values_at_the_edge_of_what_has_a_meaning_pass(default: dict[str, Any], 
         ),
     ],
 )
-def test_values_without_meaning_are_named_with_the_rule(
-    default: dict[str, Any], key: str, value: object, message: str
-) -> None:
+def test_values_without_meaning_are_named_with_the_rule(default: Config, key: str, value: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check(changed(default, key, value))
 
 
 def test_the_critic_schedule_without_warmup_is_constant() -> None:
-    schedule = critic_schedule({"n_critic": 5, "critic_warmup": None})
+    schedule = critic_schedule(5, None)
     assert {schedule(step) for step in range(2000)} == {5}
 
 
 def test_the_critic_schedule_of_wgan() -> None:
-    schedule = critic_schedule({"n_critic": 5, "critic_warmup": {"n_critic": 100, "steps": 25, "every": 500}})
+    schedule = critic_schedule(5, WARMUP)
     warm = [step for step in range(2001) if schedule(step) == 100]
     assert warm == [*range(25), 500, 1000, 1500, 2000]
     assert {schedule(step) for step in range(2001)} == {5, 100}
 
 
-def budget(**config: Any) -> dict[str, Any]:
-    return {"steps": None, "epochs": 1.0, "batch_size": 64, "n_critic": 1, "critic_warmup": None} | config
+def budget(**options: Any) -> Config:
+    return Config(**{"steps": None, "epochs": 1.0, "batch_size": 64, "n_critic": 1, "critic_warmup": None} | options)
 
 
 @pytest.mark.parametrize(
@@ -174,14 +171,12 @@ def budget(**config: Any) -> dict[str, Any]:
         (budget(steps=123, epochs=None), None, 123),
     ],
 )
-def test_a_budget_in_epochs_becomes_generator_updates(
-    config: dict[str, Any], num_images: int | None, expected: int
-) -> None:
+def test_a_budget_in_epochs_becomes_generator_updates(config: Config, num_images: int | None, expected: int) -> None:
     assert count_steps(config, num_images) == expected
 
 
 def test_warmup_batches_count_as_seen() -> None:
-    config = budget(epochs=2.0, n_critic=5, critic_warmup={"n_critic": 100, "steps": 25, "every": 500}, batch_size=64)
+    config = budget(epochs=2.0, n_critic=5, critic_warmup=WARMUP, batch_size=64)
     batches = 2 * 202_599 / 64  # 6331.2
     # 25 steps take 2,500; 475 up to step 500 take 2,375; step 500 takes 100; the rest take 5 each.
     assert count_steps(config, 202_599) == 501 + -(-(batches - 4975) // 5)
@@ -248,19 +243,19 @@ def test_a_folder_that_cannot_be_written_to_is_refused(monkeypatch: pytest.Monke
 
 
 def test_options_of_what_was_not_chosen_are_no_choice() -> None:
-    config = {"callback": {"csv": {"_target_": "x"}, "samples": {"num": 32}, "log": {"_target_": "y"}}}
-    assert chosen(config, "callback") == ["csv", "log"]
+    nodes = {"csv": {"_target_": "x"}, "samples": {"num": 32}, "log": {"_target_": "y"}}
+    assert chosen(nodes, "callback") == ["csv", "log"]
 
 
-def test_runs_of_a_sweep_are_compared_by_usual_numbers_and_what_was_typed(default: dict[str, Any]) -> None:
+def test_runs_of_a_sweep_are_compared_by_usual_numbers_and_what_was_typed(default: Config) -> None:
     choices = {"model": "wgan", "dataset": "digits", "loss": "lsgan", "regularizer": ["label_noise", "input_noise"]}
     typed = ["model=wgan", "loss=lsgan", "regularizer=[label_noise,input_noise]", "++latent.z_dim=100", "run_dir=there"]
     flat = hyperparameters(default, choices, typed)
     expected = {
         "model": "wgan",
         "loss": "lsgan",
-        "batch_size": default["batch_size"],
-        "optimizer.lr": default["optimizer"]["lr"],
+        "batch_size": default.batch_size,
+        "optimizer.lr": default.optimizer["lr"],
         "latent.z_dim": 100,
     }
     assert expected.items() <= flat.items()

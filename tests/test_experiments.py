@@ -1,73 +1,88 @@
 """The experiments by name: what the papers and the public repositories say of them, against the composed configs."""
 
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from composing import composed as composed_of
 from torch import nn
 
-from gantrain.build import (
+from gantrain.assemble import (
     build_dataset,
     build_discriminator,
     build_ema,
     build_generator,
     build_latent,
-    build_loss,
+    build_objective,
     build_optimizer,
-    build_regularizers,
     build_state,
-    check_cross,
 )
-from gantrain.config import CONF, register
+from gantrain.combinations import check_combination
+from gantrain.config import CONF, Config, CriticWarmup
 from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.batches import make_batches
+from gantrain.datasets.labels import make_fake_labels
+from gantrain.engine.runtime import Runtime
+from gantrain.game import Objective
 from gantrain.losses.base import Loss
 from gantrain.losses.lsgan import LeastSquares
 from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.losses.wasserstein import Wasserstein
+from gantrain.models.calling import conditioned, judged, takes_labels
 from gantrain.models.latent import Latent, Normal, Uniform
 from gantrain.models.layers import has_batch_norm
-from gantrain.runtime import Runtime
-from gantrain.train import Observations, TrainState, train
+from gantrain.regularizers.base import Regularizer
+from gantrain.train import TrainState, train
+from gantrain.updates import Logs
 
 Betas = tuple[float, float]
-WARMUP = {"n_critic": 100, "steps": 25, "every": 500}
+WARMUP = CriticWarmup(n_critic=100, steps=25, every=500)
 DCGAN_Z = Normal(z_dim=100)
 STUDY_Z = Uniform(z_dim=96, low=-1.0, high=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A row of the table; `regularizers` by name with their only option, `lr` and `betas` of both optimizers."""
+    """A row of the table.
+
+    `regularizers` by name with their options, `lr` and `betas` of both optimizers, `num_classes` of conditional ones.
+    """
 
     dataset: str
     image_shape: tuple[int, ...]
     G: int
     D: int
     D_has_batch_norm: bool = False
+    num_classes: int | None = None
     loss: type[Loss] = NonSaturating
-    regularizers: dict[str, float] = field(default_factory=dict)
+    regularizers: dict[str, dict[str, float]] = field(default_factory=dict)
     latent: Latent = DCGAN_Z
     lr: float = 2e-4
     betas: Betas | None = (0.5, 0.999)
     n_critic: int = 1
-    warmup: dict[str, int] | None = None
+    warmup: CriticWarmup | None = None
     batch_size: int = 64
     epochs: float | None = None
     steps: int | None = None
 
 
 def wgan(**facts: Any) -> Experiment:
-    clip: dict[str, Any] = {"loss": Wasserstein, "regularizers": {"weight_clip": 0.01}, "lr": 5e-5, "betas": None}
+    clip: dict[str, Any] = {
+        "loss": Wasserstein,
+        "regularizers": {"weight_clip": {"limit": 0.01}},
+        "lr": 5e-5,
+        "betas": None,
+    }
     return Experiment(**clip, n_critic=5, **facts)
 
 
 def wgan_gp(**facts: Any) -> Experiment:
-    penalty: dict[str, Any] = {"loss": Wasserstein, "regularizers": {"gradient_penalty": 10.0}, "n_critic": 5}
+    penalty: dict[str, Any] = {
+        "loss": Wasserstein,
+        "regularizers": {"gradient_penalty": {"weight": 10.0}},
+        "n_critic": 5,
+    }
     return Experiment(**penalty | {"lr": 1e-4, "betas": (0.0, 0.9)} | facts)
 
 
@@ -182,7 +197,7 @@ EXPERIMENTS = {
         image_shape=(2,),
         G=527_874,
         D=527_361,
-        regularizers={"gradient_penalty": 0.1},
+        regularizers={"gradient_penalty": {"weight": 0.1}},
         latent=Normal(z_dim=2),
         betas=(0.5, 0.9),
         batch_size=256,
@@ -192,20 +207,21 @@ EXPERIMENTS = {
 each = pytest.mark.parametrize("name", EXPERIMENTS)
 
 
-@cache
-def composed(name: str, *overrides: str) -> dict[str, Any]:
-    register(fixed_run_dir=False)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config: Any = OmegaConf.to_container(compose("train", [f"experiment={name}", *overrides]), resolve=True)
-        return config
+def composed(name: str, *overrides: str) -> Config:
+    return composed_of(f"experiment={name}", *overrides)
+
+
+def regularizers_of(config: Config) -> dict[str, Regularizer]:
+    return build_objective(config).regularizers
 
 
 def networks(name: str) -> tuple[nn.Module, nn.Module]:
     """G and D without their numbers, which take seconds to draw."""
-    config, image_shape = composed(name), EXPERIMENTS[name].image_shape
+    config, expected = composed(name), EXPERIMENTS[name]
+    latent = build_latent(config.latent)
     with torch.device("meta"):
-        G = build_generator(config, image_shape, build_latent(config))
-        return G, build_discriminator(config, image_shape)
+        G = build_generator(config.model["generator"], expected.image_shape, latent, expected.num_classes)
+        return G, build_discriminator(config.model["discriminator"], expected.image_shape, expected.num_classes)
 
 
 def num_parameters(module: nn.Module) -> int:
@@ -226,14 +242,17 @@ def test_the_numbers_of_parameters_are_exact(name: str) -> None:
 def test_samples_have_the_shape_of_the_data_and_one_logit_each(name: str) -> None:
     G, D = networks(name)
     z = torch.zeros(3, EXPERIMENTS[name].latent.z_dim, device="meta")
-    assert G(z).shape == (3, *EXPERIMENTS[name].image_shape)
-    assert D(G(z)).shape == (3,)
+    y = torch.zeros(3, dtype=torch.int64, device="meta")
+    x = conditioned(G, y)(z)
+    assert x.shape == (3, *EXPERIMENTS[name].image_shape)
+    assert judged(conditioned(D, y)(x))[0].shape == (3,)
+    assert takes_labels(G) is (EXPERIMENTS[name].num_classes is not None)
 
 
 @each
 def test_the_data(name: str) -> None:
     expected = EXPERIMENTS[name]
-    dataset = composed(name)["dataset"]
+    dataset = composed(name).dataset
     assert dataset["_target_"].endswith(f".{expected.dataset}")
     if "image_size" in dataset:
         native = {"mnist": 28, "fashion_mnist": 28}
@@ -243,18 +262,20 @@ def test_the_data(name: str) -> None:
 @each
 def test_the_objective(name: str) -> None:
     config, expected = composed(name), EXPERIMENTS[name]
-    assert type(build_loss(config)) is expected.loss
-    assert {key: list(vars(r).values()) for key, r in build_regularizers(config).items()} == {
-        key: [value] for key, value in expected.regularizers.items()
-    }
-    assert build_latent(config) == expected.latent
+    objective = build_objective(config)
+    assert type(objective.loss) is expected.loss
+    options = {key: vars(regularizer) for key, regularizer in objective.regularizers.items()}
+    assert {key: {k: v for k, v in of.items() if k != "every"} for key, of in options.items()} == expected.regularizers
+    assert all(regularizer.every == 1 for regularizer in objective.regularizers.values())
+    assert objective.augment == {}
+    assert build_latent(config.latent) == expected.latent
 
 
 @each
 def test_the_optimizers(name: str) -> None:
     config, expected = composed(name), EXPERIMENTS[name]
-    assert all(value is None for value in config["discriminator_optimizer"].values())
-    optimizer = build_optimizer("optimizer", config["optimizer"], nn.Linear(1, 1))
+    assert all(value is None for value in config.discriminator_optimizer.values())
+    optimizer = build_optimizer("optimizer", config.optimizer, nn.Linear(1, 1))
     assert type(optimizer) is (torch.optim.RMSprop if expected.betas is None else torch.optim.Adam)
     assert optimizer.defaults["lr"] == expected.lr
     assert optimizer.defaults.get("betas") == expected.betas
@@ -264,18 +285,19 @@ def test_the_optimizers(name: str) -> None:
 @each
 def test_the_schedule(name: str) -> None:
     config, expected = composed(name), EXPERIMENTS[name]
-    assert config["batch_size"] == expected.batch_size
-    assert (config["steps"], config["epochs"]) == (expected.steps, expected.epochs)
-    warmup = config["critic_warmup"]
-    warms_up = warmup["steps"] > 0 or warmup["every"] is not None
-    assert (config["n_critic"], warmup if warms_up else None) == (expected.n_critic, expected.warmup)
+    assert config.batch_size == expected.batch_size
+    assert (config.steps, config.epochs) == (expected.steps, expected.epochs)
+    warmup = config.critic_warmup
+    assert warmup is not None
+    warms_up = warmup.steps > 0 or warmup.every is not None
+    assert (config.n_critic, warmup if warms_up else None) == (expected.n_critic, expected.warmup)
 
 
 @each
 def test_no_wasserstein_critic_has_batch_norm(name: str, caplog: pytest.LogCaptureFixture) -> None:
     config, (_, D) = composed(name), networks(name)
     assert has_batch_norm(D) is EXPERIMENTS[name].D_has_batch_norm
-    check_cross(D, build_loss(config), build_regularizers(config), config["allow"])
+    check_combination(D, build_objective(config), config)
     assert not caplog.records
 
 
@@ -285,29 +307,33 @@ def test_a_step_keeps_to_its_device(name: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("gantrain.train.seed_everything", lambda *_, **__: None)  # it has no random numbers either
     config, expected = composed(name, "regularizer=[label_noise,input_noise]"), EXPERIMENTS[name]
     # What the experiment has, and the noises, which fit every one.
-    regularizers = build_regularizers(composed(name)) | build_regularizers(config)
-    for optimizer in ("optimizer", "discriminator_optimizer"):
-        config[optimizer].pop("fused", None)
-    meta, latent = torch.device("meta"), build_latent(config)
+    objective = Objective(build_objective(config).loss, regularizers_of(composed(name)) | regularizers_of(config))
+    for node in (config.optimizer, config.discriminator_optimizer):
+        node.pop("fused", None)
+    meta, latent, num_classes = torch.device("meta"), build_latent(config.latent), expected.num_classes
     if len(expected.image_shape) == 3:
         pixels = torch.zeros(10, *expected.image_shape, dtype=torch.uint8)
-        dataset: Any = ImageDataset("zeros", pixels, labels=None, num_classes=None, fingerprint="f")
+        labels = torch.zeros(10, dtype=torch.int64) if num_classes else None
+        dataset: Any = ImageDataset("zeros", pixels, labels=labels, num_classes=num_classes, fingerprint="f")
     else:
-        dataset = build_dataset(config)
-    batches = make_batches(dataset, batch_size=4, seed=0, device=meta, mirror=True, place="device")
-    state = build_state(config, expected.image_shape, latent, meta)
+        dataset = build_dataset(config.dataset)
+    batches = make_batches(
+        dataset, batch_size=4, seed=0, device=meta, mirror=True, data_location="device", labels=num_classes is not None
+    )
+    state = build_state(config, dataset, latent, meta)
     Runtime(device=meta, layout="channels_last").prepare(state)
-    shown: list[Observations] = []
+    shown: list[Logs] = []
 
-    def look(_: TrainState, observations: Observations) -> None:
-        shown.append(observations)
+    def look(_: TrainState, logs: Logs) -> None:
+        shown.append(logs)
 
     train(
-        *(state, batches, latent, build_loss(config), regularizers),
+        *(state, batches, latent, objective),
         steps=2,
         n_critic=lambda _: 2,
         seed=0,
         device=meta,
+        fake_labels=make_fake_labels(config.fake_labels, [1] * num_classes, meta) if num_classes else None,
         ema=build_ema(config),
         callbacks=[look],
     )
@@ -317,12 +343,17 @@ def test_a_step_keeps_to_its_device(name: str, monkeypatch: pytest.MonkeyPatch) 
 
 def test_least_squares_has_labels_0_1_1() -> None:
     for name in ("study_lsgan", "study_dcgan_lsgan"):
-        assert vars(build_loss(composed(name))) == {"fake_label": 0.0, "real_label": 1.0, "generator_label": 1.0}
+        labels = vars(build_objective(composed(name)).loss)
+        assert labels == {
+            "fake_label": 0.0,
+            "real_label": 1.0,
+            "generator_label": 1.0,
+        }
 
 
 def test_the_gaussian_pair() -> None:
     config, (G, D) = composed("gaussian"), networks("gaussian")
-    assert (config["dataset"]["mean"], config["dataset"]["std"]) == (3.0, 1.0)
+    assert (config.dataset["mean"], config.dataset["std"]) == (3.0, 1.0)
     for module, dims in ((G, [1, 16, 32, 16, 1]), (D, [1, 16, 16, 8, 1])):
         linears = [m for m in module.modules() if isinstance(m, nn.Linear)]
         assert [linears[0].in_features, *(m.out_features for m in linears)] == dims
@@ -342,23 +373,23 @@ def test_the_fully_connected_pair_of_the_study(name: str) -> None:
 @pytest.mark.parametrize("name", ["study_vanilla", "study_lsgan", "study_dcgan_lsgan", "study_wgan_gp"])
 def test_the_study_shows_16_samples_every_250_steps(name: str) -> None:
     config = composed(name)
-    assert (config["sample_every"], config["callback"]["samples"]["num"]) == (250, 16)
+    assert (config.sample_every, config.callback["samples"]["num"]) == (250, 16)
 
 
 @pytest.mark.parametrize("name", ["dcgan_cifar10", "wgan_cifar10"])
 def test_cifar10_shows_32_samples_every_100_steps(name: str) -> None:
     config = composed(name)
-    assert (config["sample_every"], config["callback"]["samples"]["num"]) == (100, 32)
+    assert (config.sample_every, config.callback["samples"]["num"]) == (100, 32)
 
 
 def test_celeba_is_cropped_or_squeezed() -> None:
-    assert composed("dcgan_celeba")["dataset"]["crop"] == 178
-    assert composed("dcgan_celeba", "dataset.crop=null")["dataset"]["crop"] is None
+    assert composed("dcgan_celeba").dataset["crop"] == 178
+    assert composed("dcgan_celeba", "dataset.crop=null").dataset["crop"] is None
 
 
 def test_noise_is_an_option_of_the_wide_dcgan() -> None:
     config = composed("dcgan_celeba_f128", "regularizer=[label_noise,input_noise]")
-    regularizers = build_regularizers(config)
+    regularizers = regularizers_of(config)
     assert {name: vars(r) for name, r in regularizers.items()} == {
         "label_noise": {"amount": 0.2},
         "input_noise": {"std": 0.07},
@@ -368,6 +399,6 @@ def test_noise_is_an_option_of_the_wide_dcgan() -> None:
 def test_the_toy_critic_runs_on_every_2d_distribution() -> None:
     for dataset in ("gaussians_8", "gaussians_25", "swiss_roll"):
         config = composed("toy", f"dataset={dataset}")
-        assert config["dataset"]["_target_"].endswith(dataset)
-        assert config["model"]["generator"]["multipliers"] == [1, 1, 1]
-        assert config["model"]["discriminator"]["activation"] == "relu"
+        assert config.dataset["_target_"].endswith(dataset)
+        assert config.model["generator"]["multipliers"] == [1, 1, 1]
+        assert config.model["discriminator"]["activation"] == "relu"

@@ -14,8 +14,9 @@ from filelock import FileLock
 from processes import BUSY, Process, Result, during, gantrain, server, start, work
 from runs import record, rows
 
+from gantrain.engine.batch_norm import normalize_whole_batches
+from gantrain.engine.distributed import SINGLE
 from gantrain.errors import ConfigError
-from gantrain.processes import ALONE, normalize_whole_batches
 
 __all__ = ["gantrain", "server", "start", "work"]
 
@@ -143,7 +144,7 @@ def test_a_run_goes_on_with_another_number_of_processes(gantrain: Any, ranks: Ra
     assert [int(row["step"]) for row in rows(work / "parts")] == list(range(1, 21))
     again = wait(ranks("resume=parts", "steps=20"))
     assert [r.status for r in again] == [0, 0]
-    assert "has its 20 steps already" in again[0].stderr
+    assert "is finished (20 steps)" in again[0].stderr
 
 
 EACH_STEP = "gantrain.tasks.train:StopOnSignal.__call__"
@@ -160,7 +161,7 @@ def test_a_process_that_dies_ends_all_and_the_run_goes_on(gantrain: Any, ranks: 
     assert "gantrain: Another process of this run has died, at step" in survivor
     # The main process, if it lives, waits for what is being written.
     is_saved = bool(victim or list((work / "run/checkpoints").glob("step_*.pt")))
-    assert ("Go on with: gantrain resume=run" in survivor) is is_saved
+    assert ("Resume with: gantrain resume=run" in survivor) is is_saved
     assert "Traceback" not in survivor
     assert record(work / "run")["status"] == ("failed" if victim else "running")
     assert not victim or results[victim].stderr == ""
@@ -176,7 +177,7 @@ def test_a_signal_to_one_stops_all_after_the_same_step(ranks: Ranks, work: Path,
     stop = during(EACH_STEP, "os.kill(os.getpid(), signal.SIGTERM)", call=7)
     leader, follower = wait(ranks(*command, before={told: stop}))
     assert (leader.status, follower.status) == (143, 143), leader.stderr
-    assert "stopped by SIGTERM after step" in leader.stderr
+    assert "Stopped by SIGTERM after step" in leader.stderr
     assert follower.stderr == ""
     saved = record(work / "run")
     assert saved["status"] == "stopped"
@@ -190,7 +191,7 @@ def test_a_divergence_rolls_all_back(ranks: Ranks, work: Path) -> None:
     spoil = during("gantrain.losses.nonsaturating:NonSaturating.generator", "args[1].mul_(float('nan'))", call=8)
     leader, follower = wait(ranks(*command, before={0: spoil}))
     assert (leader.status, follower.status) == (0, 0), leader.stderr
-    assert "Back to step 6, with other noise (1 of at most 3 times)" in leader.stderr
+    assert "Rolled back to step 6, with other random numbers (1 of at most 3 times)" in leader.stderr
     assert follower.stderr == ""
     assert record(work / "run")["status"] == "finished"
 
@@ -200,7 +201,7 @@ def test_a_divergence_rolls_all_back(ranks: Ranks, work: Path) -> None:
     [
         (
             "batch_size=7",
-            "batch_size=7: 2 processes take equal parts of each batch; start 1, or a run with batch_size=8.",
+            "batch_size=7: 2 processes take equal parts of each batch; start 1, or use batch_size=8.",
         ),
         ("optimizer.lr=-1", "optimizer.lr=-1: a learning rate is a number above 0"),
         ("stepz=3", "stepz"),
@@ -220,11 +221,11 @@ def test_a_mistake_is_told_once(ranks: Ranks, work: Path, typed: str, message: s
 
 def test_what_is_wrong_with_a_follower_alone_is_told_by_the_leader(ranks: Ranks) -> None:
     broken = """
-import gantrain.tasks.train
+import gantrain.assemble
 from gantrain.errors import DataError
 def refuse(config):
     raise DataError("its disk is not mounted")
-gantrain.tasks.train.build_dataset = refuse
+gantrain.assemble.build_dataset = refuse
 """
     leader, follower = wait(ranks(*IMAGES, "steps=2", before={1: broken}))
     assert (leader.status, follower.status) == (2, 2)
@@ -235,7 +236,8 @@ gantrain.tasks.train.build_dataset = refuse
 CHECK = """
 import torch, torch.distributed as dist
 from torch import nn
-from gantrain.processes import ALONE, average_gradients, normalize_whole_batches
+from gantrain.engine.distributed import SINGLE, average_gradients
+from gantrain.engine.batch_norm import normalize_whole_batches
 dist.init_process_group("gloo")
 rank, size, n = dist.get_rank(), dist.get_world_size(), 6
 for kind, shape in ((nn.BatchNorm1d, (n, 3)), (nn.BatchNorm2d, (n, 3, 4, 5))):
@@ -279,8 +281,8 @@ def test_batch_normalization_sees_the_whole_batch(ranks: Ranks) -> None:
 
 
 PHASES = {
-    "before anything": "gantrain.tasks.train:settle_budget",
-    "the data": "gantrain.tasks.train:build_dataset",
+    "before anything": "gantrain.tasks.train:one_budget",
+    "the data": "gantrain.assemble:build_dataset",
     "the first noise": "gantrain.train:seed_everything",
 }
 
@@ -311,7 +313,7 @@ def test_a_folder_in_use_is_told_once(ranks: Ranks, work: Path) -> None:
 
 
 def test_a_fault_in_a_follower_is_named(ranks: Ranks) -> None:
-    broken = during("gantrain.tasks.train:build_dataset", "raise KeyError('x')")
+    broken = during("gantrain.assemble:build_dataset", "raise KeyError('x')")
     leader, follower = wait(ranks(*IMAGES, "steps=2", before={1: broken}))
     assert leader.status == 1
     assert "process 1 of 2: KeyError: 'x'" in leader.stderr
@@ -322,7 +324,7 @@ def test_what_would_depend_on_the_number_of_processes_is_refused_or_told(ranks: 
     (work / "lazy.py").write_text(LAZY)
     leader, follower = wait(ranks(*CASES["lazy penalty"], "steps=1"))
     assert (leader.status, follower.stderr) == (0, "")
-    assert "LazyR1 is code of your own: what it draws at random for each sample" in leader.stderr
+    assert "LazyR1 is your own code: what it draws at random for each sample" in leader.stderr
     with pytest.raises(ConfigError, match="BatchNorm3d in the Sequential would normalize each process's rows by"):
         normalize_whole_batches(torch.nn.Sequential(torch.nn.BatchNorm3d(2)))
 
@@ -343,7 +345,7 @@ def test_a_signal_under_torchrun_waits_for_a_slow_save(tmp_path: Path, told: str
     changes = f"if os.environ['RANK'] == {rank!r}:"
     changes += during(EACH_STEP, "os.kill(os.getpid(), signal.SIGTERM)", call=4).replace("\n", "\n    ")
     changes += "\nif os.environ['RANK'] == '0':"
-    changes += during("gantrain.run:Run.finish", "time.sleep(5)").replace("\n", "\n    ")
+    changes += during("gantrain.callbacks.base:Callbacks.finish", "time.sleep(5)").replace("\n", "\n    ")
     changes += f"\nif {rank!r} == 'none' and os.environ['RANK'] == '0':"
     changes += during(EACH_STEP, "os.kill(os.getppid(), signal.SIGTERM)", call=4).replace("\n", "\n    ")
     (tmp_path / "entry.py").write_text(ENTRY.format(changes=changes))
@@ -351,7 +353,7 @@ def test_a_signal_under_torchrun_waits_for_a_slow_save(tmp_path: Path, told: str
     command += ["model=dcgan", *IMAGES, *OFTEN, "steps=500", "run_dir=run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode, done.stderr
-    assert "stopped by SIGTERM after step" in done.stderr, done.stderr
+    assert "Stopped by SIGTERM after step" in done.stderr, done.stderr
     saved = record(tmp_path / "run")
     assert saved["status"] == "stopped"
     assert (tmp_path / f"run/checkpoints/step_{saved['steps']:08d}.pt").exists()
@@ -367,14 +369,14 @@ def test_a_process_that_dies_under_torchrun_is_told_of_once(tmp_path: Path, vict
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode, done.stderr
     assert done.stderr.count("gantrain: Another process of this run has died, at step") == 1, done.stderr
-    assert done.stderr.count("Go on with: gantrain resume=run") == 1, done.stderr
+    assert done.stderr.count("Resume with: gantrain resume=run") == 1, done.stderr
     assert "terminate called" not in done.stderr
 
 
 def test_an_only_process_of_torchrun_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no group to count in."""
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-    assert ALONE.is_first_to_tell()
+    assert SINGLE.claims_report()
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -386,7 +388,7 @@ def test_torchrun_starts_again_what_has_died(tmp_path: Path, victim: int) -> Non
     command += ["entry.py", "model=dcgan", *IMAGES, *OFTEN, "checkpoint.every=3", "steps=60", "run_dir=run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert "(going on from step " in done.stderr
+    assert "(resuming at step " in done.stderr
     assert record(tmp_path / "run")["status"] == "finished"
     assert [int(row["step"]) for row in rows(tmp_path / "run")] == list(range(1, 61))
 

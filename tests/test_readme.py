@@ -10,8 +10,9 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from gantrain.cli import main
-from gantrain.config import CONF, claim_folder
+from gantrain.command.cli import main
+from gantrain.command.folders import claim_folder
+from gantrain.config import CONF
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -76,9 +77,11 @@ def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             Image.fromarray(pixels).save(tmp_path / folder / f"{i:06d}.jpg")
     (python,) = re.findall(r"```python\n(.*?)```", README, re.S)
     (config,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
-    (tmp_path / "hinge.py").write_text(python)
+    (module,) = {*re.findall(r"`(\w+\.py)`", README)}
+    (option,) = {*re.findall(r"`(my/loss/\w+\.yaml)`", README)}
+    (tmp_path / module).write_text(python)
     (tmp_path / "my/loss").mkdir(parents=True)
-    (tmp_path / "my/loss/hinge.yaml").write_text(config)
+    (tmp_path / option).write_text(config)
     return tmp_path
 
 

@@ -13,8 +13,9 @@ from PIL import Image
 from processes import BUSY, SMALL, during, gantrain, server, start, work
 from runs import contents, differences, held, record, rows
 
-from gantrain import checkpoint
-from gantrain.resume import quote, value_of, with_saved_overrides
+from gantrain.command.overrides import quote, with_saved_overrides
+from gantrain.session import checkpoint
+from gantrain.command.overrides import value_of
 
 __all__ = ["gantrain", "server", "start", "work"]
 
@@ -211,7 +212,7 @@ def test_a_finished_run_is_left_as_it_is(gantrain, run: Path) -> None:
     for command in (("resume=out",), (*SMALL, *BUSY, "steps=4", "run_dir=out")):
         done = gantrain(*command)
         assert done.status == 0
-        assert "out has its 4 steps already" in done.stderr
+        assert "out is finished (4 steps)" in done.stderr
     assert {path: (path.stat().st_mtime_ns, content) for path, content in read_all(run)} == before
 
 

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,11 +14,15 @@ from torch.optim import SGD, Adagrad, Adam
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gantrain import runtime
+from gantrain.config import RuntimeConfig
 from gantrain.datasets.base import ImageDataset
-from gantrain.datasets.batches import ImageBatches, Prefetcher, make_batches
+from gantrain.datasets.batches import Batch, Batches, ImageBatches, Prefetcher, make_batches
 from gantrain.ema import EMA
+from gantrain.engine import graphs
+from gantrain.engine.graphs import EAGER_CALLS, Captured
+from gantrain.engine.runtime import Runtime, choose
 from gantrain.errors import ConfigError
+from gantrain.game import Objective
 from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.losses.wasserstein import Wasserstein
 from gantrain.models import dcgan, mlp
@@ -28,13 +33,22 @@ from gantrain.regularizers.input_gradient import input_gradient
 from gantrain.regularizers.input_noise import InputNoise
 from gantrain.regularizers.label_noise import LabelNoise
 from gantrain.regularizers.weight_clip import WeightClip
-from gantrain.runtime import EAGER_CALLS, Captured, Runtime, choose
-from gantrain.train import Observations, TrainState, train
+from gantrain.schedules.base import Clock
+from gantrain.train import TrainState, train
+from gantrain.updates import Logs
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SHAPE = (3, 16, 16)
-AUTO = {"precision": "auto", "acceleration": "auto", "layout": "auto", "threads": "auto"}
-PENALTY: dict[str, Regularizer] = {"gradient_penalty": GradientPenalty(weight=10.0)}
+AUTO = RuntimeConfig(
+    device="auto",
+    precision="auto",
+    acceleration="auto",
+    layout="auto",
+    data="auto",
+    threads="auto",
+    num_workers=None,
+)
+PENALTY: dict[str, Regularizer] = {"gradient_penalty": GradientPenalty(weight=10.0, every=1)}
 NOISE: dict[str, Regularizer] = {"input_noise": InputNoise(std=0.5), "label_noise": LabelNoise(amount=0.5)}
 
 
@@ -71,23 +85,25 @@ def advance(
     """Train, perhaps not to the end, do something after each step, and return what was observed at each."""
     seen: list[dict[str, float]] = []
 
-    def look(now: TrainState, observations: Observations) -> None:
-        seen.append({tag: float(torch.as_tensor(value).mean()) for tag, value in observations.items()})
+    def look(now: TrainState, logs: Logs) -> None:
+        seen.append({tag: float(torch.as_tensor(value).mean()) for tag, value in logs.items()})
         then(now)
         if now.step == until:
             raise Interrupted
 
     way.prepare(state)
-    defaults: dict[str, Any] = {"loss": Wasserstein(), "regularizers": PENALTY, "n_critic": lambda _: 2}
+    objective = Objective(options.pop("loss", Wasserstein()), options.pop("regularizers", PENALTY))
+    defaults: dict[str, Any] = {"n_critic": lambda _: 2}
     with suppress(Interrupted):
         train(
             state,
             make_batches(images(), batch_size=8, seed=0, device=CPU),
             Normal(z_dim=8),
+            objective,
             steps=steps,
             seed=0,
             device=CPU,
-            ema=EMA(halflife_images=100.0),
+            ema=EMA(halflife_images=100.0, rampup=None),
             precision=way.run,
             accelerate=way.accelerate(state),
             callbacks=[look],
@@ -133,7 +149,7 @@ def test_auto_is_plain_on_a_cpu(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.usefixtures("gpu")
 def test_auto_is_fast_on_a_gpu() -> None:
-    parts = [Wasserstein(), Normal(z_dim=8), GradientPenalty(weight=10.0)]
+    parts = [Wasserstein(), Normal(z_dim=8), GradientPenalty(weight=10.0, every=1)]
     fast = choose(AUTO, CUDA, make_state(), parts, batch_size=8)
     assert fast == Runtime(device=CUDA, precision="bf16", acceleration="graph", layout="channels_last")
     assert str(fast) == "bf16, CUDA graphs, channels last"
@@ -151,33 +167,33 @@ def test_auto_is_fast_on_a_gpu() -> None:
     ],
 )
 def test_each_way_is_had_by_its_name(option: str, name: str) -> None:
-    assert getattr(choose(AUTO | {option: name}, CUDA, make_state(), [], batch_size=8), option) == name
+    assert getattr(choose(replace(AUTO, **{option: name}), CUDA, make_state(), [], batch_size=8), option) == name
 
 
 @pytest.mark.parametrize("option", ["precision", "acceleration", "layout"])
 def test_a_wrong_name_is_refused(option: str) -> None:
     with pytest.raises(ConfigError, match=rf"runtime.{option}=fast: must be one of auto, "):
-        choose(AUTO | {option: "fast"}, CPU, make_state(), [], batch_size=8)
+        choose(replace(AUTO, **{option: "fast"}), CPU, make_state(), [], batch_size=8)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, None, "many"])
 def test_a_wrong_number_of_threads_is_refused(threads: object) -> None:
     with pytest.raises(ConfigError, match=rf"runtime.threads={threads}: must be auto, or a whole number, at least 1"):
-        choose(AUTO | {"threads": threads}, CPU, make_state(), [], batch_size=8)
+        choose(replace(AUTO, threads=threads), CPU, make_state(), [], batch_size=8)
 
 
 def test_tiny_networks_are_left_to_one_thread() -> None:
     """As those of experiment=gaussian, of 1,121 and 449 parameters; what convolves or is large is shared out."""
 
     def threads(state: TrainState, batch_size: int, device: torch.device = CPU) -> int | None:
-        wanted = AUTO | {"precision": "float32", "acceleration": "eager"}
+        wanted = replace(AUTO, precision="float32", acceleration="eager")
         return choose(wanted, device, state, [], batch_size=batch_size).threads
 
     assert threads(vectors_state(), 128) == 1
     assert threads(vectors_state(), 10**6) is None
     assert threads(make_state(), 1) is None
     assert threads(vectors_state(), 128, CUDA) is None
-    three = choose(AUTO | {"threads": 3}, CPU, vectors_state(), [], batch_size=8)
+    three = choose(replace(AUTO, threads=3), CPU, vectors_state(), [], batch_size=8)
     assert str(three) == "float32, 3 threads"
 
 
@@ -234,11 +250,11 @@ def test_auto_takes_no_bf16_that_is_emulated(monkeypatch: pytest.MonkeyPatch) ->
         (torch.device("mps"), {"precision": "bf16"}, Adam, [], "precision", "float32", "mps has no bf16"),
         (CUDA, {"acceleration": "auto"}, Adagrad, [], "acceleration", "eager", "optimizer Adagrad cannot be captured"),
         (CUDA, {"acceleration": "graph"}, Adagrad, [], "acceleration", "eager", "optimizer Adagrad cannot be captured"),
-        (CUDA, {"acceleration": "auto"}, OwnAdam, [], "acceleration", "eager", "OwnAdam is code of your own"),
-        (CUDA, {"acceleration": "auto"}, Adam, [Own()], "acceleration", "eager", "Own is code of your own"),
+        (CUDA, {"acceleration": "auto"}, OwnAdam, [], "acceleration", "eager", "OwnAdam is your own code"),
+        (CUDA, {"acceleration": "auto"}, Adam, [Own()], "acceleration", "eager", "Own is your own code"),
         (CUDA, {"acceleration": "graph"}, Adam, [Own()], "acceleration", "graph", None),
         (CUDA, {"acceleration": "auto"}, SGD, [], "acceleration", "graph", None),
-        (CUDA, {"acceleration": "graph"}, SGD, [Counting()], "acceleration", "eager", "Counting remembers numbers"),
+        (CUDA, {"acceleration": "graph"}, SGD, [Counting()], "acceleration", "eager", "Counting keeps state in Python numbers"),
         (CUDA, {"acceleration": "graph"}, SGD, [CountingInTensors()], "acceleration", "graph", None),
     ],
 )
@@ -254,12 +270,12 @@ def test_what_cannot_be_had_is_said(
 ) -> None:
     state = make_state()
     state.D_optimizer = optimizer(state.D.parameters(), lr=1e-3)
-    assert getattr(choose(AUTO | wanted, device, state, parts, batch_size=8), option) == instead
+    assert getattr(choose(replace(AUTO, **wanted), device, state, parts, batch_size=8), option) == instead
     assert len(caplog.records) == (reason is not None)
     if reason is not None:
         assert f"runtime.{option}=" in caplog.text
         assert reason in caplog.text
-        assert f"It is {instead} instead" in caplog.text
+        assert f"; using {instead}" in caplog.text
 
 
 # bf16
@@ -285,18 +301,22 @@ def gradients_of_a_step(way: Runtime, dtype: torch.dtype, player: str) -> Tensor
     state.G_optimizer, state.D_optimizer = (SGD(net.parameters(), lr=0.0) for net in (state.G, state.D))
     default = torch.get_default_dtype()
     noise = torch.randn(8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    pixels = make_batches(images(), batch_size=8, seed=0, device=CPU)[0]
+    pixels = make_batches(images(), batch_size=8, seed=0, device=CPU)[0].x
 
     class OneBatch:
         batch_size = 8
 
-        def __getitem__(self, i: int) -> Tensor:
-            return pixels.to(dtype)
+        def __getitem__(self, i: int) -> Batch:
+            return Batch(pixels.to(dtype))
 
+        def for_generator(self) -> Batches:
+            raise NotImplementedError
+
+    objective = Objective(Wasserstein(), {"penalty": Between(weight=10.0, every=1)})
     torch.set_default_dtype(dtype)
     try:
         train(
-            state, OneBatch(), lambda n, device: noise.to(dtype), Wasserstein(), {"penalty": Between(weight=10.0)},
+            state, OneBatch(), lambda n, device: noise.to(dtype), objective,
             steps=1, n_critic=lambda _: 1, seed=0, device=CPU, precision=way.run, accelerate=way.accelerate(state),
         )  # fmt: skip
     finally:
@@ -307,8 +327,8 @@ def gradients_of_a_step(way: Runtime, dtype: torch.dtype, player: str) -> Tensor
 class Between(GradientPenalty):
     """The gradient penalty at half-way points: the noise of other dtypes is another."""
 
-    def penalty(self, critic: nn.Module, batch: Any) -> Tensor:
-        gradient = input_gradient(critic, torch.lerp(batch.fake, batch.real, 0.5))
+    def discriminator_penalty(self, critic: Any, batch: Any) -> Tensor:
+        gradient = input_gradient(critic, torch.lerp(batch.fake, batch.real, 0.5), batch.labels)
         return self.weight * (gradient.flatten(1).norm(dim=1) - 1).square().mean()
 
 
@@ -375,7 +395,7 @@ class Tapes:
     def __init__(self, state: TrainState):
         self.state, self.captured = state, 0
 
-    def record(self, function: Callable[[], Observations], _: torch.device) -> tuple[Callable[[], None], Observations]:
+    def record(self, function: Callable[[], Logs], _: torch.device) -> tuple[Callable[[], None], Logs]:
         saved, random = snapshot(self.state), torch.get_rng_state()
         with Tape() as tape:
             made = function()
@@ -394,8 +414,8 @@ class Tapes:
 def tapes(monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainState], Tapes]:
     def use(state: TrainState) -> Tapes:
         tapes = Tapes(state)
-        monkeypatch.setattr(runtime, "record", tapes.record)
-        monkeypatch.setattr(runtime, "on_side_stream", lambda function, device: function())
+        monkeypatch.setattr(graphs, "record", tapes.record)
+        monkeypatch.setattr(graphs, "on_side_stream", lambda function, device: function())
         # A CPU's optimizers count their steps in tensors when fused, and know no captures.
         monkeypatch.setattr(Runtime, "prepare", lambda self, state: None)
         return tapes
@@ -463,17 +483,17 @@ def test_what_cannot_be_captured_stays_eager(
     seen = advance(plain, Runtime(device=CPU), steps=8)
     tapes(fast)
 
-    def refuse(function: Callable[[], Observations], _: torch.device) -> Any:
+    def refuse(function: Callable[[], Logs], _: torch.device) -> Any:
         try:
             raise RuntimeError("operation not permitted when stream is capturing")
         finally:
             raise RuntimeError("operation failed due to a previous error during capture")
 
-    monkeypatch.setattr(runtime, "record", refuse)
+    monkeypatch.setattr(graphs, "record", refuse)
     assert advance(fast, GRAPH, steps=8) == seen
     said = [record.getMessage() for record in caplog.records]
     assert said == [
-        "The critic's update could not be captured as a CUDA graph, and all stay eager: operation not permitted when "
+        "The critic's update could not be captured as a CUDA graph; all updates stay eager: operation not permitted when "
         "stream is capturing"
     ]
 
@@ -485,13 +505,13 @@ def test_after_a_failed_capture_no_graph_is_replayed(
     state = make_state()
     deck, replays = tapes(state), list[int]()
 
-    def record(function: Callable[[], Observations], device: torch.device) -> Any:
+    def record(function: Callable[[], Logs], device: torch.device) -> Any:
         if deck.captured:
             raise RuntimeError("out of memory")
         replay, made = deck.record(function, device)
         return lambda: (replay(), replays.append(state.step)), made
 
-    monkeypatch.setattr(runtime, "record", record)
+    monkeypatch.setattr(graphs, "record", record)
     plain = make_state()
     seen = advance(plain, Runtime(device=CPU), steps=8)
     assert advance(state, GRAPH, steps=8) == seen
@@ -527,13 +547,13 @@ def test_the_first_updates_are_real_ones(tapes: Callable[..., Tapes]) -> None:
     deck = tapes(state)
     calls = []
 
-    def update(x: Tensor) -> Observations:
-        calls.append(x)
-        return {"x": x + 1}
+    def update(batch: Batch, clock: Clock) -> Logs:
+        calls.append(batch.x)
+        return {"x": batch.x + clock.fraction}
 
     captured = Captured(update, device=CPU, optimizers=[], failures=[])
     for i in range(EAGER_CALLS + 4):
-        assert float(captured(torch.tensor(float(i)))["x"]) == i + 1  # type: ignore[arg-type]
+        assert float(captured(Batch(torch.tensor([float(i)])), Clock(0.5, i))["x"]) == i + 0.5
     assert len(calls) == EAGER_CALLS + 1
     assert deck.captured == 1
 
@@ -545,5 +565,5 @@ def test_batches_brought_ahead_are_the_batches() -> None:
     batches = ImageBatches(images(20), batch_size=8, seed=0, device=CPU)
     ahead = Prefetcher(ImageBatches(images(20), batch_size=8, seed=0, device=CPU))
     for i in [0, 1, 2, 3, 4, 40, 41, 3, 4]:
-        assert torch.equal(ahead[i], batches[i])
-    assert sorted(ahead.brought) == [5, 6]
+        assert torch.equal(ahead[i].x, batches[i].x)
+    assert sorted(ahead.in_flight) == [5, 6]

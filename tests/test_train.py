@@ -7,22 +7,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gantrain.config import critic_schedule
+from gantrain.budget import critic_schedule
+from gantrain.config import CriticWarmup
 from gantrain.datasets.base import ImageDataset
-from gantrain.datasets.batches import ImageBatches
+from gantrain.datasets.batches import Batch, ImageBatches
 from gantrain.ema import EMA
+from gantrain.game import Game, Objective
 from gantrain.losses.base import Loss
 from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.losses.wasserstein import Wasserstein
 from gantrain.models import dcgan, mlp
 from gantrain.models.latent import Normal
-from gantrain.regularizers.base import CriticBatch, Regularizer
+from gantrain.regularizers.base import Critic, Regularizer, UpdateBatch
 from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.regularizers.input_noise import InputNoise
 from gantrain.regularizers.label_noise import LabelNoise
 from gantrain.regularizers.weight_clip import WeightClip
+from gantrain.schedules.base import Clock
 from gantrain.seeding import key
-from gantrain.train import Observations, TrainState, frozen, judge_apart, judge_together, train
+from gantrain.train import TrainState, train
+from gantrain.updates import Logs, frozen
 
 CPU = torch.device("cpu")
 LATENT = Normal(z_dim=3)
@@ -39,7 +43,7 @@ class RecordedBatches(ImageBatches):
         super().__init__(dataset, batch_size=BATCH_SIZE, seed=seed, device=CPU)
         self.asked: list[int] = []
 
-    def __getitem__(self, i: int) -> Tensor:
+    def __getitem__(self, i: int) -> Batch:
         self.asked.append(i)
         return super().__getitem__(i)
 
@@ -62,15 +66,9 @@ def make_state(
 
 
 def run(state: TrainState, **options: Any) -> TrainState:
-    defaults: dict[str, Any] = {
-        "batches": RecordedBatches(),
-        "loss": NonSaturating(),
-        "regularizers": {},
-        "steps": 3,
-        "n_critic": lambda _: 2,
-        "seed": 0,
-    }
-    train(state, latent=LATENT, device=CPU, **defaults | options)
+    objective = Objective(options.pop("loss", NonSaturating()), options.pop("regularizers", {}))
+    defaults: dict[str, Any] = {"batches": RecordedBatches(), "steps": 3, "n_critic": lambda _: 2, "seed": 0}
+    train(state, latent=LATENT, objective=objective, device=CPU, **defaults | options)
     return state
 
 
@@ -107,12 +105,12 @@ def assert_bitwise_equal(first: dict[str, Any], second: dict[str, Any]) -> None:
 def everything() -> dict[str, Any]:
     """All that draws random numbers or keeps a state of its own."""
     regularizers = {
-        "gradient_penalty": GradientPenalty(weight=10.0),
+        "gradient_penalty": GradientPenalty(weight=10.0, every=1),
         "weight_clip": WeightClip(limit=0.3),
         "label_noise": LabelNoise(amount=0.2),
         "input_noise": InputNoise(std=0.1),
     }
-    return {"regularizers": regularizers, "ema": EMA(halflife_images=20.0)}
+    return {"regularizers": regularizers, "ema": EMA(halflife_images=20.0, rampup=None)}
 
 
 def gradients(module: nn.Module) -> list[Tensor | None]:
@@ -145,9 +143,9 @@ def test_each_players_step_leaves_the_others_weights_and_gradients_alone() -> No
     # A player's turn begins when its gradients are cleared, before its loss runs backward.
     for name, optimizer, other in (("D", state.D_optimizer, state.G), ("G", state.G_optimizer, state.D)):
         zero_grad, start = optimizer.zero_grad, hold(name, other)
-        optimizer.zero_grad = lambda zero_grad=zero_grad, start=start: (start(), zero_grad())
+        optimizer.zero_grad = lambda zero_grad=zero_grad, start=start, **options: (start(), zero_grad(**options))
         optimizer.register_step_post_hook(compare(name, other))
-    run(state, regularizers={"gradient_penalty": GradientPenalty(weight=10.0)})
+    run(state, regularizers={"gradient_penalty": GradientPenalty(weight=10.0, every=1)})
     assert events == ["D", "D", "G"] * 3
 
 
@@ -184,7 +182,7 @@ def test_frozen_parameters_thaw_even_after_an_error() -> None:
 def test_the_critic_is_updated_as_scheduled_and_sees_every_batch_once() -> None:
     state, batches, updates = make_state(), RecordedBatches(), []
     state.D_optimizer.register_step_post_hook(lambda *_: updates.append(state.step))
-    schedule = critic_schedule({"n_critic": 2, "critic_warmup": {"n_critic": 4, "steps": 2, "every": 3}})
+    schedule = critic_schedule(2, CriticWarmup(n_critic=4, steps=2, every=3))
     run(state, batches=batches, steps=8, n_critic=schedule)
     assert [updates.count(step) for step in range(8)] == [4, 4, 2, 4, 2, 2, 4, 2]
     assert batches.asked == list(range(24))
@@ -223,7 +221,7 @@ def test_a_continued_run_ends_where_the_uninterrupted_one_does_bit_for_bit(
 
     saved: dict[str, Any] = {}
 
-    def save(state: TrainState, observations: Observations) -> None:
+    def save(state: TrainState, logs: Logs) -> None:
         if state.step == stop:
             saved.update(snapshot(state))
 
@@ -239,6 +237,13 @@ def test_a_continued_run_ends_where_the_uninterrupted_one_does_bit_for_bit(
     assert_bitwise_equal(snapshot(continued), snapshot(uninterrupted))
 
 
+def judged(D: nn.Module, real: Tensor, fake: Tensor, *, together: bool) -> tuple[Tensor, Tensor]:
+    options: dict[str, Any] = {"precision": lambda network: network, "latent": LATENT, "fake_labels": None}
+    game = Game(nn.Identity(), D, Objective(NonSaturating()), generator_rows=len(real), device=CPU, **options)
+    batch = game.batch(Clock(0.0, 0), real=lambda: (real, None), fake=lambda: (fake, None))
+    return game.judge_together(batch) if together else game.judge_apart(batch)
+
+
 @pytest.mark.parametrize("norm", ["none", "instance", "layer"])
 def test_judging_together_and_apart_agree_where_samples_are_independent(norm: str) -> None:
     torch.manual_seed(0)
@@ -246,16 +251,16 @@ def test_judging_together_and_apart_agree_where_samples_are_independent(norm: st
         (1, 16, 16), width=4, norm=norm, activation="leaky_relu", slope=0.2, bias="all", init="default"
     ).double()
     real, fake = torch.randn(2, 6, 1, 16, 16, dtype=torch.float64)
-    for together, apart in zip(judge_together(D, real, fake), judge_apart(D, real, fake), strict=True):
-        torch.testing.assert_close(together, apart)
+    for a, b in zip(judged(D, real, fake, together=True), judged(D, real, fake, together=False), strict=True):
+        torch.testing.assert_close(a, b)
 
 
-def test_real_and_fake_are_told_apart_in_the_right_order() -> None:
+@pytest.mark.parametrize("together", [True, False])
+def test_logits_of_real_and_fake_are_not_swapped(together: bool) -> None:
     real, fake = torch.full((4, 1), 1.0), torch.full((4, 1), -1.0)
-    for judge in (judge_together, judge_apart):
-        real_logits, fake_logits = judge(nn.Flatten(0), real, fake)
-        assert (real_logits == 1).all()
-        assert (fake_logits == -1).all()
+    real_logits, fake_logits = judged(nn.Flatten(0), real, fake, together=together)
+    assert (real_logits == 1).all()
+    assert (fake_logits == -1).all()
 
 
 @pytest.mark.parametrize(("norm", "num_shown"), [("batch", [5, 5, 5]), ("none", [10, 5]), ("layer", [10, 5])])
@@ -271,15 +276,15 @@ class Spy(Regularizer):
     """Notes what it is asked, and marks what the critic is shown."""
 
     events: list[str] = field(default_factory=list)
-    progress: list[float] = field(default_factory=list)
-    batches: list[CriticBatch] = field(default_factory=list)
+    clocks: list[Clock] = field(default_factory=list)
+    batches: list[UpdateBatch] = field(default_factory=list)
 
-    def perturb(self, x: Tensor, progress: float) -> Tensor:
+    def perturb(self, x: Tensor, clock: Clock) -> Tensor:
         self.events.append("perturb")
-        self.progress.append(progress)
+        self.clocks.append(clock)
         return x + 100
 
-    def penalty(self, critic: nn.Module, batch: CriticBatch) -> Tensor:
+    def discriminator_penalty(self, critic: Critic, batch: UpdateBatch) -> Tensor:
         self.events.append("penalty")
         self.batches.append(batch)
         return torch.tensor(7.0)
@@ -294,7 +299,7 @@ def test_regularizers_are_asked_in_order_and_see_what_the_critic_sees() -> None:
     state.G_optimizer.register_step_post_hook(lambda *_: spy.events.append("G"))
     run(state, regularizers={"spy": spy}, steps=4, n_critic=lambda _: 1)
     assert spy.events == ["perturb", "perturb", "penalty", "D", "project", "perturb", "G"] * 4
-    assert spy.progress == [step / 4 for step in range(4) for _ in range(3)]
+    assert spy.clocks == [Clock(step / 4, step * BATCH_SIZE) for step in range(4) for _ in range(3)]
     for batch in spy.batches:
         assert batch.real.min() > 90
         assert batch.fake.min() > 90
@@ -310,20 +315,20 @@ def test_weights_are_clipped_after_the_optimizers_step() -> None:
 
 def test_callbacks_are_called_in_order_once_a_step_with_what_the_step_showed() -> None:
     calls: list[tuple[str, int]] = []
-    seen: list[Observations] = []
+    seen: list[Logs] = []
 
-    def first(state: TrainState, observations: Observations) -> None:
+    def first(state: TrainState, logs: Logs) -> None:
         calls.append(("first", state.step))
-        observations["extra"] = 1.0
+        logs["extra"] = 1.0
 
-    def second(state: TrainState, observations: Observations) -> None:
+    def second(state: TrainState, logs: Logs) -> None:
         calls.append(("second", state.step))
-        seen.append(dict(observations))
+        seen.append(dict(logs))
 
     run(make_state(), regularizers={"spy": Spy(), "weight_clip": WeightClip(limit=1.0)}, callbacks=[first, second])
     assert calls == [(name, step) for step in (1, 2, 3) for name in ("first", "second")]
-    for observations in seen:
-        assert set(observations) == {
+    for logs in seen:
+        assert set(logs) == {
             "loss/discriminator",
             "loss/generator",
             "logits/real",
@@ -331,14 +336,14 @@ def test_callbacks_are_called_in_order_once_a_step_with_what_the_step_showed() -
             "penalty/spy",
             "extra",
         }
-        tensors = [value for value in observations.values() if isinstance(value, Tensor)]
+        tensors = [value for value in logs.values() if isinstance(value, Tensor)]
         assert len(tensors) == 5
         assert not any(tensor.requires_grad for tensor in tensors)
-        assert observations["logits/real"].shape == observations["logits/fake"].shape == (BATCH_SIZE,)
-        assert observations["penalty/spy"] == 7
+        assert logs["logits/real"].shape == logs["logits/fake"].shape == (BATCH_SIZE,)
+        assert logs["penalty/spy"] == 7
         softplus = nn.functional.softplus
-        expected = softplus(-observations["logits/real"]).mean() + softplus(observations["logits/fake"]).mean()
-        torch.testing.assert_close(observations["loss/discriminator"], expected)
+        expected = softplus(-logs["logits/real"]).mean() + softplus(logs["logits/fake"]).mean()
+        torch.testing.assert_close(logs["loss/discriminator"], expected)
 
 
 def test_the_average_follows_the_generator() -> None:
@@ -346,7 +351,7 @@ def test_the_average_follows_the_generator() -> None:
     start, visited = deepcopy(state.G_ema), []
     run(
         state,
-        ema=EMA(halflife_images=10.0),
+        ema=EMA(halflife_images=10.0, rampup=None),
         callbacks=[lambda state, _: visited.append(deepcopy(list(state.G.parameters())))],
     )
     decay = 0.5 ** (BATCH_SIZE / 10)
@@ -361,7 +366,7 @@ def test_the_average_of_constant_weights_approaches_them_by_its_halflife() -> No
     state = make_state(ema=True, lr=0.0)
     for parameter in state.G_ema.parameters():
         nn.init.zeros_(parameter)
-    run(state, ema=EMA(halflife_images=10.0), steps=4)
+    run(state, ema=EMA(halflife_images=10.0, rampup=None), steps=4)
     for average, current in zip(state.G_ema.parameters(), state.G.parameters(), strict=True):
         torch.testing.assert_close(average, current.detach() * (1 - 0.5 ** (4 * BATCH_SIZE / 10)))
 
@@ -420,8 +425,11 @@ class VectorBatches:
     data: Tensor
     batch_size: int
 
-    def __getitem__(self, i: int) -> Tensor:
-        return self.data[i]
+    def __getitem__(self, i: int) -> Batch:
+        return Batch(self.data[i])
+
+    def for_generator(self) -> "VectorBatches":
+        raise NotImplementedError
 
 
 @pytest.mark.usefixtures("double")
@@ -439,8 +447,7 @@ def test_wgan_gp_is_algorithm_1_of_the_paper() -> None:
         TrainState(G, D, *optimizers),
         VectorBatches(data, n),
         Normal(z_dim=3),
-        Wasserstein(),
-        {"gradient_penalty": GradientPenalty(weight=weight)},
+        Objective(Wasserstein(), {"gradient_penalty": GradientPenalty(weight=weight, every=1)}),
         steps=steps,
         n_critic=lambda _: n_critic,
         seed=5,
@@ -474,13 +481,13 @@ def test_wgan_gp_is_algorithm_1_of_the_paper() -> None:
 
 @pytest.mark.parametrize("loss", [NonSaturating(), Wasserstein()])
 def test_what_is_reported_is_the_last_critic_updates_and_the_generators_own_batch(loss: Loss) -> None:
-    seen: list[Observations] = []
+    seen: list[Logs] = []
     state = make_state(lr=0.0, norm_of_G="none")
-    run(state, loss=loss, steps=1, callbacks=[lambda _, observations: seen.append(observations)])
+    run(state, loss=loss, steps=1, callbacks=[lambda _, logs: seen.append(logs)])
     torch.manual_seed(key(0, "step", 0))
     for _ in range(2):
         z = LATENT(BATCH_SIZE, device=CPU)
-    real, fake = RecordedBatches()[1], state.G(z)
+    real, fake = RecordedBatches()[1].x, state.G(z)
     torch.testing.assert_close(seen[0]["logits/real"], state.D(real).detach())
     torch.testing.assert_close(seen[0]["logits/fake"], state.D(fake).detach())
     torch.testing.assert_close(seen[0]["loss/discriminator"], loss.discriminator(state.D(real), state.D(fake)).detach())

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from gantrain import checkpoint
 from gantrain.callbacks.base import Callback
-from gantrain.checkpoint import Content, map_tensors, tensors
+from gantrain.engine.finite import all_finite
 from gantrain.errors import ConfigError
 from gantrain.files import require_space
-from gantrain.health import all_finite, diverged
-from gantrain.run import Run
+from gantrain.session import checkpoint
+from gantrain.session.checkpoint import Content, map_tensors, tensors
+from gantrain.session.divergence import diverged
+from gantrain.session.run import Run
 from gantrain.train import TrainState
 
 RESERVE_BYTES = 50_000_000
@@ -32,27 +33,26 @@ class Checkpoint(Callback):
 
     order = 1
 
-    def __init__(self) -> None:
+    def __init__(self, *, every: int, keep: int, keep_every: int | None, best: str | None):
+        self.every, self.keep, self.keep_every, self.metric = every, keep, keep_every, best
         self.best: dict[str, Any] = {}
 
     @override
     def check(self, run: Run) -> None:
-        rule = run.config["checkpoint"]
         # One more than are kept, for the oldest goes when the newest is whole.
-        num = rule["keep"] + 1 + (rule["best"] is not None)
+        num = self.keep + 1 + (self.metric is not None)
         held = sum(path.stat().st_size for path in run.folder.glob("checkpoints/*.pt"))  # those of earlier parts
         needed = max(0, num * estimate_bytes(run.state) - held) + RESERVE_BYTES
-        require_space(run.folder, needed, f"A run with checkpoint.keep={rule['keep']}")
+        require_space(run.folder, needed, f"A run with checkpoint.keep={self.keep}")
         metrics = [tag for metric in run.metrics.values() for tag in metric.better]
-        if rule["best"] is not None and rule["best"] not in metrics:
+        if self.metric is not None and self.metric not in metrics:
             raise ConfigError(
-                f"checkpoint.best={rule['best']}: must be a number of the metrics in use "
+                f"checkpoint.best={self.metric}: must be a number of the metrics in use "
                 f"({', '.join(metrics) or 'there are none: add for example metric=[moments]'})."
             )
 
     @override
     def start(self, run: Run) -> None:
-        self.run, self.rule = run, run.config["checkpoint"]
         self.folder = run.folder / "checkpoints"
         self.folder.mkdir(exist_ok=True)
         self.saved_at: int | None = None
@@ -63,7 +63,7 @@ class Checkpoint(Callback):
 
     @override
     def begin(self, state: TrainState) -> None:
-        if self.run.config["on_divergence"] == "rollback":
+        if self.run.config.on_divergence == "rollback":
             self.save(state)
 
     @override
@@ -75,20 +75,18 @@ class Checkpoint(Callback):
 
     @override
     def scalars(self, state: TrainState, scalars: dict[str, float]) -> None:
-        value = scalars.get(f"metric/{self.rule['best']}", math.nan)
-        sign = self.run.better.get(self.rule["best"], 1)
-        if self.best.get("metric") != self.rule["best"]:
+        value = scalars.get(f"metric/{self.metric}", math.nan)
+        sign = 1 if self.metric is None else self.run.better.get(self.metric, 1)
+        if self.best.get("metric") != self.metric:
             self.best = {}
         if not math.isnan(value) and (not self.best or sign * value > sign * self.best["value"]):
-            self.best, self.is_best = {"metric": self.rule["best"], "value": value}, True
+            self.best, self.is_best = {"metric": self.metric, "value": value}, True
 
     @override
-    def __call__(self, state: TrainState, observations: object) -> None:
+    def __call__(self, state: TrainState, logs: object) -> None:
         if self.writing is not None and self.writing.done():
             self.wait()  # raises what kept it from being written
-        due = any(
-            every is not None and state.step % every == 0 for every in (self.rule["every"], self.rule["keep_every"])
-        )
+        due = self.is_due(state.step) or (self.keep_every is not None and state.step % self.keep_every == 0)
         if due or self.is_best:
             self.save(state, regular=due)
 
@@ -144,17 +142,17 @@ class Checkpoint(Callback):
         for name, tensor in tensors(content):
             if tensor.is_floating_point() and not all_finite(tensor):
                 raise diverged(self.run, content["step"], f"{name} holds numbers that are not finite")
-        for callback in self.run.active:
-            callback.flush()
+        for listener in self.run.listeners:
+            listener.flush()
         for name in names:
             checkpoint.write(self.folder / name, content)
-        every = self.rule["keep_every"]
+        every = self.keep_every
         regular = [
             p
             for p in checkpoint.paths(self.run.folder)
             if not (every and (n := checkpoint.step_of(p)) and n % every == 0)
         ]
-        for path in regular[: -self.rule["keep"]]:
+        for path in regular[: -self.keep]:
             path.unlink()
 
 

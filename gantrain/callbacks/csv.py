@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from gantrain.callbacks.base import Callback
 from gantrain.files import append, atomic_write, sync
-from gantrain.run import Run
+from gantrain.session.run import Run
 from gantrain.train import TrainState
 
 FIXED = ("step", "images", "seconds")
@@ -23,9 +23,9 @@ class MetricsCSV(Callback):
 
     @override
     def start(self, run: Run) -> None:
-        self.run, self.path = run, run.folder / "metrics.csv"
+        self.path = run.folder / "metrics.csv"
         self.columns = list(FIXED)
-        if run.earlier is None:
+        if run.previous is None:
             self.rewrite([])
 
     @override
@@ -33,8 +33,9 @@ class MetricsCSV(Callback):
         rows = []
         for row in read_cells(self.path):
             step = int(row["step"])
-            if any(self.run.stands(step, tag) for tag in row.keys() - FIXED):
-                rows.append({tag: cell for tag, cell in row.items() if tag in FIXED or self.run.stands(step, tag)})
+            if any(self.run.survives_rewind(step, tag) for tag in row.keys() - FIXED):
+                survivors = [tag for tag in row if tag in FIXED or self.run.survives_rewind(step, tag)]
+                rows.append({tag: row[tag] for tag in survivors})
         self.columns = list(dict.fromkeys([*FIXED, *(tag for row in rows for tag, cell in row.items() if cell)]))
         self.rewrite(rows)
 

@@ -2,10 +2,10 @@
 
 from typing_extensions import override
 
-from gantrain import pictures
 from gantrain.callbacks.base import Callback
 from gantrain.callbacks.csv import read
-from gantrain.run import Run
+from gantrain.evaluation import grids, plots
+from gantrain.session.run import Run
 from gantrain.train import TrainState
 
 
@@ -19,6 +19,6 @@ class Curves(Callback):
     @override
     def finish(self, state: TrainState, status: str) -> None:
         rows = read(self.folder / "metrics.csv")
-        picture = pictures.curves(rows) if len(rows) >= 2 else None
+        picture = plots.curves(rows) if len(rows) >= 2 else None
         if picture is not None:
-            pictures.save_png(self.folder / "curves.png", picture)
+            grids.save_png(self.folder / "curves.png", picture)

@@ -5,17 +5,18 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from gantrain.callbacks.base import Callback
+from gantrain.callbacks.base import Callback, not_because_of_the_end
+from gantrain.engine.distributed import interleaved
+from gantrain.engine.memory import require_memory
 from gantrain.errors import ConfigError
-from gantrain.memory import require_memory
-from gantrain.processes import in_order
-from gantrain.run import Run
-from gantrain.sampling import sample_blocks
-from gantrain.train import Observations, TrainState
+from gantrain.evaluation.sampling import drawn_labels, sample_blocks
+from gantrain.session.run import Run
+from gantrain.train import TrainState
+from gantrain.updates import Logs
 
 
 class Evaluate(Callback):
-    """Every `evaluate_every` steps and at the last, add each metric's numbers to the observations as metric/<name>.
+    """Every `evaluate_every` steps and at the last, add each metric's numbers to the logs as metric/<name>.
 
     The codes are the same every time, so that the numbers differ by what the generator has learned alone. Where
     several processes train the run, each makes a part of the samples.
@@ -23,6 +24,10 @@ class Evaluate(Callback):
 
     order = -1
     shared = True
+    tags = ("metric/",)
+
+    def __init__(self, *, every: int):
+        self.every = every
 
     @override
     def check(self, run: Run) -> None:
@@ -36,27 +41,32 @@ class Evaluate(Callback):
             require_memory(f"metric.{name}.num_samples", metric.num_samples, shapes, host)
 
     @override
-    def start(self, run: Run) -> None:
-        self.run, self.every = run, run.config["evaluate_every"]
+    def __call__(self, state: TrainState, logs: Logs) -> None:
+        if self.run.metrics and (self.is_due(state.step) or state.step == self.run.steps):
+            for name, value in self.measure(state).items():
+                logs[f"metric/{name}"] = float(value)
 
     @override
-    def __call__(self, state: TrainState, observations: Observations) -> None:
-        if self.run.metrics and (state.step % self.every == 0 or state.step == self.run.steps):
-            for name, value in self.measure(state).items():
-                observations[f"metric/{name}"] = float(value)
+    def was_due(self, step: int) -> bool:
+        return bool(self.run.metrics) and super().was_due(step)
+
+    @override
+    def survives_rewind(self, step: int) -> bool:
+        return not_because_of_the_end(self.run, step) or self.was_due(step)
 
     def measure(self, state: TrainState) -> dict[str, float]:
         """Compute all metrics of G, of its average where there is one; {} in processes that do not write."""
         run, processes = self.run, self.run.processes
         G = state.G if state.G_ema is None else state.G_ema
         # Sample i does not depend on how many are drawn, so that metrics can share them.
-        num, key = max(metric.num_samples for metric in run.metrics.values()), (run.config["seed"], "evaluate")
-        mine = {"first": processes.rank, "every": processes.size}
-        own = list(sample_blocks(G, run.latent, num, device=run.device, key=key, **mine))
+        num, key = max(metric.num_samples for metric in run.metrics.values()), (run.config.seed, "evaluate")
+        mine = {"first": processes.rank, "every": processes.world_size}
+        labels = drawn_labels(run.class_counts, key) if run.class_counts else None
+        own = list(sample_blocks(G, run.latent, num, device=run.device, key=key, labels=labels, **mine))
         shares = processes.gather(own)
         if not processes.is_main:
             return {}
-        samples = torch.cat(in_order(shares))
+        samples = torch.cat(interleaved(shares))
 
         def first(n: int) -> Float[Tensor, "n *shape"]:
             return samples[:n]

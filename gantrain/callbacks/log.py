@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from gantrain.callbacks.base import Callback
-from gantrain.health import diverged, first_nonfinite, named_tensors, norms
-from gantrain.run import Run
-from gantrain.train import Observations, TrainState
+from gantrain.callbacks.base import Callback, not_because_of_the_end
+from gantrain.engine.finite import first_nonfinite, named_tensors, norms
+from gantrain.session.divergence import diverged
+from gantrain.session.run import Run
+from gantrain.train import TrainState
+from gantrain.updates import Logs
 
 MAX_ROWS = 1000
 """Steps whose losses are held back at most; so often the training's health is looked at, however rarely it logs."""
@@ -20,15 +22,25 @@ MAX_ROWS = 1000
 class Log(Callback):
     """Every `log_every` steps, and at the first and the last, publish the scalars of the step.
 
-    A step at which an earlier callback has put in a number of its own (a metric) is logged as well. Losses and
+    A step at which an earlier callback has put in a number of its own is logged as well: a float, as metrics are, or
+    anything under its tags at its own interval. Losses and
     penalties are noted at every step, but the device is waited for only here: a divergence is noticed at the next
     logged step, and the step at which it began is named.
     """
 
+    owns_scalars = True
+
+    def __init__(self, *, every: int):
+        self.every = every
+
     @override
     def start(self, run: Run) -> None:
-        self.run, self.every = run, run.config["log_every"]
         self.rewind(run.state)
+
+    @override
+    def survives_rewind(self, step: int) -> bool:
+        is_measured = any(isinstance(c, Callback) and c.order < 0 and c.was_due(step) for c in self.run.listeners)
+        return not_because_of_the_end(self.run, step) or step == 1 or self.was_due(step) or is_measured
 
     @override
     def rewind(self, state: TrainState) -> None:
@@ -37,37 +49,37 @@ class Log(Callback):
         self.clock, self.images = time.perf_counter(), self.run.images_seen
 
     @override
-    def __call__(self, state: TrainState, observations: Observations) -> None:
+    def __call__(self, state: TrainState, logs: Logs) -> None:
         # G's loss comes last, as in the step: it shows what a penalty has spoilt.
-        tags = [tag for tag, value in observations.items() if isinstance(value, Tensor) and not value.ndim]
+        tags = [tag for tag, value in logs.items() if isinstance(value, Tensor) and not value.ndim]
         tags.sort(key="loss/generator".__eq__)
-        self.rows.append((state.step, tags, torch.stack([cast(Tensor, observations[tag]) for tag in tags])))
+        self.rows.append((state.step, tags, torch.stack([cast(Tensor, logs[tag]) for tag in tags])))
 
-        measured = any(isinstance(value, float) for value in observations.values())
-        if state.step % self.every == 0 or state.step in (1, self.run.steps) or measured:
-            scalars = self.read(state, observations)
+        measured = any(isinstance(value, float) for value in logs.values())
+        if self.is_due(state.step) or state.step in (1, self.run.steps) or measured:
+            scalars = self.read(state, logs)
             now, images = time.perf_counter(), self.run.images_seen
             scalars["throughput/images_per_second"] = (images - self.images) / (now - self.clock)
             self.clock, self.images = now, images
             self.run.publish_scalars(scalars)
         elif len(self.rows) == MAX_ROWS:
-            self.read(state, observations)
+            self.read(state, logs)
 
-    def read(self, state: TrainState, observations: Observations) -> dict[str, float]:
+    def read(self, state: TrainState, logs: Logs) -> dict[str, float]:
         """Bring the step's numbers, and those noted before, to the host in one transfer; each tensor as its mean.
 
         Raises:
             DivergedError: one is not finite, or a gradient, weight, buffer or moment is not.
         """
-        observations = observations | self.derived(state, observations)
-        tensors = {tag: value.float().mean() for tag, value in observations.items() if isinstance(value, Tensor)}
+        logs = logs | self.derived(state, logs)
+        tensors = {tag: value.float().mean() for tag, value in logs.items() if isinstance(value, Tensor)}
         health = norms([tensor for _, tensor in named_tensors(state)]).sum()
         noted = [row for *_, row in self.rows]
         *values, health_read = torch.cat([*noted, torch.stack([*tensors.values(), health])]).tolist()
 
         losses = [(step, tag) for step, tags, _ in self.rows for tag in tags]
         self.rows.clear()
-        read = observations | dict(zip(tensors, values[len(losses) :], strict=True))
+        read = logs | dict(zip(tensors, values[len(losses) :], strict=True))
         scalars = {tag: float(value) for tag, value in read.items()}  # of numpy's floats too
         for (step, tag), value in zip(losses, values[: len(losses)], strict=True):
             if not math.isfinite(value):
@@ -79,12 +91,15 @@ class Log(Callback):
                 raise diverged(self.run, state.step, f"{tag} is {value}")
         return scalars
 
-    @staticmethod
-    def derived(state: TrainState, observations: Observations) -> Observations:
-        """Compute what follows from the step: the estimate, gradient norms and learning rates."""
-        real, fake = cast(Tensor, observations["logits/real"]), cast(Tensor, observations["logits/fake"])
+    def derived(self, state: TrainState, logs: Logs) -> Logs:
+        """Compute what follows from the step: the gap between real and fake logits, gradient norms, learning rates.
+
+        With a Wasserstein loss the gap estimates the distance, and is called so.
+        """
+        real, fake = cast(Tensor, logs["logits/real"]), cast(Tensor, logs["logits/fake"])
+        estimates_distance = getattr(self.run.objective.loss, "needs_lipschitz", False)
         return {
-            "wasserstein/estimate": real.mean() - fake.mean(),
+            "wasserstein/estimate" if estimates_distance else "logits/gap": real.mean() - fake.mean(),
             "gradient_norm/generator": gradient_norm(state.G),
             "gradient_norm/discriminator": gradient_norm(state.D),
             "learning_rate/generator": float(state.G_optimizer.param_groups[0]["lr"]),

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from gantrain.callbacks.base import Callback
 from gantrain.console import console
-from gantrain.run import Run
+from gantrain.session.run import Run
 from gantrain.train import TrainState
 
 
@@ -44,7 +44,7 @@ class Progress(Callback):
         self.task = self.bar.add_task(run.name, total=run.steps, completed=run.state.step, text="")
 
     @override
-    def __call__(self, state: TrainState, observations: object) -> None:
+    def __call__(self, state: TrainState, logs: object) -> None:
         # A step may take a millisecond, the bar's bookkeeping a tenth of that.
         now = time.monotonic()
         if now - self.updated >= self.SECONDS_BETWEEN_UPDATES:

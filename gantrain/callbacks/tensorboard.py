@@ -29,9 +29,10 @@ from torch.utils.tensorboard import summary as torch_summary
 from typing_extensions import override
 
 from gantrain.callbacks.base import Callback
+from gantrain.config import plain
+from gantrain.evaluation.grids import png
 from gantrain.files import append, atomic_write, sync
-from gantrain.pictures import png
-from gantrain.run import Run
+from gantrain.session.run import Run
 from gantrain.train import TrainState
 
 summary: Any = torch_summary  # without types
@@ -49,9 +50,9 @@ class TensorBoard(Callback):
 
     @override
     def start(self, run: Run) -> None:
-        self.run, self.folder = run, run.folder / "tensorboard"
+        self.folder = run.folder / "tensorboard"
         self.folder.mkdir(exist_ok=True)
-        if run.earlier is None:
+        if run.previous is None:
             self.open()
 
     @override
@@ -69,7 +70,7 @@ class TensorBoard(Callback):
         self.file = EventFile(self.folder, after=self.paths()[-1:])
         if purge_step is not None:
             self.file.add(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
-        self.add(0, summary.text("config", indent(OmegaConf.to_yaml(self.run.config), "    ")))
+        self.add(0, summary.text("config", indent(OmegaConf.to_yaml(OmegaConf.create(plain(self.run.config))), "    ")))
         info = SessionStartInfo(start_time_secs=self.run.started)
         for name, value in self.run.hyperparameters.items():
             kind = {bool: "bool_value", str: "string_value"}.get(type(value), "number_value")
@@ -127,24 +128,22 @@ class TensorBoard(Callback):
         with atomic_write(path) as file:
             records = RecordWriter(file)
             for record, event in read_records(path):
-                stands = [value for value in event.summary.value if self._stands(event.step, value)]
-                if len(stands) == len(event.summary.value):
+                kept = [value for value in event.summary.value if self.survives(event.step, value)]
+                if len(kept) == len(event.summary.value):
                     file.write(record)  # as it is: its checksum takes TensorBoard's Python long
-                elif stands:
+                elif kept:
                     del event.summary.value[:]
-                    event.summary.value.extend(stands)
+                    event.summary.value.extend(kept)
                     records.write(event.SerializeToString())
-                is_empty = is_empty and not stands
+                is_empty = is_empty and not kept
         if is_empty:  # nothing but the version
             path.unlink()
 
-    def _stands(self, step: int, value: Any) -> bool:
-        group = value.tag.split("/")[0]
-        if group in ("config", "_hparams_"):
-            return False  # what says which run it is of is written again
-        if group != "samples" and not value.HasField("simple_value"):
-            return step <= self.run.state.step  # a picture that some other callback makes when it likes
-        return self.run.stands(step, value.tag)
+    def survives(self, step: int, value: Any) -> bool:
+        """Tell whether a value of an event file survives resuming at the run's step."""
+        if value.tag.split("/")[0] in ("config", "_hparams_"):
+            return False  # the description of the run is written again
+        return self.run.survives_rewind(step, value.tag, is_scalar=value.HasField("simple_value"))
 
 
 class EventFile:

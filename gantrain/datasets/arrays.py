@@ -1,4 +1,4 @@
-"""Images that are arrays already: kept in memory at their native size, resized once otherwise."""
+"""Datasets made of arrays: in memory at their native size, otherwise resized once and cached."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def array_dataset(
     image_size: int | None,
     cache_dir: Path,
 ) -> ImageDataset:
-    """Serve arrays as a dataset, resized to image_size squared unless it is None or their size already.
+    """Make a dataset of arrays, resized to squares of image_size pixels; None keeps the native size.
 
     Raises:
         ConfigError: image_size is below 1.
@@ -66,10 +66,10 @@ def resize_array(image: UInt8[np.ndarray, "c h w"], size: int) -> UInt8[np.ndarr
 def check_labels(
     name: str, labels: Integer[np.ndarray, "..."], *, num_images: int, num_classes: int
 ) -> Int64[np.ndarray, " n"]:
-    """Return the labels as int64 if there is one in [0, num_classes) for each of at least one image.
+    """Check that there is one label in [0, num_classes) per image and at least one image; return the labels as int64.
 
     Raises:
-        DataError: otherwise, naming the file.
+        DataError: the check fails; the message names the file.
     """
     if num_images == 0:
         raise DataError(f"{name} holds no images; replace it.")
@@ -77,5 +77,5 @@ def check_labels(
         raise DataError(f"{name} holds labels of shape {labels.shape} for {num_images:,} images; replace it.")
     outside = labels[(labels < 0) | (labels >= num_classes)]
     if len(outside):
-        raise DataError(f"{name} holds the label {outside[0]}, but they go from 0 to {num_classes - 1}; replace it.")
+        raise DataError(f"{name} holds the label {outside[0]}, outside of 0 to {num_classes - 1}; replace it.")
     return labels.astype(np.int64)

@@ -1,4 +1,4 @@
-"""What a dataset is: stored images, or a distribution that is sampled afresh."""
+"""The two kinds of dataset: stored images, and distributions that are sampled afresh for every batch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -13,9 +13,9 @@ class ImageDataset:
     """Images of one shape, in memory or memory-mapped.
 
     Attributes:
-        images: uint8 [n, c, h, w] in [0, 255]; to be read only, because a write to mapped ones ends the process.
+        images: uint8 [n, c, h, w] in [0, 255]. Read-only: writing to memory-mapped images crashes the process.
         labels: int64 [n] in [0, num_classes), or None.
-        fingerprint: sha256 of the images and labels, as trained on.
+        fingerprint: SHA-256 of the images and labels used in training.
     """
 
     def __init__(
@@ -31,35 +31,35 @@ class ImageDataset:
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """(c, h, w)."""
+        """Return (c, h, w)."""
         return tuple(self.images.shape[1:])
 
     @property
     def num_images(self) -> int:
-        """How many images there are."""
+        """Return the number of images."""
         return len(self.images)
 
     def gather(self, indices: Int64[Tensor, " k"]) -> UInt8[Tensor, "k c h w"]:
-        """Bring some images together, in a time and memory that do not depend on how many there are.
+        """Return a copy of the images with these indices; time and memory do not depend on the size of the dataset.
 
         Raises:
-            GantrainError: the file that they are in has changed or cannot be read.
+            GantrainError: the file of the images has changed or cannot be read.
         """
         return self.images.index_select(0, indices)  # ten times as fast as self.images[indices] on a CPU
 
     def prepare(self, *, num_workers: int | None = None) -> None:
-        """Do now what would be done when the images are first asked for: nothing, since they are here.
+        """Load the images now instead of at their first use; does nothing for images that are already in memory.
 
         Args:
-            num_workers: that decode at the same time, at least 1; None: one a core. The images do not depend on it.
+            num_workers: number of parallel decoders, at least 1; None: one per core. It does not affect the images.
         """
 
 
-class ImagesOnDemand(ImageDataset):
-    """Images that are loaded when they, their labels or their fingerprint are first asked for, or by prepare().
+class LazyImageDataset(ImageDataset):
+    """Images that are loaded by prepare(), or at the first use of the images, the labels or the fingerprint.
 
-    What else there is to know is known before, so that it can be checked before minutes of decoding. Until then
-    num_images is the number of files; afterwards it is smaller by the bad ones, where those may be left out.
+    The name, the number of classes and the image shape are known before loading, so they can be checked before minutes
+    of decoding. num_images counts the files before loading; after loading it no longer counts the bad images left out.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ImagesOnDemand(ImageDataset):
         if self._loaded is None:
             self._loaded = self._load(num_workers)
             self._shape = tuple(self._loaded.images.shape)
-            del self._load  # and with it what the images were decoded from
+            del self._load  # releases the source of the images, such as an open zip
         return self._loaded
 
     @property
@@ -118,14 +118,14 @@ class ImagesOnDemand(ImageDataset):
 
 
 class Distribution(ABC):
-    """A distribution over vectors; every batch is a fresh sample, so that there is no epoch.
+    """A distribution over vectors. Every batch is a fresh sample, so there are no epochs.
 
     Attributes:
-        image_shape: (d,), named as for images so that networks need to know only one name.
-        modes: the k centres of a mixture, float32 [k, d], or None.
-        mode_std: standard deviation around each of them, or None.
-        mean, std: of each coordinate where a closed form is known, else None.
-        fingerprint: sha256 of the parameters.
+        image_shape: (d,). It has the same name as for images, so that networks need to know only one name.
+        modes: centers of the k components of a mixture, float32 [k, d], or None.
+        mode_std: standard deviation of each component, or None.
+        mean, std: mean and standard deviation of each coordinate; None without a closed form.
+        fingerprint: SHA-256 of the parameters.
     """
 
     name: str
@@ -140,7 +140,7 @@ class Distribution(ABC):
     std: tuple[float, ...] | None = None
 
     def prepare(self, *, num_workers: int | None = None) -> None:  # noqa: B027
-        """Do nothing: there is nothing to decode."""
+        """Do nothing, because a distribution has nothing to load."""
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n d"]:

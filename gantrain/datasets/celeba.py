@@ -1,4 +1,4 @@
-"""CelebA: the aligned and cropped faces."""
+"""CelebA, the aligned and cropped images of faces."""
 
 import logging
 from pathlib import Path
@@ -13,7 +13,7 @@ from gantrain.datasets.cache import Source, cached
 from gantrain.datasets.checks import check_count, check_fraction
 from gantrain.datasets.download import obtain
 from gantrain.datasets.image_files import ImageFiles, open_image_files
-from gantrain.datasets.images import centre_crop, load_image, resize, to_array
+from gantrain.datasets.images import center_crop, load_image, resize, to_array
 
 logger = logging.getLogger(__name__)
 _NUM_PUBLISHED = 202_599
@@ -23,12 +23,12 @@ _STEM = "img_align_celeba"
 def celeba(
     *, root: str, download: bool, image_size: int, crop: int | None, cache_dir: str, max_bad_fraction: float
 ) -> ImageDataset:
-    """The 202,599 aligned faces, published at 178x218 RGB, as squares of image_size.
+    """Load the 202,599 aligned faces of CelebA, published as 178x218 RGB, as squares of image_size pixels.
 
-    With `crop` the square of that many pixels in the middle is resized, without it the whole face is squeezed.
+    With `crop`, cuts out the central square of `crop` pixels and resizes it; without it, squeezes the whole image.
 
     Raises:
-        ConfigError: a setting is out of range, or the cache cannot be written.
+        ConfigError: an option is out of range, or the cache cannot be written.
         DataError: the images are missing and cannot be downloaded, or too many are bad.
 
     Source: Liu, Luo, Wang, Tang 2015, "Deep learning face attributes in the wild".
@@ -58,7 +58,7 @@ def celeba(
 def _decode(files: ImageFiles, i: int, crop: int | None, image_size: int) -> UInt8[np.ndarray, "3 h w"]:
     image = load_image(files.read(i), channels=3)
     if crop is not None:
-        image = centre_crop(image, crop)
+        image = center_crop(image, crop)
     return to_array(resize(image, image_size, image_size))
 
 

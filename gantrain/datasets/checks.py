@@ -1,4 +1,4 @@
-"""Checks of what the user set; each error names the key, the rule and the remedy."""
+"""Checks of dataset options; each error names the option and the rule."""
 
 import math
 
@@ -6,50 +6,50 @@ from gantrain.errors import ConfigError
 
 
 def check_count(name: str, value: object) -> None:
-    """Refuse what is not a whole number of at least 1.
+    """Raise an error unless the value is a whole number of at least 1.
 
     Raises:
-        ConfigError: naming `dataset.<name>`.
+        ConfigError: names `dataset.<name>`.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"dataset.{name}={_as_typed(value)} must be a whole number of at least 1.")
 
 
 def check_finite(name: str, value: object) -> None:
-    """Refuse what is not a finite number.
+    """Raise an error unless the value is a finite number.
 
     Raises:
-        ConfigError: naming `dataset.<name>`.
+        ConfigError: names `dataset.<name>`.
     """
     if not _is_finite(value):
         raise ConfigError(f"dataset.{name}={_as_typed(value)} must be a finite number.")
 
 
 def check_non_negative(name: str, value: object) -> None:
-    """Refuse what is not a finite number of at least 0.
+    """Raise an error unless the value is a finite number of at least 0.
 
     Raises:
-        ConfigError: naming `dataset.<name>`.
+        ConfigError: names `dataset.<name>`.
     """
     if not _is_finite(value) or value < 0:  # type: ignore[operator]
         raise ConfigError(f"dataset.{name}={_as_typed(value)} must be a finite number of at least 0.")
 
 
 def check_positive(name: str, value: object) -> None:
-    """Refuse what is not a finite number above 0.
+    """Raise an error unless the value is a finite number above 0.
 
     Raises:
-        ConfigError: naming `dataset.<name>`.
+        ConfigError: names `dataset.<name>`.
     """
     if not _is_finite(value) or value <= 0:  # type: ignore[operator]
         raise ConfigError(f"dataset.{name}={_as_typed(value)} must be a finite number above 0.")
 
 
 def check_fraction(name: str, value: object) -> None:
-    """Refuse what does not lie in [0, 1].
+    """Raise an error unless the value is a number in [0, 1].
 
     Raises:
-        ConfigError: naming `dataset.<name>`.
+        ConfigError: names `dataset.<name>`.
     """
     if not _is_finite(value) or not 0 <= value <= 1:  # type: ignore[operator]
         raise ConfigError(f"dataset.{name}={_as_typed(value)} must be a number from 0 to 1.")

@@ -1,4 +1,4 @@
-"""CIFAR-10, from the published Python batches, which are pickles: read without running what they say."""
+"""CIFAR-10, read from the published Python batches: pickles, but loading them here runs no code."""
 
 import hashlib
 import logging
@@ -20,16 +20,16 @@ from gantrain.datasets.untrusted import open_regular, printable
 from gantrain.errors import DataError
 
 logger = logging.getLogger(__name__)
-MAX_BYTES = 64 * 2**20  # twice a published batch; objects take many times the bytes that they are pickled in
+MAX_BYTES = 64 * 2**20  # twice a published batch; unpickled objects take many times the bytes of their pickle
 _NUM_CLASSES = 10
-# Opcodes that no batch has: objects, sets, buffers and names that the reading program has to know.
-_REFUSED = (
+# Opcodes that no batch contains: for objects, sets, buffers, extension codes and persistent ids.
+_FORBIDDEN_OPCODES = (
     *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),
     *(pickle.PERSID, pickle.BINPERSID, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET),
     *(pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
 )
-# Of label and pixels, image after image, as in the published binary batches: the pickles of other writers hold the
-# same data in other bytes.
+# SHA-256 of label and pixels, image by image, as in the published binary batches. The pickles are not hashed, because
+# other versions of Python pickle the same data differently.
 _SHA256 = {
     "data_batch_1": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
     "data_batch_2": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
@@ -40,7 +40,7 @@ _SHA256 = {
 
 
 def cifar10(*, root: str, download: bool, image_size: int | None, cache_dir: str) -> ImageDataset:
-    """The 50,000 training images, 32x32 RGB, labels 0 to 9.
+    """Load the 50,000 training images of CIFAR-10, 32x32 RGB, with labels 0 to 9.
 
     Raises:
         ConfigError: image_size is below 1, or the cache cannot be written.
@@ -69,10 +69,10 @@ def cifar10(*, root: str, download: bool, image_size: int | None, cache_dir: str
 
 
 def read_batch(path: Path) -> tuple[UInt8[np.ndarray, "n 3 32 32"], Int64[np.ndarray, " n"]]:
-    """Images and labels of one batch.
+    """Read the images and labels of one batch.
 
     Raises:
-        DataError: the file is not such a batch, or asks for code to be run.
+        DataError: the file is not such a batch, or tries to run code.
     """
     try:
         with open_regular(path, max_bytes=MAX_BYTES) as file:
@@ -81,8 +81,8 @@ def read_batch(path: Path) -> tuple[UInt8[np.ndarray, "n 3 32 32"], Int64[np.nda
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     except _RefusedError as error:
-        raise DataError(f"{path} asks for {error}, which no batch needs; it was not run. Replace the file.") from error
-    except Exception as error:  # broken pickles raise exceptions of every kind
+        raise DataError(f"{path} asks for {error}, which no batch needs; no code was run. Replace the file.") from error
+    except Exception as error:  # a broken pickle can raise any exception
         reason = f"{type(error).__name__}: {printable(error)}"
         raise DataError(f"{path} is not a batch of CIFAR-10 ({reason}); replace it.") from error
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
@@ -97,15 +97,15 @@ def read_batch(path: Path) -> tuple[UInt8[np.ndarray, "n 3 32 32"], Int64[np.nda
 
 
 class _RefusedError(Exception):
-    """The pickle names something else than arrays."""
+    """The pickle asks for something other than arrays."""
 
 
 class _Dtype:
-    """Stands in for numpy's, whose pickled state can claim that numbers are pointers."""
+    """Replaces numpy.dtype, whose pickled state can declare numbers to be pointers."""
 
     def __init__(self, code: object, align: object, copy: object):
         if code not in ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8"):
-            raise ValueError("an array of something else than whole numbers")
+            raise ValueError("an array of something other than whole numbers")
         self.dtype: Any = np.dtype(str(code))
 
     def __setstate__(self, state: Any) -> None:
@@ -113,14 +113,14 @@ class _Dtype:
 
 
 class _Array:
-    """Stands in for numpy's, and for how pickles make one, which would allocate whatever shape they ask for."""
+    """Replaces numpy.ndarray and _reconstruct, which would allocate an array of any shape that the pickle names."""
 
     def __init__(self, kind: object, shape: object, code: object):
         self.value: np.ndarray | None = None
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, is_fortran, content = state
-        # Python 2 had no bytes: latin1 made them text.
+        # The strings of Python 2 were bytes; the unpickler decodes them to text as latin1.
         content = content.encode("latin1") if isinstance(content, str) else content
         self.value = np.frombuffer(content, dtype.dtype).reshape(shape, order="F" if is_fortran else "C")
 
@@ -133,31 +133,31 @@ def _with_text_keys(opcode: bytes, keys: slice) -> Callable[[Any], None]:
     load = pickle._Unpickler.dispatch[opcode[0]]
 
     def checked(unpickler: Any) -> None:
-        # The time that the hash of tuples in tuples takes doubles with each level.
+        # Only text, because hashing nested tuples takes time that doubles with each level.
         if not all(isinstance(key, str) for key in unpickler.stack[keys]):
-            raise ValueError("a key that is no text")
+            raise ValueError("a key that is not text")
         load(unpickler)
 
     return checked
 
 
-# In Python, because the one in C allocates a memo as long as the highest index that a pickle names.
+# Python's implementation, because the one in C allocates a memo as long as the highest index in the pickle.
 class _BatchUnpickler(pickle._Unpickler):
-    """Knows what arrays are made of, and refuses every other name: a pickle can name any function to be called."""
+    """Loads arrays and plain values, and refuses every other name: a pickle can call any function that it names."""
 
     def __init__(self, content: bytes):
         super().__init__(BytesIO(content), encoding="latin1")
-        encoded: dict[str, bytes] = {}  # so that a small pickle cannot ask for many copies of its largest text
+        encoded: dict[str, bytes] = {}  # or a small pickle could make many copies of one large text
 
         def encode(text: object, encoding: object) -> bytes:
-            # How protocol 2 writes bytes. No other codec, because their names are looked up as modules.
+            # Protocol 2 writes bytes this way. Other codecs are refused, because looking one up can import a module.
             if not isinstance(text, str) or encoding != "latin1":
-                raise ValueError("another encoding than latin1")
+                raise ValueError("an encoding other than latin1")
             if text not in encoded:
                 encoded[text] = text.encode("latin1")
             return encoded[text]
 
-        # Made for this pickle alone, because a pickle can set attributes of functions that it can name.
+        # Built anew for each pickle, because a pickle can set attributes of the functions that it can name.
         self._known = {
             ("numpy.core.multiarray", "_reconstruct"): _Array,
             ("numpy._core.multiarray", "_reconstruct"): _Array,
@@ -176,7 +176,7 @@ class _BatchUnpickler(pickle._Unpickler):
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **pickle._Unpickler.dispatch,
-        **dict.fromkeys((opcode[0] for opcode in _REFUSED), _refuse),
+        **dict.fromkeys((opcode[0] for opcode in _FORBIDDEN_OPCODES), _refuse),
         pickle.DICT[0]: _with_text_keys(pickle.DICT, slice(0, None, 2)),
         pickle.SETITEM[0]: _with_text_keys(pickle.SETITEM, slice(-2, -1)),
         pickle.SETITEMS[0]: _with_text_keys(pickle.SETITEMS, slice(0, None, 2)),

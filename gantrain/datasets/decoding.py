@@ -1,8 +1,8 @@
 """Decode many images on all cores, in order.
 
-Pillow lets other threads run while it decodes, but not while Python opens, crops and checks, which takes as long: two
-threads are hardly faster than one. On Linux processes do it, forked, so that they have all that there is to know. They
-put the pixels where this process sees them, and only what is wrong goes through a pipe.
+Pillow releases the GIL while it decodes, but not while Python opens, crops and checks an image, which takes as long:
+two threads are hardly faster than one. On Linux the workers are therefore forked processes, which inherit everything
+they need to decode. They write pixels into shared memory and send only error messages through a pipe.
 """
 
 import math
@@ -23,50 +23,54 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from gantrain.cores import num_cores
 from gantrain.datasets.images import BadImageError
 from gantrain.datasets.untrusted import printable
+from gantrain.engine.cores import num_cores
 from gantrain.errors import GantrainError
 
 Decode = Callable[[int], UInt8[np.ndarray, "c h w"]]
 
 CHUNK_IMAGES, CHUNK_BYTES = 32, 4_000_000
-"""What goes to a worker at a time: handing over single small images costs more than decoding them."""
+"""Limits of a chunk, the unit of work of a worker: sending small images one by one costs more than decoding them."""
 
-AHEAD = 2
-"""Chunks on their way for each worker. No more, for Ctrl-C waits for all of them."""
+CHUNKS_AHEAD = 2
+"""Chunks submitted in advance per worker; no more, because Ctrl-C waits for all of them."""
 
-BLOCKS = 16
-"""Memory that Pillow keeps for the next image. Without it every image's memory is fetched from the system anew, which
-takes a fifth of the time."""
+PILLOW_BLOCKS = 16
+"""Memory blocks that Pillow keeps for the next image; allocating them for every image takes a fifth of the time."""
 
 
-class Work:
-    """What the workers do: decode chunk after chunk into places that this process sees too."""
+class ChunkDecoder:
+    """Decodes chunks of images into slots of memory shared with the workers.
 
-    def __init__(self, decode: Decode, image_shape: tuple[int, ...], num_places: int):
+    Attributes:
+        pixels: the shared memory, one chunk of images per slot.
+        chunk_size: maximum number of images in a chunk.
+    """
+
+    def __init__(self, decode: Decode, image_shape: tuple[int, ...], num_slots: int):
         self.decode = decode
         num_bytes = math.prod(image_shape)
-        self.num_a_chunk = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // num_bytes))
-        shape = (num_places, self.num_a_chunk, *image_shape)
-        self.pixels: UInt8[np.ndarray, "p k c h w"] = np.frombuffer(mmap.mmap(-1, math.prod(shape)), np.uint8).reshape(
+        self.chunk_size = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // num_bytes))
+        shape = (num_slots, self.chunk_size, *image_shape)
+        self.pixels: UInt8[np.ndarray, "s k c h w"] = np.frombuffer(mmap.mmap(-1, math.prod(shape)), np.uint8).reshape(
             shape
         )
 
-    def __call__(self, place: int, indices: range) -> dict[int, str]:
-        """Decode images into a place; return what is wrong with which of them."""
+    def __call__(self, slot: int, indices: range) -> dict[int, str]:
+        """Decode the images with these indices into a slot; return the reason for each bad image, by index."""
         bad: dict[int, str] = {}
-        for i, target in zip(indices, self.pixels[place], strict=False):
+        for i, target in zip(indices, self.pixels[slot], strict=False):
             try:
-                np.copyto(target, _same_shape(self.decode(i), target))
+                np.copyto(target, _check_shape(self.decode(i), target))
             except BadImageError as error:
                 bad[i] = str(error)
         return bad
 
 
-def _same_shape(image: UInt8[np.ndarray, "*shape"], place: UInt8[np.ndarray, "c h w"]) -> UInt8[np.ndarray, "c h w"]:
-    if image.shape != place.shape:  # which numpy would stretch where it can
-        raise ValueError(f"an image was decoded to {list(image.shape)} instead of {list(place.shape)}")
+def _check_shape(image: UInt8[np.ndarray, "*shape"], target: UInt8[np.ndarray, "c h w"]) -> UInt8[np.ndarray, "c h w"]:
+    if image.shape != target.shape:  # numpy would broadcast some wrong shapes silently
+        raise ValueError(f"an image was decoded to {list(image.shape)} instead of {list(target.shape)}")
     return image
 
 
@@ -74,36 +78,36 @@ def _same_shape(image: UInt8[np.ndarray, "*shape"], place: UInt8[np.ndarray, "c 
 def decoding(
     decode: Decode, names: Sequence[str], image_shape: tuple[int, ...], num_workers: int | None
 ) -> Iterator[Iterator[UInt8[np.ndarray, "c h w"] | BadImageError]]:
-    """Decode images while the block runs; yield them in order, each as long as the next is not asked for.
+    """Start workers that decode images, and yield an iterator over the images in order.
 
-    A bad image comes as the reason. The processes start before the block does, so that no thread of the block's is
-    copied in the middle of something.
+    A bad image is yielded as its BadImageError. An image is only valid until the next one is requested. The workers
+    are forked before the block of the `with` statement starts, so they do not copy threads started inside the block.
 
     Args:
-        names: one an image, for messages.
-        num_workers: that decode at the same time; None: one a core.
+        names: one name per image, for messages.
+        num_workers: number of parallel decoders; None: one per core.
 
     Raises:
         GantrainError: a worker died.
     """
     num_workers = num_workers or num_cores()
-    num_ahead = AHEAD * num_workers
-    work = Work(decode, image_shape, num_ahead + 1)
+    num_ahead = CHUNKS_AHEAD * num_workers
+    decoder = ChunkDecoder(decode, image_shape, num_ahead + 1)
     total = len(names)
-    chunks = [range(i, min(i + work.num_a_chunk, total)) for i in range(0, total, work.num_a_chunk)]
-    Image.core.set_blocks_max(BLOCKS)  # type: ignore[attr-defined]
-    executor, function = workers(work, min(num_workers, len(chunks)))
+    chunks = [range(i, min(i + decoder.chunk_size, total)) for i in range(0, total, decoder.chunk_size)]
+    Image.core.set_blocks_max(PILLOW_BLOCKS)  # type: ignore[attr-defined]
+    executor, function = start_workers(decoder, min(num_workers, len(chunks)))
     pending: deque[tuple[int, range, Future[dict[int, str]]]] = deque()
 
     def submit(number: int) -> None:
-        place = number % (num_ahead + 1)
-        pending.append((place, chunks[number], executor.submit(function, place, chunks[number])))
+        slot = number % (num_ahead + 1)
+        pending.append((slot, chunks[number], executor.submit(function, slot, chunks[number])))
 
     def results() -> Iterator[UInt8[np.ndarray, "c h w"] | BadImageError]:
         for number in range(num_ahead, num_ahead + len(chunks)):
             if number < len(chunks):
                 submit(number)
-            yield from _results(work, *pending[0])
+            yield from _results(decoder, *pending[0])
             pending.popleft()
 
     try:
@@ -113,8 +117,8 @@ def decoding(
     except BrokenProcessPool as error:
         first, last = (printable(names[i]) for i in (pending[0][1][0], pending[-1][1][-1]))
         raise GantrainError(
-            f"A process that decodes images died, at one from {first} to {last}. Perhaps memory ran out "
-            "(runtime.num_workers=1 takes the least), or one of these files makes the decoder crash."
+            f"A process that decodes images died, at an image between {first} and {last}. Memory may have run out "
+            "(runtime.num_workers=1 needs the least), or one of these files crashes the decoder."
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)
@@ -122,30 +126,30 @@ def decoding(
 
 
 def _results(
-    work: Work, place: int, indices: range, done: "Future[dict[int, str]]"
+    decoder: ChunkDecoder, slot: int, indices: range, done: "Future[dict[int, str]]"
 ) -> Iterator[UInt8[np.ndarray, "c h w"] | BadImageError]:
     bad = done.result()
-    for i, image in zip(indices, work.pixels[place], strict=False):
+    for i, image in zip(indices, decoder.pixels[slot], strict=False):
         yield BadImageError(bad[i]) if i in bad else image
 
 
-def workers(work: Work, num: int) -> tuple[Executor, Callable[[int, range], dict[int, str]]]:
-    """Start what does the work, and return it with what it is to be asked for."""
-    if num == 1 or sys.platform != "linux":  # elsewhere processes that are forked with threads around may hang
-        return ThreadPoolExecutor(num, "decode"), work
+def start_workers(decoder: ChunkDecoder, num: int) -> tuple[Executor, Callable[[int, range], dict[int, str]]]:
+    """Return an executor with `num` workers, and the function to submit to it for each chunk."""
+    if num == 1 or sys.platform != "linux":  # on other systems a process forked beside running threads may hang
+        return ThreadPoolExecutor(num, "decode"), decoder
     context = multiprocessing.get_context("fork")
-    return ProcessPoolExecutor(num, context, initializer=_settle, initargs=(work, os.getpid())), _do
+    return ProcessPoolExecutor(num, context, initializer=_init_worker, initargs=(decoder, os.getpid())), _decode_chunk
 
 
-_works: list[Work] = []
-"""What this process is a worker of."""
+_worker_decoders: list[ChunkDecoder] = []
+"""In a worker process: the one decoder that it was forked with."""
 
 
-def _settle(work: Work, parent: int) -> None:
-    _works[:] = [work]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all
+def _init_worker(decoder: ChunkDecoder, parent: int) -> None:
+    _worker_decoders[:] = [decoder]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent shuts the workers down
     for signum in (signal.SIGTERM, signal.SIGHUP):
-        if callable(signal.getsignal(signum)):  # nohup has SIGHUP ignored, and so it stays
+        if callable(signal.getsignal(signum)):  # a signal that is ignored, such as SIGHUP under nohup, stays ignored
             signal.signal(signum, signal.SIG_DFL)
 
     def die_with_parent() -> None:
@@ -156,5 +160,5 @@ def _settle(work: Work, parent: int) -> None:
     threading.Thread(target=die_with_parent, daemon=True).start()
 
 
-def _do(place: int, indices: range) -> dict[int, str]:
-    return _works[0](place, indices)
+def _decode_chunk(slot: int, indices: range) -> dict[int, str]:
+    return _worker_decoders[0](slot, indices)

@@ -1,4 +1,4 @@
-"""10,000 handwritten digits that come with gantrain: MNIST's test file. See digits_data/NOTICE."""
+"""10,000 handwritten digits included in the package: the MNIST test set. See digits_data/NOTICE."""
 
 import gzip
 import hashlib
@@ -14,7 +14,7 @@ from gantrain.datasets.checks import check_count
 from gantrain.datasets.idx import parse_idx
 from gantrain.errors import DataError
 
-# Of the published files, decompressed.
+# SHA-256 of the published files, decompressed.
 _SHA256 = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
@@ -22,9 +22,9 @@ _SHA256 = {
 
 
 def digits(*, image_size: int | None) -> ImageDataset:
-    """10,000 grey digits of 28x28 with labels 0 to 9; needs no network and no files.
+    """Load 10,000 grey 28x28 digits with labels 0 to 9, without network or other files.
 
-    They are resized in memory where image_size asks for it: that takes no longer than reading a cache.
+    Other values of image_size resize them in memory, which takes no longer than reading a cache.
 
     Raises:
         ConfigError: image_size is below 1.

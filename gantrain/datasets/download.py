@@ -1,4 +1,4 @@
-"""Downloads that are whole or not there, and that say what to do when they fail."""
+"""Downloads that leave either complete files or none, with an error that says what to do instead."""
 
 import socket
 import tempfile
@@ -12,29 +12,29 @@ _TIMEOUT_SECONDS = 15.0
 
 
 def obtain(needs: str, *, folder: Path, download: bool, fetch: Callable[[Path], Path]) -> None:
-    """Download missing files into `folder`, if that is allowed.
+    """Download missing files into `folder`, if the user allows it.
 
     Args:
-        needs: which files have to go where, a clause for the error.
+        needs: the start of the error message, which says which files belong where.
         folder: where the files go.
-        download: whether the user allows it.
-        fetch: downloads into the folder that it is given and returns the folder that holds the files.
+        download: whether the user allows downloads.
+        fetch: downloads into the folder it is called with, and returns the folder that holds the files.
 
     Raises:
-        DataError: it is not allowed, or it failed.
+        DataError: downloading is not allowed, or failed.
     """
     if not download:
         raise DataError(f"{needs}. Put them there, or download them with dataset.download=true.")
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Beside their destination, so that a download cut short never looks like a file.
+        # Downloads go to a temporary folder, so that an interrupted one never looks like a complete file.
         with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch, _socket_timeout():
             for file in sorted(fetch(Path(scratch)).iterdir()):
                 file.replace(folder / file.name)
-    except Exception as error:  # whatever went wrong, the remedy is the same
-        with suppress(OSError):  # something lies there now
-            for path in made:
+    except Exception as error:  # the remedy is the same for every cause
+        with suppress(OSError):  # the folder is not empty
+            for path in created:
                 path.rmdir()
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{needs}. The download failed ({reason}); put them there by hand.") from error
@@ -42,7 +42,7 @@ def obtain(needs: str, *, folder: Path, download: bool, fetch: Callable[[Path], 
 
 @contextmanager
 def _socket_timeout() -> Iterator[None]:
-    # Without it a firewall that drops packets makes urllib wait for ever.
+    # Without a timeout urllib waits forever behind a firewall that drops packets.
     previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT_SECONDS)
     try:

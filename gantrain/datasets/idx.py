@@ -1,4 +1,4 @@
-"""The IDX format of the MNIST family: a magic number, the dimensions, then bytes."""
+"""Read the IDX format of the MNIST datasets: a magic number, the dimensions, then bytes."""
 
 import gzip
 import math
@@ -24,7 +24,7 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
     """Read an IDX file of unsigned bytes, plain or gzipped.
 
     Raises:
-        DataError: the file is missing or is not such a file; the message names it.
+        DataError: the file is missing or not in this format; the message names it.
 
     Source: LeCun 1998, "File formats for the MNIST database".
     """
@@ -38,10 +38,10 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
 def parse_idx(file: BufferedIOBase, name: str) -> UInt8[np.ndarray, "..."]:
     """Parse the content of an IDX file, plain or gzipped; `name` is for messages.
 
-    No more is decompressed than the header announces, and that is at most MAX_BYTES.
+    Decompresses only as many bytes as the header announces, at most MAX_BYTES.
 
     Raises:
-        DataError: magic number, dimensions or length are wrong.
+        DataError: the magic number, the dimensions or the length are wrong.
     """
     is_gzipped = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     file.seek(0)
@@ -64,18 +64,18 @@ def _parse(file: BufferedIOBase, name: str) -> UInt8[np.ndarray, "..."]:
     if len(dims) < 4 * num_dims:
         raise _broken(name, "it ends within its header")
     shape = struct.unpack(f">{num_dims}I", dims)
-    what, num_bytes = "x".join(map(str, shape)), math.prod(shape)
+    size, num_bytes = "x".join(map(str, shape)), math.prod(shape)
     if not 1 <= num_bytes <= MAX_BYTES:
-        raise _broken(name, f"its header announces {what} bytes, not from 1 to {MAX_BYTES:,}")
-    # A page of it takes memory when it is written: a header that lies costs nothing.
+        raise _broken(name, f"its header announces {size} bytes, not from 1 to {MAX_BYTES:,}")
+    # Pages take memory only once they are written, so a false size in the header costs nothing.
     pixels = np.empty(num_bytes, np.uint8)
     unread = pixels.data
     while unread and (num_read := file.readinto(unread[:_BLOCK_BYTES])):
         unread = unread[num_read:]
     if unread:
-        raise _broken(name, f"it ends after {num_bytes - len(unread):,} of {what} bytes")
+        raise _broken(name, f"it ends after {num_bytes - len(unread):,} of {size} bytes")
     if file.read(1):
-        raise _broken(name, f"more than {what} bytes follow its header")
+        raise _broken(name, f"more than {size} bytes follow its header")
     return pixels.reshape(shape)
 
 

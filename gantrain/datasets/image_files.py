@@ -1,4 +1,4 @@
-"""The image files of a folder or of a zip, read through one interface."""
+"""Read the image files of a folder or a zip through one interface."""
 
 import errno
 import os
@@ -22,8 +22,8 @@ from gantrain.errors import DataError
 
 MAX_FILE_BYTES = 256 * 2**20
 MAX_FOLDERS = 1_000_000
-MAX_DIRECTORY_BYTES = 256 * 2**20  # of a zip: two million files with names of a usual length
-_DIRECTORY_BYTES = 5  # its place in what zipfile reads from the end of a zip
+MAX_DIRECTORY_BYTES = 256 * 2**20  # of the directory of a zip: two million files with names of usual length
+_DIRECTORY_BYTES = 5  # index of the directory's size in the record that zipfile reads from the end of a zip
 _MIN_HEADER_BYTES = 30
 
 
@@ -33,9 +33,9 @@ class ImageFiles:
 
     Attributes:
         names: paths relative to the root, with forward slashes.
-        listing: name, size and modification time (folder) or CRC (zip) of each: changes when an image does.
-        flaws: why some of them cannot be read, by name, as far as that is known without trying.
-        read: content of the i-th; may be called from several threads; raises BadImageError.
+        listing: name, size, and modification time (folder) or CRC (zip) of each file: changes when an image changes.
+        flaws: the reason, by name, for each file that is known to be unreadable before it is read.
+        read: returns the content of the i-th file or raises BadImageError; may be called from several threads.
     """
 
     origin: Path
@@ -48,10 +48,10 @@ class ImageFiles:
 def open_image_files(path: Path) -> ImageFiles:
     """List the image files below a folder or inside a zip, at any depth.
 
-    Hidden files and the __MACOSX folders that Finder adds are left out. A zip stays open while the result is in use.
+    Skips hidden files and the __MACOSX folders that macOS adds to zips. A zip stays open while the result is in use.
 
     Raises:
-        DataError: it is missing, unreadable, or holds no images; the message says what it holds instead.
+        DataError: the path is missing, unreadable, or holds no images; the message says what it holds instead.
     """
     try:
         if path.is_dir():
@@ -71,11 +71,11 @@ def _of_folder(root: Path) -> ImageFiles:
     except OSError as error:
         raise DataError(f"{error.filename} cannot be listed: {error.strerror}.") from error
     listing = _images_among(root, found)
-    folder = os.path.join(root, "")  # noqa: PTH118 (pathlib takes a hundredth of what decoding does)
+    folder = os.path.join(root, "")  # noqa: PTH118 (pathlib would take 1% of the decoding time)
 
     def read(i: int) -> bytes:
         name, num_bytes, _ = listing[i]
-        _check(num_bytes, flaws.get(name))
+        _check_readable(num_bytes, flaws.get(name))
         try:
             return read_regular(f"{folder}{name}", max_bytes=MAX_FILE_BYTES)
         except OSError as error:
@@ -85,7 +85,7 @@ def _of_folder(root: Path) -> ImageFiles:
 
 
 def _walk(root: Path, flaws: dict[str, str]) -> Iterator[tuple[str, int, int]]:
-    # Links are followed, because data sets are often folders of links, but never into a folder that they lie in.
+    # Follows links, because datasets are often folders of links, but not into a folder that contains the link.
     pending: list[tuple[Path, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
     num_folders = 0
     while pending:
@@ -107,7 +107,7 @@ def _walk(root: Path, flaws: dict[str, str]) -> Iterator[tuple[str, int, int]]:
                     continue
                 try:
                     status = entry.stat()
-                except OSError as error:  # a link that leads nowhere, or a file that is gone already
+                except OSError as error:  # a broken link, or a file that was just deleted
                     flaws[name] = f"cannot be read ({error.strerror})"
                     yield name, 0, 0
                     continue
@@ -115,31 +115,31 @@ def _walk(root: Path, flaws: dict[str, str]) -> Iterator[tuple[str, int, int]]:
                     pending.append((Path(entry.path), f"{name}/", above | {itself}))
                     continue
                 if not stat.S_ISREG(status.st_mode):
-                    flaws[name] = "is no regular file"
+                    flaws[name] = "is not a regular file"
                 yield name, status.st_size, status.st_mtime_ns
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
     with ExitStack() as stack:
         try:
-            # ZipFile counts the readers of a file that it opened itself, which is not safe from several threads.
-            own: Any = _OwnPlace(stack.enter_context(open_regular(path)))
+            # ZipFile counts the readers of a file that it opens itself, and this count is not thread-safe.
+            own: Any = _PositionedReader(stack.enter_context(open_regular(path)))
             file = BufferedReader(own)
             _check_directory(file)
             archive = zipfile.ZipFile(file)
-        except Exception as error:  # broken zips raise exceptions of every kind
+        except Exception as error:  # a broken zip can raise any exception
             reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(error)
             raise DataError(f"{path} is neither a folder nor a readable zip ({reason}); replace it.") from error
-        # For the same reason it would leave this file open, and images are read long after they were listed.
+        # ZipFile does not close a file that it did not open, so the file is closed with the last use of the archive.
         weakref.finalize(archive, stack.pop_all().close)
     return archive
 
 
-class _OwnPlace(RawIOBase):
-    """A file that is read from a place of this process's own: forked ones would move each other's."""
+class _PositionedReader(RawIOBase):
+    """A file with its own position in each process; forked processes share the position of an open file."""
 
     def __init__(self, file: BufferedReader):
-        self.file, self.place = file, 0
+        self.file, self.position = file, 0
 
     @override
     def readable(self) -> bool:
@@ -151,25 +151,25 @@ class _OwnPlace(RawIOBase):
 
     @override
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        starts = {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: os.fstat(self.file.fileno()).st_size}
-        if (place := starts[whence] + offset) < 0:
+        starts = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: os.fstat(self.file.fileno()).st_size}
+        if (position := starts[whence] + offset) < 0:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        self.place = place
-        return place
+        self.position = position
+        return position
 
     @override
     def readinto(self, buffer: Any, /) -> int:
-        content = os.pread(self.file.fileno(), len(buffer), self.place)
+        content = os.pread(self.file.fileno(), len(buffer), self.position)
         buffer[: len(content)] = content
-        self.place += len(content)
+        self.position += len(content)
         return len(content)
 
 
 def _check_directory(file: BufferedReader) -> None:
-    # ZipFile would read it whole, and make an object of each of its entries.
+    # ZipFile would read the whole directory and create an object for each entry.
     record = zipfile._EndRecData(file)  # type: ignore[attr-defined]
     if record and record[_DIRECTORY_BYTES] > MAX_DIRECTORY_BYTES:
-        raise zipfile.BadZipFile(f"its table of contents takes more than {MAX_DIRECTORY_BYTES:,} bytes")
+        raise zipfile.BadZipFile(f"its directory takes more than {MAX_DIRECTORY_BYTES:,} bytes")
 
 
 def _of_zip(path: Path, archive: zipfile.ZipFile) -> ImageFiles:
@@ -179,12 +179,12 @@ def _of_zip(path: Path, archive: zipfile.ZipFile) -> ImageFiles:
 
     def read(i: int) -> bytes:
         info = members[listing[i][0]]
-        _check(info.file_size, flaws.get(info.filename))
+        _check_readable(info.file_size, flaws.get(info.filename))
         try:
             with archive.open(info) as member:
-                # Reading without a number would decompress far beyond a size that is a lie.
+                # Reading without a limit would decompress far more bytes than a false size claims.
                 return member.read(info.file_size + 1)
-        except Exception as error:  # encryption, broken streams: each raises its own kind
+        except Exception as error:  # encryption and broken streams raise many kinds of exceptions
             raise BadImageError(f"cannot be unzipped ({printable(error)})") from error
 
     return ImageFiles(path, [name for name, *_ in listing], listing, flaws, read)
@@ -196,9 +196,9 @@ def _zip_flaws(archive: zipfile.ZipFile) -> dict[str, str]:
     ends = [*(info.header_offset for info in by_offset), archive.start_dir][1:]
     for info, end in zip(by_offset, ends, strict=True):
         if info.header_offset + _MIN_HEADER_BYTES + info.compress_size > end:
-            flaws[info.filename] = "overlaps what follows it in the zip"  # so can few bytes unzip to very many
+            flaws[info.filename] = "overlaps the next entry of the zip"  # overlaps let a small zip expand to terabytes
         elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            # Python decompresses the others without a bound.
+            # Python decompresses the other methods without a limit.
             flaws[info.filename] = f"is compressed by method {info.compress_type}, neither stored nor deflated"
         elif stat.S_ISLNK(info.external_attr >> 16):
             flaws[info.filename] = "is a link"
@@ -208,7 +208,7 @@ def _zip_flaws(archive: zipfile.ZipFile) -> dict[str, str]:
 
 
 def _leads_out(name: str) -> bool:
-    path = PureWindowsPath(name)  # knows drives, and both kinds of slash
+    path = PureWindowsPath(name)  # recognizes drives and both kinds of slashes
     return bool(path.anchor) or ".." in path.parts
 
 
@@ -220,9 +220,9 @@ def _images_among(root: Path, found: list[tuple[str, int, int]]) -> list[tuple[s
     if not visible:
         raise DataError(f"dataset.root={root} is empty; put PNG, JPEG or WebP images there.")
     counts = Counter(_suffix(name) or "without a suffix" for name, *_ in visible)
-    instead = ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common(8))
+    others = ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common(8))
     raise DataError(
-        f"{root} holds no PNG, JPEG or WebP images, only other files ({instead}); "
+        f"{root} holds no PNG, JPEG or WebP images, only other files ({others}); "
         "put images there, or set dataset.root to the folder or zip that holds them."
     )
 
@@ -232,14 +232,14 @@ def _is_visible(name: str) -> bool:
 
 
 _HIDDEN = re.compile(r"(^|[/\\])(__MACOSX([/\\]|$)|\.(?!\.?([/\\]|$)))")
-"""A part that is __MACOSX, or begins with a dot and is neither "." nor ".."; one pattern, for there are many names."""
+"""Matches a path with a part that is __MACOSX, or that starts with a dot and is neither "." nor ".."."""
 
 
 def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 (twenty times as fast as pathlib's)
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 (twenty times as fast as pathlib)
 
 
-def _check(num_bytes: int, flaw: str | None) -> None:
+def _check_readable(num_bytes: int, flaw: str | None) -> None:
     if flaw is not None:
         raise BadImageError(flaw)
     if num_bytes > MAX_FILE_BYTES:

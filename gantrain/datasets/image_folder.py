@@ -1,4 +1,4 @@
-"""Your own images: a folder or a zip of them."""
+"""Datasets of your own images, in a folder or a zip."""
 
 from pathlib import Path, PurePosixPath
 
@@ -9,20 +9,20 @@ from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.cache import Source, cached
 from gantrain.datasets.checks import check_count, check_fraction
 from gantrain.datasets.image_files import ImageFiles, open_image_files
-from gantrain.datasets.images import centre_crop, load_image, resize_shorter_side, to_array
+from gantrain.datasets.images import center_crop, load_image, resize_shorter_side, to_array
 from gantrain.errors import ConfigError
 
 
 def image_folder(
     *, root: str | None, image_size: int, channels: int, cache_dir: str, max_bad_fraction: float
 ) -> ImageDataset:
-    """All PNG, JPEG and WebP images below a folder or in a zip, of any size, as squares of image_size.
+    """Load all PNG, JPEG and WebP images below a folder or in a zip, as squares of image_size pixels.
 
-    The shorter side is resized, then the middle is cut out. Where every image lies in a folder, and there are at least
-    two such folders at the first level, those are the classes.
+    Resizes the shorter side to image_size pixels, then cuts out the central square. The first-level folders are the
+    classes, if there are at least two of them and every image is in one.
 
     Raises:
-        ConfigError: a setting is missing or out of range, or the cache cannot be written.
+        ConfigError: an option is missing or out of range, or the cache cannot be written.
         DataError: there are no images, or too many are bad.
     """
     if root is None:
@@ -48,17 +48,17 @@ def image_folder(
 
 
 def square(files: ImageFiles, i: int, channels: int, image_size: int) -> UInt8[np.ndarray, "c h w"]:
-    """Decode the i-th image, its shorter side resized and the middle cut out.
+    """Decode the i-th image, resize its shorter side and cut out the central square.
 
     Raises:
-        BadImageError: it cannot be used.
+        BadImageError: the image cannot be used.
     """
     image = resize_shorter_side(load_image(files.read(i), channels=channels), image_size)
-    return to_array(centre_crop(image, image_size))
+    return to_array(center_crop(image, image_size))
 
 
 def _labels(files: ImageFiles) -> tuple[Int64[np.ndarray, " n"] | None, int | None]:
-    # What cannot be read at all makes no class, but has a label until it is left out.
+    # Unreadable files do not define classes. They get label 0, and are left out later.
     parts = {name: PurePosixPath(name).parts for name in files.names if name not in files.flaws}
     if files.origin.is_file() and len({path[0] for path in parts.values()}) == 1:
         parts = {name: path[1:] for name, path in parts.items()}  # the folder that was zipped

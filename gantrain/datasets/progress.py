@@ -1,4 +1,4 @@
-"""Progress of a long preparation, on stderr."""
+"""Show the progress of preparing data, on stderr."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -14,9 +14,9 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def track(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
-    """Yield the items and show how many have passed: a bar in a terminal, else a line now and then."""
+    """Yield the items and show progress: a bar in a terminal, otherwise a line every ten seconds."""
     if not console.is_terminal:
-        yield from _with_lines(items, total, what)
+        yield from _track_in_lines(items, total, what)
         return
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), _ImagesPerSecond(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
@@ -28,7 +28,7 @@ class _ImagesPerSecond(ProgressColumn):
         return Text(f"{task.speed or 0:,.0f} images/s")
 
 
-def _with_lines(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+def _track_in_lines(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     start = last = time.monotonic()
     for count, item in enumerate(items, 1):
         yield item

@@ -1,4 +1,4 @@
-"""Distributions of one and two dimensions, on which a GAN's faults can be seen."""
+"""Distributions in one and two dimensions, on which mode collapse and other failures of a GAN are easy to see."""
 
 import hashlib
 import json
@@ -14,10 +14,10 @@ from gantrain.datasets.checks import check_finite, check_non_negative, check_pos
 
 
 def gaussian(*, mean: float, std: float) -> Distribution:
-    """N(mean, std) in one dimension.
+    """Make a one-dimensional Gaussian with this mean and standard deviation.
 
     Raises:
-        ConfigError: mean is not finite, or std not above 0.
+        ConfigError: mean is not finite, or std is not above 0.
     """
     check_finite("mean", mean)
     check_positive("std", std)
@@ -25,39 +25,39 @@ def gaussian(*, mean: float, std: float) -> Distribution:
 
 
 def gaussians_8(*, radius: float, std: float, scale: float) -> Distribution:
-    """Eight equal Gaussians on a circle; centres and noise are divided by `scale`.
+    """Make a mixture of eight equal Gaussians on a circle; centers and noise are divided by `scale`.
 
     Raises:
-        ConfigError: std is negative, radius or scale not above 0.
+        ConfigError: std is negative, or radius or scale is not above 0.
 
-    Source: Gulrajani 2017, toy data of the published code.
+    Source: Gulrajani 2017, the toy data of the published code.
     """
     check_positive("radius", radius)
     angles = [math.pi * k / 4 for k in range(8)]
-    centres = [(radius * math.cos(angle), radius * math.sin(angle)) for angle in angles]
-    return _Mixture("gaussians_8", centres, std, scale)
+    centers = [(radius * math.cos(angle), radius * math.sin(angle)) for angle in angles]
+    return _Mixture("gaussians_8", centers, std, scale)
 
 
 def gaussians_25(*, spacing: float, std: float, scale: float) -> Distribution:
-    """Twenty-five equal Gaussians on a square grid; centres and noise are divided by `scale`.
+    """Make a mixture of 25 equal Gaussians on a square grid; centers and noise are divided by `scale`.
 
     Raises:
-        ConfigError: std is negative, spacing or scale not above 0.
+        ConfigError: std is negative, or spacing or scale is not above 0.
 
-    Source: Gulrajani 2017, toy data of the published code.
+    Source: Gulrajani 2017, the toy data of the published code.
     """
     check_positive("spacing", spacing)
-    centres = [(spacing * i, spacing * j) for i, j in product(range(-2, 3), repeat=2)]
-    return _Mixture("gaussians_25", centres, std, scale)
+    centers = [(spacing * i, spacing * j) for i, j in product(range(-2, 3), repeat=2)]
+    return _Mixture("gaussians_25", centers, std, scale)
 
 
 def swiss_roll(*, std: float, scale: float) -> Distribution:
-    """The spiral (t cos t, t sin t) for t uniform in [1.5 pi, 4.5 pi), plus noise, divided by `scale`.
+    """Make the spiral (t cos t, t sin t) for t uniform in [1.5 pi, 4.5 pi), plus noise, divided by `scale`.
 
     Raises:
-        ConfigError: std is negative, or scale not above 0.
+        ConfigError: std is negative, or scale is not above 0.
 
-    Source: Gulrajani 2017, toy data of the published code.
+    Source: Gulrajani 2017, the toy data of the published code.
     """
     return _SwissRoll(std, scale)
 
@@ -81,16 +81,16 @@ class _Mixture(Distribution):
     modes: Float[Tensor, "k 2"]
     mode_std: float
 
-    def __init__(self, name: str, centres: list[tuple[float, float]], std: float, scale: float):
+    def __init__(self, name: str, centers: list[tuple[float, float]], std: float, scale: float):
         check_non_negative("std", std)
         check_positive("scale", scale)
         self.name = name
-        self.modes = torch.tensor(centres) / scale
+        self.modes = torch.tensor(centers) / scale
         self.mode_std = std / scale
         variances = self.modes.double().var(dim=0, correction=0) + self.mode_std**2
-        self.mean = (0.0, 0.0)  # the centres are symmetric
+        self.mean = (0.0, 0.0)  # the centers are symmetric
         self.std = tuple(variances.sqrt().tolist())
-        self.fingerprint = _hash(name, centres, float(std), float(scale))
+        self.fingerprint = _hash(name, centers, float(std), float(scale))
 
     def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n 2"]:
         which = torch.randint(len(self.modes), (n,), generator=generator)
@@ -105,7 +105,7 @@ class _SwissRoll(Distribution):
         check_non_negative("std", std)
         check_positive("scale", scale)
         self.noise_std, self.scale = float(std), float(scale)
-        # Integrals of t cos t, t sin t and their squares over [1.5 pi, 4.5 pi), divided by its length.
+        # Closed-form means of t cos t, t sin t and their squares over [1.5 pi, 4.5 pi).
         mean = (2.0, 2 / (3 * math.pi))
         square = (4.875 * math.pi**2 - 0.25, 4.875 * math.pi**2 + 0.25)
         self.mean = tuple(m / scale for m in mean)

@@ -1,4 +1,4 @@
-"""Reading files that nobody vouches for."""
+"""Read files that may be malicious."""
 
 import errno
 import os
@@ -11,22 +11,22 @@ from pathlib import Path
 
 @contextmanager
 def open_regular(path: Path, *, max_bytes: int | None = None) -> Iterator[BufferedReader]:
-    """Open a file to be read, if it is one: a pipe or a device may make its reader wait for ever, or never end.
+    """Open a regular file for reading; reading a pipe or a device could block forever or never end.
 
     Raises:
-        OSError: it cannot be opened, is no regular file, or takes more than max_bytes; `strerror` says which.
+        OSError: the file cannot be opened, is not a regular file, or has more than max_bytes; `strerror` says which.
     """
-    # Opened before it is asked what it is, so that it cannot change in between.
+    # Checked after opening, so that the file cannot be replaced in between.
     with os.fdopen(os.open(path, _FLAGS), "rb") as file:
         _check(file.fileno(), path, max_bytes)
         yield file
 
 
 def read_regular(path: str, *, max_bytes: int) -> bytes:
-    """Read a whole file, if it is one; a quarter of the time that open_regular takes, for files by the thousand.
+    """Read a whole regular file; for thousands of files, four times as fast as open_regular.
 
     Raises:
-        OSError: as of open_regular.
+        OSError: as in open_regular.
     """
     descriptor = os.open(path, _FLAGS)
     try:
@@ -45,14 +45,14 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 def _check(descriptor: int, path: str | Path, max_bytes: int | None) -> int:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     if max_bytes is not None and status.st_size > max_bytes:
         raise OSError(errno.EFBIG, f"it takes {status.st_size:,} bytes, more than {max_bytes:,}", str(path))
     return status.st_size
 
 
 def printable(text: object) -> str:
-    """What a file says, as a part of a message: on one line, without control characters, of bounded length."""
+    """Make text from a file safe to show in a message: one line, no control characters, at most 200 characters."""
     line = " ".join(str(text).split())
     line = line if line.isprintable() else repr(line)[1:-1]
     return line if len(line) <= 200 else f"{line[:200]}..."

@@ -1,4 +1,4 @@
-"""The Wasserstein-1 distance in its dual form."""
+"""The Wasserstein loss: the dual form of the Wasserstein-1 distance."""
 
 from typing import ClassVar
 
@@ -6,18 +6,18 @@ from gantrain.losses.base import Logits, Scalar
 
 
 class Wasserstein:
-    """The critic widens E[D(x)] - E[D(G(z))], the generator narrows it.
+    """The critic maximizes E[D(x)] - E[D(G(z))], the generator minimizes it.
 
-    It estimates a distance only while something keeps the critic Lipschitz (gradient_penalty, weight_clip).
+    It estimates the distance only if a regularizer keeps the critic Lipschitz (gradient_penalty, weight_clip).
     Source: Arjovsky 2017, equation 3 and Algorithm 1.
     """
 
     needs_lipschitz: ClassVar[bool] = True
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Scalar:
-        """Minus the estimate of the distance; logits are unbounded scores."""
+        """Return minus the estimate of the distance, from unbounded logits [n] and [n]."""
         return fake_logits.mean() - real_logits.mean()
 
     def generator(self, fake_logits: Logits) -> Scalar:
-        """Minus the mean score of the fakes."""
+        """Return minus the mean logit of the generated samples [n]."""
         return -fake_logits.mean()

@@ -9,9 +9,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gantrain import seeding
+from gantrain.models.spectral_norm import NUM_FIRST_ITERATIONS, iterate_spectral_norms, original_weight
 
 ActivationName = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "linear"]
 NormName = Literal["batch", "instance", "layer", "none"]
+"""A normalization that follows a layer."""
+
+NormOption = Literal["batch", "instance", "layer", "spectral", "none"]
+"""The `norm` of a network: one of those, or "spectral": spectral_norm of all its weights instead."""
+
 BiasName = Literal["none", "ends", "all"]
 InitName = Literal["dcgan", "xavier", "kaiming", "orthogonal", "default"]
 
@@ -38,26 +44,26 @@ def activation(name: ActivationName, slope: float = 0.0) -> nn.Module:
     return nn.LeakyReLU(slope) if name == "leaky_relu" else _ACTIVATIONS[name]()
 
 
-def norm(name: NormName, num_features: int, *, dims: Literal[1, 2]) -> list[nn.Module]:
-    """Make the normalization that follows a layer, as a list that is empty for "none".
+def norm(name: NormOption, num_features: int, *, dims: Literal[1, 2]) -> list[nn.Module]:
+    """Make the normalization that follows a layer, as a list that is empty for "none" and "spectral".
 
     Raises:
         ValueError: instance normalization of vectors, which would leave nothing of them.
     """
-    if name == "none":
+    if name in ("none", "spectral"):
         return []
     kinds = _NORMS if dims == 2 else _NORMS_1D
     if name not in kinds:
-        raise ValueError(f"norm={name}: vectors can be normalized by one of {[*kinds, 'none']}.")
+        raise ValueError(f"norm={name}: vectors can be normalized by one of {[*kinds, 'spectral', 'none']}.")
     return [kinds[name](num_features)]
 
 
 class Dropout(nn.Dropout):
-    """Dropout whose mask does not depend on how many processes share the batch."""
+    """Dropout whose mask depends neither on the number of processes nor on that of micro-batches."""
 
     def forward(self, x: Float[Tensor, "n *shape"]) -> Float[Tensor, "n *shape"]:
         """Drop numbers while training."""
-        if not self.training or seeding.shard.size == 1:
+        if not self.training or seeding.shard.num_parts == 1:
             return super().forward(x)
         return x * seeding.own_rows(lambda shape: nn.functional.dropout(x.new_ones(shape), self.p), x.shape)
 
@@ -72,9 +78,40 @@ def check_width(width: int) -> None:
         raise ValueError(f"width={width}: a layer needs at least one channel (64 is usual).")
 
 
+def check_num_classes(num_classes: int) -> None:
+    """Refuse to condition on labels where there are none.
+
+    Raises:
+        ValueError: num_classes is below 1.
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes={num_classes}: a network with labels needs at least one class (MNIST has 10).")
+
+
+def label_embedding(num_classes: int, embedding_dim: int) -> nn.Embedding:
+    """Make a table of learned vectors, one for each class, that starts as N(0, 1) whatever the network's init.
+
+    Raises:
+        ValueError: there would be no vectors, or vectors without numbers.
+    """
+    check_num_classes(num_classes)
+    if embedding_dim < 1:
+        raise ValueError(f"embedding_dim={embedding_dim}: a label needs at least one number (10 is usual).")
+    return nn.Embedding(num_classes, embedding_dim)
+
+
 def has_batch_norm(module: nn.Module) -> bool:
-    """Whether the samples of a batch influence each other's output."""
+    """Tell whether any layer of the module is a BatchNorm."""
     return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+
+
+def couples_samples(module: nn.Module) -> bool:
+    """Tell whether the samples of a batch influence each other's output.
+
+    BatchNorm makes them, and so does any module with the attribute `couples_samples = True` (packing, minibatch
+    standard deviation). Real and generated samples then pass through D apart; nothing else follows from it.
+    """
+    return has_batch_norm(module) or any(getattr(m, "couples_samples", False) is True for m in module.modules())
 
 
 _WEIGHTS: dict[str, Callable[[torch.Tensor], Any]] = {
@@ -89,12 +126,13 @@ def initialize(module: nn.Module, init: InitName) -> None:
     """Initialize every layer of the module in place; "default" leaves torch's own.
 
     "dcgan": weights N(0, 0.02), the scale of normalizations N(1, 0.02), every bias 0 (Radford 2016, section 3; the
-    scale after the released code). The others: the named rule for weights, scale 1, bias 0.
+    scale after the released code). The others: the named rule for weights, scale 1, bias 0. Of a spectrally normalized
+    layer it is the weight before normalization.
     """
     if init == "default":
         return
     for layer in module.modules():
-        weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
+        weight, bias = original_weight(layer), getattr(layer, "bias", None)
         if isinstance(weight, nn.Parameter):
             if weight.dim() > 1:
                 _WEIGHTS[init](weight)
@@ -104,3 +142,5 @@ def initialize(module: nn.Module, init: InitName) -> None:
                 nn.init.ones_(weight)
         if isinstance(bias, nn.Parameter):
             nn.init.zeros_(bias)
+    for _ in range(NUM_FIRST_ITERATIONS):
+        iterate_spectral_norms(module)  # u and v were those of the weights before

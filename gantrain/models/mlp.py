@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from gantrain.losses.base import Logits
 from gantrain.models import layers
-from gantrain.models.layers import ActivationName, InitName, NormName
+from gantrain.models.layers import ActivationName, InitName, NormOption
+from gantrain.models.spectral_norm import spectral_norm
 
 
 def _hidden(
-    dims: Sequence[int], *, activation: ActivationName, slope: float, norm: NormName, dropout: float
+    dims: Sequence[int], *, activation: ActivationName, slope: float, norm: NormOption, dropout: float
 ) -> list[nn.Module]:
     stack: list[nn.Module] = []
     for num_in, num_out in pairwise(dims):
@@ -51,7 +52,7 @@ class Generator(nn.Module):
         multipliers: Sequence[float],
         activation: ActivationName,
         slope: float,
-        norm: NormName,
+        norm: NormOption,
         init: InitName,
         output: ActivationName,
     ):
@@ -64,6 +65,8 @@ class Generator(nn.Module):
             nn.Unflatten(1, tuple(image_shape)),
         )
         layers.initialize(self, init)
+        if norm == "spectral":
+            spectral_norm(self)
 
     def forward(self, z: Float[Tensor, "n z_dim"]) -> Float[Tensor, "n *image_shape"]:
         """Make one sample from each code."""
@@ -89,7 +92,7 @@ class Discriminator(nn.Module):
         multipliers: Sequence[float],
         activation: ActivationName,
         slope: float,
-        norm: NormName,
+        norm: NormOption,
         init: InitName,
         dropout: float,
     ):
@@ -104,6 +107,8 @@ class Discriminator(nn.Module):
             nn.Flatten(0),
         )
         layers.initialize(self, init)
+        if norm == "spectral":
+            spectral_norm(self)
 
     def forward(self, x: Float[Tensor, "n *image_shape"]) -> Logits:
         """Score each sample."""

@@ -1,9 +1,9 @@
-"""The gradient of a critic in its input, to be differentiated once more: what penalties on the slope are made of.
+"""The gradient of a critic in its input, with a graph of its own: gradient penalties are functions of it.
 
-torch's backward pass through such a gradient does needless work. It hands tensors of zeros from activations that are
-linear by pieces to every layer before them, each of which then takes two products of zeros; and it computes the
-gradient in a convolution's weight as a convolution with an image-sized kernel. Without that the numbers are the same.
-The idea for convolutions is that of Karras 2020 (StyleGAN2-ADA's released code).
+Torch's backward pass through such a gradient does needless work, which is avoided here; the numbers are the same.
+The second derivative of a piecewise linear activation is zero, but torch passes on a tensor of zeros, for which every
+layer before the activation then computes two products. And it computes the gradient in a convolution's weight as a
+convolution with an image-sized kernel. For convolutions the idea is that of Karras 2020 (StyleGAN2-ADA).
 """
 
 from collections.abc import Callable, Iterator
@@ -16,31 +16,47 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
-from gantrain.losses.base import Logits
+from gantrain.losses.base import Logits, Scalar
+from gantrain.regularizers.base import Critic, Labels
 
 aten = torch.ops.aten
 
 
-def input_gradient(critic: Callable[[Tensor], Logits], x: Float[Tensor, "n *shape"]) -> Float[Tensor, "n *shape"]:
-    """Compute the gradient of each sample's score in that sample, with a graph that leads to the critic's parameters.
+def input_gradient(
+    critic: Callable[..., Logits], x: Float[Tensor, "n *shape"], *labels: Labels
+) -> Float[Tensor, "n *shape"]:
+    """Compute the gradient of each sample's logit in that sample; it can be differentiated in the critic's parameters.
 
     Args:
-        critic: treats every sample alone.
-        x: its own graph is left aside.
+        critic: is called as critic(x, *labels). It is the sum of its logits that is differentiated, so that a critic
+            in which samples influence each other (minibatch standard deviation) adds their terms.
+        x: is detached from its graph.
+        labels: none for a critic of one argument; otherwise one, which may be None.
     """
     x = x.detach().requires_grad_()
     with TwiceDifferentiable() as operations:
-        scores = critic(x).sum()
+        scores = critic(x, *labels).sum()
     with operations.in_inputs_alone():
         (gradient,) = torch.autograd.grad(scores, x, create_graph=True)
     return gradient
 
 
+def gradient_norms(critic: Critic, x: Float[Tensor, "n *shape"], labels: Labels) -> Float[Tensor, " n"]:
+    """Compute the Euclidean norm of each sample's gradient."""
+    norms: Tensor = torch.linalg.vector_norm(input_gradient(critic, x, labels).flatten(1), dim=1)
+    return norms
+
+
+def mean_squared_gradient_norm(critic: Critic, x: Float[Tensor, "n *shape"], labels: Labels) -> Scalar:
+    """Compute the mean over the batch of the squared norm of each sample's gradient."""
+    return input_gradient(critic, x, labels).square().flatten(1).sum(1).mean()
+
+
 class TwiceDifferentiable(TorchFunctionMode):
-    """Has ReLU, leaky ReLU and 2-D convolutions take backward passes that are cheap to differentiate.
+    """Replaces the backward passes of ReLU, leaky ReLU and 2-D convolutions by ones that are cheap to differentiate.
 
     Attributes:
-        for_inputs: whether only the gradient in the input is asked for, as the first time.
+        for_inputs: whether only the gradient in the input is computed, as in the first of the two backward passes.
     """
 
     def __init__(self) -> None:
@@ -58,7 +74,7 @@ class TwiceDifferentiable(TorchFunctionMode):
 
     @contextmanager
     def in_inputs_alone(self) -> Iterator[None]:
-        """Compute no gradient of parameters while the block runs."""
+        """Compute no gradients of parameters while the block runs."""
         self.for_inputs = True
         try:
             yield
@@ -67,13 +83,13 @@ class TwiceDifferentiable(TorchFunctionMode):
 
     @staticmethod
     def relu(input: Tensor, inplace: bool = False) -> Tensor:
-        """As torch's, which it leaves what is to be done in place."""
+        """Compute what torch's does; in place it is torch's own."""
         made: Tensor = nn.functional.relu(input, inplace) if inplace else _ReLU.apply(input)
         return made
 
     @staticmethod
     def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
-        """As torch's, which it leaves what is to be done in place."""
+        """Compute what torch's does; in place it is torch's own."""
         if inplace:
             return nn.functional.leaky_relu(input, negative_slope, inplace)
         made: Tensor = _LeakyReLU.apply(input, negative_slope)
@@ -89,7 +105,7 @@ class TwiceDifferentiable(TorchFunctionMode):
         dilation: Any = 1,
         groups: int = 1,
     ) -> Tensor:
-        """As torch's."""
+        """Compute what torch's does."""
         if isinstance(padding, str) or input.dim() != 4:
             return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
         pairs = [[n] * 2 if isinstance(n, int) else list(n) for n in (stride, padding, dilation)]
@@ -97,15 +113,14 @@ class TwiceDifferentiable(TorchFunctionMode):
         return made
 
 
-# Where the activation bends its slope jumps, and is constant everywhere else: the backward pass does not depend on x as
-# far as derivatives go.
+# The slope of these activations is constant on either side of 0, so the derivative of the backward pass in x is 0.
 
 
 class _ReLU(Function):
     @staticmethod
     def forward(context: Any, x: Tensor) -> Tensor:
         made = torch.relu(x)
-        context.save_for_backward(made)  # as torch does, so that x may be changed in place
+        context.save_for_backward(made)  # and not x, as torch does, so that x may be changed in place
         return made
 
     @staticmethod
@@ -151,7 +166,7 @@ class _Convolution(Function):
 
 
 class _InputGradient(Function):
-    """The gradient of a convolution in its input, which is linear in the output's gradient and in the weight."""
+    """Computes a convolution's gradient in its input, which is linear in the output's gradient and in the weight."""
 
     @staticmethod
     def forward(context: Any, gradient: Tensor, weight: Tensor, x: Tensor, options: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Noise on everything that the discriminator is shown."""
+"""Instance noise: Gaussian noise on every sample that D is shown."""
 
 from functools import partial
 
@@ -6,12 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gantrain.regularizers.base import Progress, Regularizer
+from gantrain.regularizers.base import Regularizer
+from gantrain.schedules.base import Clock, Number
 from gantrain.seeding import own_rows
 
 
 class InputNoise(Regularizer):
-    """Gaussian noise of standard deviation `std` on real and fake samples alike, decaying linearly to 0.
+    """Add Gaussian noise of standard deviation `std` to real and generated samples, decaying linearly to 0.
 
     It gives the two distributions a common support, so that D cannot tell them apart perfectly.
     Source: Sønderby 2017, section 2.4 (instance noise); Arjovsky and Bottou 2017, section 3.
@@ -20,9 +21,9 @@ class InputNoise(Regularizer):
     def __init__(self, *, std: float):
         if std < 0:
             raise ValueError(f"std={std}: a standard deviation is at least 0 (images span [-1, 1]; 0.07 is usual).")
-        self.std = std
+        self.std: Number = std
 
-    def perturb(self, x: Float[Tensor, "n *shape"], progress: Progress) -> Float[Tensor, "n *shape"]:
-        """Add fresh noise."""
+    def perturb(self, x: Float[Tensor, "n *shape"], clock: Clock) -> Float[Tensor, "n *shape"]:
+        """Return x with fresh noise added."""
         noise = own_rows(partial(torch.randn, dtype=x.dtype, device=x.device), x.shape)
-        return x + noise * (self.std * (1 - progress))
+        return x + noise * (self.std * (1 - clock.fraction))

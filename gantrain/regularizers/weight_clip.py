@@ -9,12 +9,12 @@ from gantrain.regularizers.base import Regularizer
 
 
 class WeightClip(Regularizer):
-    """Keep every parameter of the critic in [-limit, limit], and with it the critic Lipschitz.
+    """Clip every parameter of the critic to [-limit, limit], which bounds its Lipschitz constant.
 
     Source: Arjovsky 2017, Algorithm 1, line 7.
     """
 
-    # Normalizing by the batch undoes what clipping bounds: the critic is no longer Lipschitz in one sample.
+    # Batch normalization divides by the batch's standard deviation, which clipping does not bound from below.
     with_batch_norm: ClassVar[Literal["doubtful"]] = "doubtful"
     bounds_lipschitz = True
 
@@ -24,10 +24,10 @@ class WeightClip(Regularizer):
         self.limit = limit
 
     @torch.no_grad()
-    def project(self, critic: nn.Module) -> None:
-        """Clip in place. A weight that is not finite becomes nan: the limit in its place would hide a divergence."""
-        parameters: list[Tensor] = list(critic.parameters())
-        spoilt = torch._foreach_sub(parameters, parameters)  # inf - inf is nan, all else 0
+    def project(self, D: nn.Module) -> None:
+        """Clip in place; NaN and Inf become NaN, because clipping Inf to the limit would hide a divergence."""
+        parameters: list[Tensor] = list(D.parameters())
+        non_finite = torch._foreach_sub(parameters, parameters)  # NaN where a weight is NaN or Inf, else 0
         torch._foreach_clamp_min_(parameters, -self.limit)
         torch._foreach_clamp_max_(parameters, self.limit)
-        torch._foreach_sub_(parameters, spoilt)
+        torch._foreach_sub_(parameters, non_finite)

@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,43 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor, nn
 
-from gantrain.build import build_device, build_generator, build_latent
-from gantrain.checkpoint import find
-from gantrain.cli import Job
-from gantrain.config import SAMPLE_ONLY, Node, at_least
+from gantrain.assemble import build_generator, build_latent
+from gantrain.config import Config, from_saved, keys_for_task
+from gantrain.config_rules import at_least
 from gantrain.console import console
 from gantrain.datasets.batches import to_bytes
+from gantrain.engine.device import choose_device
+from gantrain.engine.distributed import require_single_process
 from gantrain.errors import ConfigError, DataError
+from gantrain.evaluation.grids import grid, save_png
+from gantrain.evaluation.sampling import Labels, drawn_labels, rows_of_classes, sample_blocks
 from gantrain.files import atomic_write, require_new_file, require_space
+from gantrain.models.calling import takes_labels
 from gantrain.models.latent import Latent
-from gantrain.pictures import grid, save_png
-from gantrain.processes import require_alone
-from gantrain.resume import load_config, require_plain
-from gantrain.sampling import sample_blocks
+from gantrain.session.checkpoint import find
+from gantrain.session.saved import load_config, require_plain
+from gantrain.tasks.job import Job
 
-READ_BY_SAMPLE = {*SAMPLE_ONLY, "task", "seed", "runtime", "batch_size", "trust"}
+READ_BY_SAMPLE = {*keys_for_task("sample"), "task", "seed", "runtime", "batch_size", "trust"}
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A run's generator, rebuilt from a checkpoint.
+
+    Attributes:
+        G: the averaged one where there is one.
+        class_counts: samples of each class in the run's data, where G is conditional.
+    """
+
+    G: nn.Module
+    latent: Latent
+    image_shape: tuple[int, ...]
+    class_counts: list[int] | None
 
 
 def sample(job: Job) -> None:
-    """Write `num` samples of the run `run` to `output`; sample i depends on the seed and i alone.
+    """Write `num` samples of the run `run` to `output`; sample i depends on the seed, its label and i alone.
 
     A .npz holds one array, `images` uint8 [n, h, w, c] (`samples` float32 [n, d] for vectors); a .png holds a grid.
     Memory is bounded for .npz, whatever num is. batch_size changes nothing: the generator always runs on blocks of
@@ -39,22 +58,35 @@ def sample(job: Job) -> None:
         ConfigError: a key is missing or has no meaning here, or the output exists already.
         DataError: the run has no checkpoint.
     """
-    require_alone("task=sample")
+    require_single_process("task=sample")
     config = job.config
     _check(config, job.typed)
-    output, run = Path(config["output"]), Path(config["run"])
-    G, latent, image_shape, device = load_generator(run, build_device(config["runtime"]))
-    blocks = sample_blocks(G, latent, config["num"], device=device, key=(config["seed"], "sample"))
+    output, run = Path(str(config.output)), Path(str(config.run))
+    device, key = choose_device(config.runtime.device), (config.seed, "sample")
+    made = load_generator(run, device)
+    classes = chosen_classes(config.labels, made)
+    num = config.num
+    if classes is not None and num % len(classes):
+        if "num" in {override.lstrip("+").split("=")[0] for override in job.typed}:
+            raise ConfigError(
+                f"num={num}: must be a multiple of the {len(classes)} classes of labels={config.labels}, which have a "
+                f"row each; for example num={8 * len(classes)}."
+            )
+        num = 8 * len(classes)
+    labels: Labels | None = None
+    if made.class_counts is not None:
+        labels = drawn_labels(made.class_counts, key) if classes is None else rows_of_classes(classes, num)
+    blocks = sample_blocks(made.G, made.latent, num, device=device, key=key, labels=labels)
     if output.suffix == ".png":
-        _write_png(output, blocks, image_shape)
+        _write_png(output, blocks, made.image_shape, None if classes is None else num // len(classes))
     else:
-        _write_npz(output, blocks, image_shape, config["num"])
-    console.print(f"{config['num']:,} samples of {run} are in {output}", markup=False, soft_wrap=True)
+        _write_npz(output, blocks, made.image_shape, num)
+    console.print(f"{num:,} samples of {run} are in {output}", markup=False, soft_wrap=True, highlight=False)
 
 
-def _check(config: Node, typed: list[str]) -> None:
-    for key in ("run", "output"):
-        if not config[key]:
+def _check(config: Config, typed: list[str]) -> None:
+    for key, value in (("run", config.run), ("output", config.output)):
+        if not value:
             example = {"run": "outputs/2026-01-31/12-00-00", "output": "samples.npz"}[key]
             raise ConfigError(f"{key} is not set: task=sample needs run and output, for example {key}={example}.")
     for override in typed:
@@ -65,14 +97,36 @@ def _check(config: Node, typed: list[str]) -> None:
                 f"{', '.join(sorted(READ_BY_SAMPLE))}; leave it out."
             )
     at_least(config, "num", 1)
-    output = Path(config["output"])
+    output = Path(str(config.output))
     if output.suffix not in (".npz", ".png"):
         raise ConfigError(f"output={output}: the name must end in .npz (an array) or .png (a grid).")
     require_new_file(output, "output")
 
 
-def load_generator(place: Path, device: torch.device) -> tuple[nn.Module, Latent, tuple[int, ...], torch.device]:
-    """Rebuild a run's generator, the averaged one where there is one, from its newest checkpoint or the given one.
+def chosen_classes(labels: Any, made: Generator) -> list[int] | None:
+    """Return the classes that `labels` asks for; None: as the data have them.
+
+    Raises:
+        ConfigError: the run is unconditional, or has no such class.
+    """
+    if labels is None:
+        return None
+    if made.class_counts is None:
+        raise ConfigError(f"labels={labels}: the generator of this run is unconditional; leave labels out.")
+    num_classes = len(made.class_counts)
+    if labels == "all":
+        return list(range(num_classes))
+    classes = labels if isinstance(labels, list) else [labels]
+    is_known = [isinstance(c, int) and not isinstance(c, bool) and 0 <= c < num_classes for c in classes]
+    if not classes or not all(is_known):
+        raise ConfigError(
+            f"labels={labels}: must be all, or a list of classes from 0 to {num_classes - 1}, for example labels=[3]."
+        )
+    return classes
+
+
+def load_generator(place: Path, device: torch.device) -> Generator:
+    """Rebuild a run's generator from its newest checkpoint or the given one.
 
     Args:
         place: the folder of a run, or a checkpoint in it.
@@ -85,21 +139,25 @@ def load_generator(place: Path, device: torch.device) -> tuple[nn.Module, Latent
     if not (folder / ".hydra" / "config.yaml").is_file():
         raise ConfigError(f"run={place} is not the folder of a run: it has no .hydra/config.yaml.")
     require_plain(folder)
-    config = load_config(folder)
+    config = from_saved(load_config(folder))
     path, checkpoint = find(place)
-    latent, image_shape = build_latent(config), tuple(checkpoint["image_shape"])
-    G = build_generator(config, image_shape, latent).to(device)
+    latent, image_shape = build_latent(config.latent), tuple(checkpoint["image_shape"])
+    class_counts = checkpoint.get("class_counts")
+    num_classes = len(class_counts) if class_counts else None
+    G = build_generator(config.model["generator"], image_shape, latent, num_classes).to(device)
     try:
         G.load_state_dict(checkpoint["G_ema"] or checkpoint["G"])
     except (RuntimeError, TypeError, AttributeError) as error:
         raise DataError(f"{path} does not fit the network of {folder}: {error}") from error
-    return G, latent, image_shape, device
+    return Generator(G, latent, image_shape, class_counts if takes_labels(G) else None)
 
 
-def _write_png(output: Path, blocks: Iterable[Float[Tensor, "n *shape"]], image_shape: tuple[int, ...]) -> None:
+def _write_png(
+    output: Path, blocks: Iterable[Float[Tensor, "n *shape"]], image_shape: tuple[int, ...], columns: int | None
+) -> None:
     if len(image_shape) != 3:
-        raise ConfigError(f"output={output}: vectors make no picture; write an array, output={output.stem}.npz.")
-    save_png(output, grid(torch.cat(list(blocks))))
+        raise ConfigError(f"output={output}: vectors have no picture; write an array, output={output.stem}.npz.")
+    save_png(output, grid(torch.cat(list(blocks)), columns))
 
 
 def _write_npz(

@@ -6,19 +6,22 @@ from typing import Any
 import pytest
 import torch
 
-from gantrain.callbacks.base import Callback
+from gantrain.callbacks.base import Callback, Callbacks
+from gantrain.config import Config
 from gantrain.datasets.base import Dataset, ImageDataset
 from gantrain.datasets.batches import make_batches
+from gantrain.engine.runtime import Runtime
+from gantrain.game import Objective
 from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.metrics.base import Metric
 from gantrain.models.latent import Normal
 from gantrain.models.mlp import Discriminator, Generator
-from gantrain.run import Run
-from gantrain.runtime import Runtime
+from gantrain.session.run import Run
 from gantrain.train import TrainState, train
 
 CPU = torch.device("cpu")
-MakeRun = Callable[..., Run]
+MakeRun = Callable[..., tuple[Run, Callbacks]]
+Complete = Callable[..., None]
 
 
 def make_images(num_images: int = 100) -> ImageDataset:
@@ -28,6 +31,8 @@ def make_images(num_images: int = 100) -> ImageDataset:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
+    """Make a small run and its callbacks; further keywords are settings of its config."""
+
     def make(
         *callbacks: Callback,
         dataset: Dataset | None = None,
@@ -36,8 +41,9 @@ def make_run(tmp_path: Path) -> MakeRun:
         metrics: dict[str, Metric] | None = None,
         hyperparameters: dict[str, Any] | None = None,
         ema: bool = False,
+        objective: Objective | None = None,
         **config: Any,
-    ) -> Run:
+    ) -> tuple[Run, Callbacks]:
         torch.manual_seed(0)
         dataset = make_images() if dataset is None else dataset
         shape, latent = dataset.image_shape, Normal(z_dim=4)
@@ -52,50 +58,41 @@ def make_run(tmp_path: Path) -> MakeRun:
             G_ema=copy.deepcopy(G) if ema else None,
         )
         (tmp_path / folder).mkdir(parents=True)
-        defaults = {
-            "seed": 0,
-            "batch_size": 16,
-            "log_every": 1,
-            "sample_every": 5,
-            "evaluate_every": 5,
-            "on_divergence": "stop",
-        }
-        checkpoint = {"every": 4, "keep": 2, "keep_every": None, "best": None} | config.pop("checkpoint", {})
-        return Run(
+        run = Run(
             name="test",
             folder=tmp_path / folder,
-            config=defaults | config | {"checkpoint": checkpoint},
+            config=Config(**({"batch_size": 16} | config)),
             state=state,
             dataset=dataset,
             latent=latent,
+            objective=objective or Objective(NonSaturating()),
             runtime=Runtime(device=CPU),
             steps=steps,
             metrics=metrics or {},
             hyperparameters=hyperparameters or {"optimizer.lr": 1e-3},
-            callbacks=list(callbacks),
         )
+        return run, Callbacks(run, callbacks)
 
     return make
 
 
 @pytest.fixture
-def complete() -> Callable[..., None]:
-    def complete(run: Run, status: str = "finished", steps: int | None = None) -> None:
+def complete() -> Complete:
+    def complete(run: Run, callbacks: Callbacks, status: str = "finished", steps: int | None = None) -> None:
         """Train the run from start to finish, or until `steps`."""
-        run.start()
-        batches = make_batches(run.dataset, batch_size=16, seed=0, device=CPU)
+        callbacks.start()
+        batches = make_batches(run.dataset, batch_size=run.config.batch_size, seed=run.config.seed, device=CPU)
         train(
             run.state,
             batches,
             run.latent,
-            NonSaturating(),
-            {},
+            run.objective,
             steps=run.steps if steps is None else steps,
             n_critic=lambda _: 1,
-            seed=0,
+            seed=run.config.seed,
             device=CPU,
-            callbacks=run.callbacks,
+            callbacks=[*callbacks],
         )
-        run.finish(status)
+        callbacks.finish(status)
 
     return complete

@@ -9,12 +9,20 @@ from typing import Any, ClassVar, NamedTuple
 import pytest
 import torch
 
+from gantrain.callbacks.base import Callback, Callbacks
 from gantrain.callbacks.checkpoint import Checkpoint, estimate_bytes
 from gantrain.callbacks.evaluate import Evaluate
 from gantrain.callbacks.log import Log
-from gantrain.checkpoint import capture, find, newest, read, restore, write
 from gantrain.errors import ConfigError, DataError, DivergedError
-from gantrain.run import Run
+from gantrain.session.checkpoint import capture, find, newest, read, restore, write
+from gantrain.session.run import Run
+
+MakeRun = Callable[..., tuple[Run, Callbacks]]
+Complete = Callable[..., None]
+
+
+def saving(*, every: int = 4, keep: int = 2, keep_every: int | None = None, best: str | None = None) -> Checkpoint:
+    return Checkpoint(every=every, keep=keep, keep_every=keep_every, best=best)
 
 
 def names(run: Run) -> list[str]:
@@ -26,11 +34,11 @@ def names(run: Run) -> list[str]:
     [("finished", 10, [8, 10]), ("stopped", 6, [4, 6]), ("finished", 8, [4, 8]), ("diverged", 10, [4, 8]),
      ("failed", 3, [])],
 )  # fmt: skip
-def test_the_last_ones_are_kept(
-    make_run: Callable[..., Run], complete: Callable[..., None], status: str, steps: int, expected: list[int]
+def test_the_newest_checkpoints_are_kept(
+    make_run: MakeRun, complete: Complete, status: str, steps: int, expected: list[int]
 ) -> None:
-    run = make_run(Checkpoint(), steps=10, checkpoint={"every": 4, "keep": 2})
-    complete(run, status=status, steps=steps)
+    run, callbacks = make_run(saving(every=4, keep=2), steps=10)
+    complete(run, callbacks, status=status, steps=steps)
     assert names(run) == [f"step_{step:08d}.pt" for step in expected]
     if expected:
         assert find(run.folder)[0].name == f"step_{expected[-1]:08d}.pt"
@@ -45,9 +53,9 @@ def equal(a: Any, b: Any) -> bool:
 
 
 @pytest.mark.parametrize("ema", [False, True])
-def test_everything_comes_back(make_run: Callable[..., Run], complete: Callable[..., None], ema: bool) -> None:
-    run = make_run(Checkpoint(), steps=3, ema=ema)
-    complete(run)
+def test_a_checkpoint_holds_networks_optimizers_and_counters(make_run: MakeRun, complete: Complete, ema: bool) -> None:
+    run, callbacks = make_run(saving(), steps=3, ema=ema)
+    complete(run, callbacks)
     content = find(run.folder)[1]
     state = run.state
     assert (content["step"], content["batches_seen"], content["image_shape"]) == (3, 3, [1, 8, 8])
@@ -59,10 +67,10 @@ def test_everything_comes_back(make_run: Callable[..., Run], complete: Callable[
     assert content["G_optimizer"]["state"][0]["step"] == 3
 
 
-def test_a_failing_write_leaves_the_old_checkpoint_and_nothing_else(
-    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+def test_a_failed_write_leaves_the_old_checkpoint_and_no_temporary_file(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = make_run()
+    run, _ = make_run()
     path = run.folder / "step_00000001.pt"
     write(path, capture(run))
     before = path.read_bytes()
@@ -78,13 +86,13 @@ def test_a_failing_write_leaves_the_old_checkpoint_and_nothing_else(
     assert [p.name for p in run.folder.iterdir()] == [path.name]
 
 
-def test_the_estimate_is_near_the_size(make_run: Callable[..., Run], complete: Callable[..., None]) -> None:
-    run = make_run(Checkpoint(), steps=1, ema=True)
+def test_the_estimated_size_is_near_the_true_size(make_run: MakeRun, complete: Complete) -> None:
+    run, callbacks = make_run(saving(), steps=1, ema=True)
     run.state.D.extra = torch.nn.Linear(500, 500)
     run.state.D_optimizer.add_param_group({"params": list(run.state.D.extra.parameters())})
     for parameter in run.state.D.extra.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    complete(run)
+    complete(run, callbacks)
     size = find(run.folder)[0].stat().st_size
     # The moments of the layer that nothing uses are never made.
     unused = 2 * sum(p.nbytes for p in run.state.D.extra.parameters())
@@ -97,16 +105,16 @@ class Usage(NamedTuple):
     free: int
 
 
-def test_a_full_disk_is_foreseen(make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_too_small_for_the_checkpoints_is_refused(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 10**9 - 10**6, 10**6))
+    _, callbacks = make_run(saving(keep=2))
     with pytest.raises(ConfigError, match=r"checkpoint\.keep=2.*1 MB free"):
-        make_run(Checkpoint()).check()
+        callbacks.check()
 
 
-def test_weights_that_are_no_numbers_are_never_saved(make_run: Callable[..., Run]) -> None:
-    run = make_run(Checkpoint(), checkpoint={"every": 1, "keep": 1})
-    run.start()
-    (callback,) = run.callbacks
+def test_weights_with_nan_are_never_saved(make_run: MakeRun) -> None:
+    run, callbacks = make_run(callback := saving(every=1, keep=1))
+    callbacks.start()
     run.state.step = 1
     callback(run.state, {})
     with torch.no_grad():
@@ -118,7 +126,7 @@ def test_weights_that_are_no_numbers_are_never_saved(make_run: Callable[..., Run
     assert find(run.folder)[0].name == "step_00000001.pt"
 
 
-def test_missing_and_damaged_checkpoints_are_named(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_or_damaged_checkpoint(tmp_path: Path) -> None:
     assert newest(tmp_path) is None
     with pytest.raises(DataError, match=str(tmp_path)):
         find(tmp_path)
@@ -133,9 +141,9 @@ def test_missing_and_damaged_checkpoints_are_named(tmp_path: Path) -> None:
             read(tmp_path / "bad.pt")
 
 
-def test_every_nth_is_kept_for_good(make_run: Callable[..., Run], complete: Callable[..., None]) -> None:
-    run = make_run(Checkpoint(), steps=13, checkpoint={"every": 2, "keep": 2, "keep_every": 5})
-    complete(run)
+def test_every_nth_checkpoint_is_kept_for_good(make_run: MakeRun, complete: Complete) -> None:
+    run, callbacks = make_run(saving(every=2, keep=2, keep_every=5), steps=13)
+    complete(run, callbacks)
     assert names(run) == [f"step_{step:08d}.pt" for step in (5, 10, 12, 13)]
 
 
@@ -155,13 +163,16 @@ class Rising:
         return {"height": next(self.values)}
 
 
-def test_the_best_by_a_metric_is_kept_besides(make_run: Callable[..., Run], complete: Callable[..., None]) -> None:
-    metric = Rising(1.0, 3.0, 2.0)
-    rule = {"every": 100, "keep": 1, "best": "height"}
-    run = make_run(
-        Evaluate(), Log(), Checkpoint(), steps=6, evaluate_every=2, metrics={"rising": metric}, checkpoint=rule
-    )
-    complete(run)
+def measuring(*values: float) -> tuple[list[Callback], dict[str, Any]]:
+    """Callbacks that measure at every second step and keep the best; and the metric with the values given."""
+    callbacks = [Evaluate(every=2), Log(every=1), saving(every=100, keep=1, best="height")]
+    return callbacks, {"rising": Rising(*values)}
+
+
+def test_the_checkpoint_with_the_best_metric_is_kept_too(make_run: MakeRun, complete: Complete) -> None:
+    added, metrics = measuring(1.0, 3.0, 2.0)
+    run, callbacks = make_run(*added, steps=6, metrics=metrics)
+    complete(run, callbacks)
     assert names(run) == ["best.pt", "step_00000006.pt"]
     best = read(run.folder / "checkpoints/best.pt")
     assert (best["step"], best["callbacks"]["Checkpoint"]) == (4, {"metric": "height", "value": 3.0})
@@ -169,35 +180,26 @@ def test_the_best_by_a_metric_is_kept_besides(make_run: Callable[..., Run], comp
     assert find(run.folder)[1]["step"] == 6
 
 
-def test_the_best_is_not_forgotten_by_a_resumed_run(
-    make_run: Callable[..., Run], complete: Callable[..., None]
-) -> None:
-    rule = {"every": 100, "keep": 1, "best": "height"}
-    run = make_run(Evaluate(), Log(), Checkpoint(), evaluate_every=2, metrics={"r": Rising(3.0)}, checkpoint=rule)
-    complete(run, "stopped", steps=2)
+def test_a_resumed_run_remembers_the_best_metric(make_run: MakeRun, complete: Complete) -> None:
+    added, metrics = measuring(3.0)
+    run, callbacks = make_run(*added, metrics=metrics)
+    complete(run, callbacks, "stopped", steps=2)
     content = find(run.folder)[1]
-    later = make_run(
-        Evaluate(),
-        Log(),
-        Checkpoint(),
-        evaluate_every=2,
-        metrics={"r": Rising(2.0, 4.0)},
-        checkpoint=rule,
-        folder="later",
-    )
+    added, metrics = measuring(2.0, 4.0)
+    later, callbacks = make_run(*added, metrics=metrics, folder="later")
     restore(later, content, run.folder)
-    complete(later, "stopped", steps=6)
+    complete(later, callbacks, "stopped", steps=6)
     assert read(later.folder / "checkpoints/best.pt")["step"] == 6
 
 
-def test_a_best_metric_that_is_not_measured_is_refused(make_run: Callable[..., Run]) -> None:
-    run = make_run(Checkpoint(), metrics={"r": Rising()}, checkpoint={"every": 1, "keep": 1, "best": "fid"})
+def test_a_best_metric_that_is_not_measured_is_refused(make_run: MakeRun) -> None:
+    _, callbacks = make_run(saving(best="fid"), metrics={"rising": Rising()})
     with pytest.raises(ConfigError, match=r"checkpoint\.best=fid: must be a number of the metrics in use \(height\)"):
-        run.check()
+        callbacks.check()
 
 
-def test_a_checkpoint_is_what_torch_reads_and_ends_with_its_hash(make_run: Callable[..., Run]) -> None:
-    run = make_run(ema=True)
+def test_torch_reads_a_checkpoint_which_ends_with_its_sha256(make_run: MakeRun) -> None:
+    run, _ = make_run(ema=True)
     path = run.folder / "step_00000000.pt"
     write(path, capture(run))
     content = path.read_bytes()
@@ -209,7 +211,7 @@ def test_a_checkpoint_is_what_torch_reads_and_ends_with_its_hash(make_run: Calla
         assert archive.testzip() is None
 
 
-def test_a_checkpoint_cannot_run_code_nor_fill_the_memory(tmp_path: Path) -> None:
+def test_a_checkpoint_cannot_run_code_or_exhaust_memory(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> Any:
             return (os.system, (f"touch {tmp_path}/ran",))

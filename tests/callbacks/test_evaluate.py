@@ -5,15 +5,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from gantrain.callbacks.base import Callback
+from gantrain.callbacks.base import Callback, Callbacks
 from gantrain.callbacks.evaluate import Evaluate
 from gantrain.callbacks.log import Log
 from gantrain.callbacks.samples import Samples
 from gantrain.datasets.base import Dataset
 from gantrain.errors import ConfigError, DivergedError
 from gantrain.metrics.modes import Modes
-from gantrain.run import Run
+from gantrain.session.run import Run
 from gantrain.train import TrainState
+
+MakeRun = Callable[..., tuple[Run, Callbacks]]
+Complete = Callable[..., None]
 
 
 class Listener(Callback):
@@ -40,20 +43,11 @@ class Fake:
         return {self.name: self.samples[-1].sum().item() if self.value is None else self.value}
 
 
-def test_metrics_are_logged_at_their_interval_and_the_last_step(
-    make_run: Callable[..., Run], complete: Callable[..., None]
-) -> None:
+def test_metrics_are_logged_at_their_interval_and_at_the_last_step(make_run: MakeRun, complete: Complete) -> None:
     listener, total, other = Listener(), Fake(), Fake("other")
-    run = make_run(
-        Evaluate(),
-        Log(),
-        listener,
-        metrics={"total": total, "other": other},
-        steps=7,
-        log_every=1000,
-        evaluate_every=3,
-    )
-    complete(run)
+    metrics = {"total": total, "other": other}
+    run, callbacks = make_run(Evaluate(every=3), Log(every=1000), listener, metrics=metrics, steps=7)
+    complete(run, callbacks)
     assert sorted(listener.rows) == [1, 3, 6, 7]
     assert [step for step, row in listener.rows.items() if "metric/total" in row] == [3, 6, 7]
     assert listener.rows[7]["metric/total"] == total.samples[-1].sum().item()
@@ -63,31 +57,31 @@ def test_metrics_are_logged_at_their_interval_and_the_last_step(
     assert run.state.G.training
 
 
-def test_the_codes_are_the_same_every_time(make_run: Callable[..., Run]) -> None:
+def test_every_evaluation_uses_the_same_latents(make_run: MakeRun) -> None:
     metric = Fake()
-    run = make_run(Evaluate(), metrics={"fake": metric}, evaluate_every=1)
-    run.start()
+    run, callbacks = make_run(evaluate := Evaluate(every=1), metrics={"fake": metric})
+    callbacks.start()
     for _ in range(2):
         run.state.step += 1
-        run.callbacks[0](run.state, {})
+        evaluate(run.state, {})
     torch.testing.assert_close(metric.samples[1], metric.samples[3], rtol=0, atol=0)
 
 
-def test_data_that_a_metric_cannot_judge_are_refused_before_anything_is_written(make_run: Callable[..., Run]) -> None:
-    run = make_run(Evaluate(), metrics={"modes": Modes(num_samples=10, radius_stds=3.0)})
+def test_data_that_a_metric_cannot_evaluate_are_refused_before_anything_is_written(make_run: MakeRun) -> None:
+    run, callbacks = make_run(Evaluate(every=5), metrics={"modes": Modes(num_samples=10, radius_stds=3.0)})
     with pytest.raises(ConfigError, match="metric modes: dataset=noise"):
-        run.check()
+        callbacks.check()
     assert list(run.folder.iterdir()) == []
 
 
-def test_a_metric_that_is_no_number_ends_the_run(make_run: Callable[..., Run], complete: Callable[..., None]) -> None:
-    run = make_run(Evaluate(), Log(), metrics={"fake": Fake(value=float("nan"))}, evaluate_every=2)
+def test_a_metric_that_is_nan_ends_the_run(make_run: MakeRun, complete: Complete) -> None:
+    run, callbacks = make_run(Evaluate(every=2), Log(every=1), metrics={"fake": Fake(value=float("nan"))})
     with pytest.raises(DivergedError, match="metric/total"):
-        complete(run)
+        complete(run, callbacks)
 
 
-def test_all_that_started_finish_in_order_and_one_that_fails_keeps_no_other_from_it(
-    make_run: Callable[..., Run],
+def test_every_started_callback_finishes_even_if_another_fails(
+    make_run: MakeRun,
 ) -> None:
     seen: list[str] = []
 
@@ -105,27 +99,29 @@ def test_all_that_started_finish_in_order_and_one_that_fails_keeps_no_other_from
             if self.fails == "finish":
                 raise RuntimeError("finish")
 
-    run = make_run(Noted("a", fails="finish"), Noted("b"), Noted("c", fails="start"))
+    _, callbacks = make_run(Noted("a", fails="finish"), Noted("b"), Noted("c", fails="start"))
     with pytest.raises(RuntimeError, match="start"):
-        run.start()
+        callbacks.start()
     with pytest.raises(RuntimeError, match="finish"):
-        run.finish("failed")
+        callbacks.finish("failed")
     assert seen == ["start a", "start b", "finish a", "finish b"]
 
 
-def test_what_adds_observations_goes_first_wherever_it_is_named(make_run: Callable[..., Run]) -> None:
-    log, evaluate = Log(), Evaluate()
-    assert make_run(log, evaluate).callbacks == [evaluate, log]
+def test_callbacks_are_called_by_order_not_by_place_in_the_config(make_run: MakeRun) -> None:
+    log, evaluate = Log(every=1), Evaluate(every=1)
+    run, callbacks = make_run(log, evaluate)
+    assert [*callbacks] == run.listeners == [evaluate, log]
 
 
 @pytest.mark.parametrize("board_first", [True, False])
-def test_pictures_of_the_start_arrive_in_either_order(make_run: Callable[..., Run], board_first: bool) -> None:
+def test_pictures_before_the_first_step_reach_callbacks_in_any_order(make_run: MakeRun, board_first: bool) -> None:
     seen: list[str] = []
 
     class Board(Callback):
         def image(self, state: TrainState, tag: str, image: object) -> None:
             seen.append(tag)
 
-    samples = Samples(num=4, num_vectors=4)
-    make_run(*((Board(), samples) if board_first else (samples, Board()))).start()
+    samples = Samples(every=5, num=4, num_vectors=4)
+    _, callbacks = make_run(*((Board(), samples) if board_first else (samples, Board())))
+    callbacks.start()
     assert seen == ["samples/real", "samples/fixed"]

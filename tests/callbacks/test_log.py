@@ -10,19 +10,26 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gantrain.callbacks.base import Callback
+from gantrain.assemble import build_objective
+from gantrain.callbacks.base import Callback, Callbacks
 from gantrain.callbacks.log import MAX_ROWS, Log
-from gantrain.datasets.batches import make_batches
+from gantrain.config import Config
+from gantrain.engine.finite import first_nonfinite, named_tensors
 from gantrain.errors import DivergedError
-from gantrain.health import diverged, first_nonfinite, named_tensors
+from gantrain.game import Objective
+from gantrain.losses.base import Loss
 from gantrain.losses.nonsaturating import NonSaturating
-from gantrain.regularizers.base import CriticBatch, Regularizer
-from gantrain.run import Run
-from gantrain.train import Observations, TrainState, train
+from gantrain.losses.wasserstein import Wasserstein
+from gantrain.regularizers.base import Critic, Regularizer, UpdateBatch
+from gantrain.session.divergence import diverged
+from gantrain.session.run import Run
+from gantrain.train import TrainState
+from gantrain.updates import Logs
 
 NAN, INF = math.nan, math.inf
-MakeRun = Callable[..., Run]
-Inject = Callable[[TrainState, Observations, float], None]
+MakeRun = Callable[..., tuple[Run, Callbacks]]
+Complete = Callable[..., None]
+Inject = Callable[[TrainState, Logs, float], None]
 
 
 class Listener(Callback):
@@ -33,7 +40,7 @@ class Listener(Callback):
         self.heard[state.step] = scalars
 
 
-def observe(step: int) -> Observations:
+def logs_of(step: int) -> Logs:
     return {
         "loss/discriminator": torch.tensor(0.5 + step),
         "loss/generator": torch.tensor(1.5),
@@ -52,35 +59,36 @@ def follow(module: nn.Module, optimizer: Optimizer, gradient: float = 1e-3, *, b
     optimizer.step()
 
 
-def drive(run: Run, steps: int, at: int = 0, inject: Inject | None = None, value: float = 0.0) -> None:
-    """Let Log see `steps` steps, of which one goes wrong."""
-    run.start()
+def drive(callbacks: Callbacks, steps: int, at: int = 0, inject: Inject | None = None, value: float = 0.0) -> None:
+    """Call Log after each of `steps` steps, of which one goes wrong."""
+    callbacks.start()
+    (log,) = (callback for callback in callbacks if isinstance(callback, Log))
     for step in range(1, steps + 1):
-        state, observations = run.state, observe(step)
+        state, logs = callbacks.run.state, logs_of(step)
         state.step = step
         follow(state.D, state.D_optimizer)
         follow(state.G, state.G_optimizer)
         if step == at and inject is not None:
-            inject(state, observations, value)
-        run.callbacks[0](state, observations)
+            inject(state, logs, value)
+        log(state, logs)
 
 
-def spoil_observation(tag: str) -> Inject:
-    def inject(state: TrainState, observations: Observations, value: float) -> None:
-        observations[tag] = torch.tensor(value)
+def spoil_log(tag: str) -> Inject:
+    def inject(state: TrainState, logs: Logs, value: float) -> None:
+        logs[tag] = torch.tensor(value)
 
     return inject
 
 
 def spoil_gradient(network: str) -> Inject:
-    def inject(state: TrainState, observations: Observations, value: float) -> None:
+    def inject(state: TrainState, logs: Logs, value: float) -> None:
         follow(getattr(state, network), getattr(state, f"{network}_optimizer"), bad=value)
 
     return inject
 
 
 def spoil_tensor(name: str) -> Inject:
-    def inject(state: TrainState, observations: Observations, value: float) -> None:
+    def inject(state: TrainState, logs: Logs, value: float) -> None:
         with torch.no_grad():
             dict(named_tensors(state))[name].view(-1)[-1] = value
 
@@ -101,12 +109,12 @@ TENSORS = [
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 @pytest.mark.parametrize("at", [1, 6, 7, 8, 9, 10, 12])
 @pytest.mark.parametrize("tag", LOSSES)
-def test_the_first_loss_that_is_no_number_is_named_at_the_next_logged_step(
+def test_the_first_nan_or_inf_loss_is_named_at_the_next_logged_step(
     make_run: MakeRun, tag: str, at: int, value: float
 ) -> None:
-    run = make_run(Log(), listener := Listener(), steps=12, log_every=5, ema=True)
+    run, callbacks = make_run(Log(every=5), listener := Listener(), steps=12, ema=True)
     with pytest.raises(DivergedError) as caught:
-        drive(run, 12, at, spoil_observation(tag), value)
+        drive(callbacks, 12, at, spoil_log(tag), value)
     noticed = {1: 1, 12: 12}.get(at, 10)
     assert run.state.step == noticed
     where = f"at step {at}" + (f" (noticed at step {noticed})" if at != noticed else "")
@@ -117,10 +125,10 @@ def test_the_first_loss_that_is_no_number_is_named_at_the_next_logged_step(
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 @pytest.mark.parametrize("at", [1, 6, 8, 10])
 @pytest.mark.parametrize("name", TENSORS)
-def test_a_weight_or_buffer_that_is_no_number_is_named(make_run: MakeRun, name: str, at: int, value: float) -> None:
-    run = make_run(Log(), steps=12, log_every=5, ema=True)
+def test_a_nan_or_inf_weight_or_buffer_is_named(make_run: MakeRun, name: str, at: int, value: float) -> None:
+    run, callbacks = make_run(Log(every=5), steps=12, ema=True)
     with pytest.raises(DivergedError) as caught:
-        drive(run, 12, at, spoil_tensor(name), value)
+        drive(callbacks, 12, at, spoil_tensor(name), value)
     assert run.state.step == (1 if at == 1 else 10)
     kind = "nan" if math.isnan(value) else "inf"
     assert str(caught.value).startswith(f"{name} holds {kind} at step {run.state.step}: the training has diverged.")
@@ -140,105 +148,93 @@ OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 @pytest.mark.parametrize("network", ["D", "G"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_no_optimizer_heals_from_a_gradient_that_was_no_number(
+def test_a_nan_or_inf_gradient_is_found_with_every_optimizer(
     make_run: MakeRun, optimizer: str, network: str, value: float
 ) -> None:
-    run = make_run(Log(), steps=20, log_every=10)
+    run, callbacks = make_run(Log(every=10), steps=20)
     setattr(run.state, f"{network}_optimizer", OPTIMIZERS[optimizer](getattr(run.state, network).parameters()))
     with pytest.raises(DivergedError, match=rf"^{FIRST[network]} holds (nan|inf) at step 10"):
-        drive(run, 20, 3, spoil_gradient(network), value)
+        drive(callbacks, 20, 3, spoil_gradient(network), value)
 
 
 @pytest.mark.parametrize("value", [NAN, INF])
 @pytest.mark.parametrize("network", ["D", "G"])
-def test_a_gradient_of_the_logged_step_is_named_before_what_it_spoils(
+def test_a_nan_gradient_of_the_logged_step_is_named_before_the_weights_it_spoils(
     make_run: MakeRun, network: str, value: float
 ) -> None:
-    run = make_run(Log(), steps=20, log_every=10)
+    _, callbacks = make_run(Log(every=10), steps=20)
     with pytest.raises(DivergedError, match=rf"^the gradient of {FIRST[network]} holds {value} at step 10:"):
-        drive(run, 20, 10, spoil_gradient(network), value)
+        drive(callbacks, 20, 10, spoil_gradient(network), value)
 
 
-def test_a_gradient_whose_square_overflows_ends_the_run_as_it_stops_adam(make_run: MakeRun) -> None:
-    run = make_run(Log(), steps=20, log_every=10)
+def test_a_gradient_whose_square_overflows_ends_the_run_because_it_stops_adam(make_run: MakeRun) -> None:
+    run, callbacks = make_run(Log(every=10), steps=20)
     before = run.state.D.get_parameter("layers.1.weight").detach().clone().view(-1)[1]
     with pytest.raises(DivergedError, match=r"^exp_avg_sq of D\.layers\.1\.weight holds inf at step 10"):
-        drive(run, 20, 2, spoil_gradient("D"), 1e25)
+        drive(callbacks, 20, 2, spoil_gradient("D"), 1e25)
     after = run.state.D.get_parameter("layers.1.weight").detach().view(-1)[1]
     assert (before - after).abs() < 3.5e-3  # three updates of 1e-3, and none in the eight steps since
 
 
-def test_extremes_are_no_divergence(make_run: MakeRun) -> None:
-    run = make_run(Log(), listener := Listener(), steps=10, log_every=5, ema=True)
+def test_large_finite_numbers_are_no_divergence(make_run: MakeRun) -> None:
+    _, callbacks = make_run(Log(every=5), listener := Listener(), steps=10, ema=True)
 
-    def inject(state: TrainState, observations: Observations, value: float) -> None:
-        observations |= {"loss/discriminator": torch.tensor(value), "loss/generator": torch.tensor(-value)}
+    def inject(state: TrainState, logs: Logs, value: float) -> None:
+        logs |= {"loss/discriminator": torch.tensor(value), "loss/generator": torch.tensor(-value)}
         for name in [*TENSORS, "exp_avg_sq of D.layers.1.weight"]:
-            spoil_tensor(name)(state, observations, value)
+            spoil_tensor(name)(state, logs, value)
 
-    drive(run, 10, 5, inject, 1e30)
+    drive(callbacks, 10, 5, inject, 1e30)
     assert listener.heard[5]["loss/discriminator"] == pytest.approx(1e30)
     assert sorted(listener.heard) == [1, 5, 10]
 
 
-def test_however_rarely_it_logs_health_is_looked_at(make_run: MakeRun) -> None:
-    run = make_run(Log(), listener := Listener(), steps=10**6, log_every=5000)
+def test_nan_is_found_even_when_logging_is_rare(make_run: MakeRun) -> None:
+    run, callbacks = make_run(Log(every=5000), listener := Listener(), steps=10**6)
     with pytest.raises(DivergedError, match=r"^loss/generator is nan at step 1500 \(noticed at step 2001\)"):
-        drive(run, 3000, 1500, spoil_observation("loss/generator"), NAN)
+        drive(callbacks, 3000, 1500, spoil_log("loss/generator"), NAN)
     assert run.state.step == 2 * MAX_ROWS + 1
     assert sorted(listener.heard) == [1]
 
 
-def test_tags_may_come_and_go(make_run: MakeRun) -> None:
-    def leave_out(state: TrainState, observations: Observations, value: float) -> None:
-        del observations["penalty/gradient_penalty"]
+def test_a_tag_may_be_missing_in_some_steps(make_run: MakeRun) -> None:
+    def leave_out(state: TrainState, logs: Logs, value: float) -> None:
+        del logs["penalty/gradient_penalty"]
 
-    run = make_run(Log(), listener := Listener(), steps=10, log_every=5)
-    drive(run, 10, 7, leave_out)
+    _, callbacks = make_run(Log(every=5), listener := Listener(), steps=10)
+    drive(callbacks, 10, 7, leave_out)
     assert listener.heard[10]["loss/discriminator"] == 10.5
     assert listener.heard[10]["penalty/gradient_penalty"] == 0.25
 
-    def spoil(state: TrainState, observations: Observations, value: float) -> None:
-        leave_out(state, observations, value)
-        observations["loss/generator"] = torch.tensor(NAN)
+    def spoil(state: TrainState, logs: Logs, value: float) -> None:
+        leave_out(state, logs, value)
+        logs["loss/generator"] = torch.tensor(NAN)
 
     with pytest.raises(DivergedError, match=r"^loss/generator is nan at step 7 "):
-        drive(run, 10, 7, spoil)
+        drive(callbacks, 10, 7, spoil)
 
 
-def test_what_was_before_a_rewind_is_forgotten(make_run: MakeRun) -> None:
-    run = make_run(Log(), listener := Listener(), steps=20, log_every=10)
-    drive(run, 8, 8, spoil_observation("loss/generator"), NAN)
+def test_losses_from_before_a_rewind_are_forgotten(make_run: MakeRun) -> None:
+    run, callbacks = make_run(log := Log(every=10), listener := Listener(), steps=20)
+    drive(callbacks, 8, 8, spoil_log("loss/generator"), NAN)
     run.state.batches_seen = 500
-    (log,) = (callback for callback in run.callbacks if isinstance(callback, Log))
-    log.rewind(run.state)
+    callbacks.rewind()
     for step in (9, 10):
         run.state.step = step
-        log(run.state, observe(step))
+        log(run.state, logs_of(step))
     assert sorted(listener.heard) == [1, 10]
     assert listener.heard[10]["throughput/images_per_second"] == 0
 
 
-def test_a_penalty_that_spoils_the_generators_loss_too_is_named(make_run: MakeRun) -> None:
+def test_a_nan_penalty_is_named_before_the_loss_that_it_spoils(make_run: MakeRun, complete: Complete) -> None:
     class Bad(Regularizer):
-        def penalty(self, critic: nn.Module, batch: CriticBatch) -> Tensor:
-            return batch.real_logits.mean() * (NAN if batch.progress == 0.3 else 1.0)
+        def discriminator_penalty(self, critic: Critic, batch: UpdateBatch) -> Tensor:
+            return batch.real_logits.mean() * (NAN if batch.clock.fraction == 0.3 else 1.0)
 
-    run = make_run(Log(), steps=20, log_every=10)
-    run.start()
+    objective = Objective(NonSaturating(), {"bad": Bad()})
+    run, callbacks = make_run(Log(every=10), steps=20, objective=objective)
     with pytest.raises(DivergedError, match=r"^penalty/bad is nan at step 7 \(noticed at step 10\)"):
-        train(
-            run.state,
-            make_batches(run.dataset, batch_size=16, seed=0, device=run.device),
-            run.latent,
-            NonSaturating(),
-            {"bad": Bad()},
-            steps=20,
-            n_critic=lambda _: 1,
-            seed=0,
-            device=run.device,
-            callbacks=run.callbacks,
-        )
+        complete(run, callbacks)
 
 
 ASKING = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__", "__repr__")
@@ -267,18 +263,18 @@ def reads() -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("ema", [False, True])
-def test_the_device_is_waited_for_once_at_a_logged_step_and_never_else(make_run: MakeRun, ema: bool) -> None:
-    run = make_run(Log(), steps=100, log_every=5, ema=ema)
-    drive(run, 5)
+def test_the_device_is_synchronized_once_at_a_logged_step_and_never_otherwise(make_run: MakeRun, ema: bool) -> None:
+    run, callbacks = make_run(log := Log(every=5), steps=100, ema=ema)
+    drive(callbacks, 5)
     seen: dict[int, list[str]] = {}
     for step in range(6, 16):
-        run.state.step, observations = step, observe(step)
+        run.state.step, logs = step, logs_of(step)
         with reads() as seen[step]:
-            run.callbacks[0](run.state, observations)
+            log(run.state, logs)
     assert seen == {step: ["tolist"] if step % 5 == 0 else [] for step in range(6, 16)}
 
 
-def test_the_counter_counts() -> None:
+def test_the_counter_sees_every_synchronization() -> None:
     x = torch.ones(2)
     with reads() as seen:
         assert x[0] > 0
@@ -286,28 +282,30 @@ def test_the_counter_counts() -> None:
     assert {"__bool__", "__float__", "tolist", "nonzero"} <= set(seen)
 
 
-def test_published_scalars_have_their_values(make_run: MakeRun) -> None:
-    run = make_run(Log(), listener := Listener(), steps=10, log_every=5)
-    drive(run, 5)
+@pytest.mark.parametrize(("loss", "gap"), [(NonSaturating(), "logits/gap"), (Wasserstein(), "wasserstein/estimate")])
+def test_published_scalars_have_their_values(make_run: MakeRun, loss: Loss, gap: str) -> None:
+    run, callbacks = make_run(Log(every=5), listener := Listener(), steps=10, objective=Objective(loss))
+    drive(callbacks, 5)
     size = sum(p.numel() for p in run.state.D.parameters())
     expected = {
         "loss/discriminator": 5.5,
         "logits/real": 1.5,
-        "wasserstein/estimate": 2.0,
+        gap: 2.0,
         "gradient_norm/discriminator": 1e-3 * math.sqrt(size),
         "learning_rate/generator": 1e-3,
     }
     assert {tag: listener.heard[5][tag] for tag in expected} == pytest.approx(expected)
+    assert ("wasserstein/estimate" in listener.heard[5]) == isinstance(loss, Wasserstein)
 
 
-def test_the_first_bad_tensor_is_found() -> None:
+def test_the_first_tensor_with_nan_or_inf_is_found() -> None:
     ones = torch.ones(3)
     assert first_nonfinite([("a", ones), ("b", ones * 1e30)]) is None
     assert first_nonfinite([("a", ones), ("b", ones * -INF), ("c", ones * NAN)]) == "b holds inf"
     assert first_nonfinite([("a", torch.tensor([INF, NAN])), ("b", ones * NAN)]) == "a holds nan"
 
 
-GRADIENT_PENALTY = {"_target_": "gantrain.regularizers.gradient_penalty.GradientPenalty", "weight": 10.0}
+GRADIENT_PENALTY = {"_target_": "gantrain.regularizers.gradient_penalty.GradientPenalty", "weight": 10.0, "every": 1}
 WEIGHT_CLIP = {"_target_": "gantrain.regularizers.weight_clip.WeightClip", "limit": 0.01}
 LABEL_NOISE = {"_target_": "gantrain.regularizers.label_noise.LabelNoise", "amount": 0.2}
 WASSERSTEIN = {"_target_": "gantrain.losses.wasserstein.Wasserstein"}
@@ -341,10 +339,11 @@ MINIMAX = {"_target_": "gantrain.losses.minimax.Minimax"}
         ({"on_divergence": "rollback"}, ["another seed"], ["on_divergence"]),
     ],
 )
-def test_the_settings_worth_changing_fit_the_run(
+def test_the_remedies_after_a_divergence_fit_the_run(
     make_run: MakeRun, config: dict[str, Any], said: list[str], unsaid: list[str]
 ) -> None:
-    run = make_run(Log(), **config)
+    objective = build_objective(Config(**config)) if "loss" in config else None
+    run, _ = make_run(objective=objective, **config)
     run.state.step = 40
     message = str(diverged(run, 37, "loss/discriminator is nan"))
     assert message.startswith("loss/discriminator is nan at step 37 (noticed at step 40): the training has diverged.")

@@ -8,9 +8,13 @@ import pytest
 from rich.console import Console
 
 from gantrain.callbacks import progress
+from gantrain.callbacks.base import Callbacks
 from gantrain.callbacks.log import Log
 from gantrain.callbacks.progress import Progress
-from gantrain.run import Run
+from gantrain.session.run import Run
+
+MakeRun = Callable[..., tuple[Run, Callbacks]]
+Complete = Callable[..., None]
 
 SCALARS = {"loss/discriminator": 0.9312, "loss/generator": 1.4123, "throughput/images_per_second": 2310.4}
 
@@ -28,19 +32,19 @@ def use_console(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> io.String
     return text
 
 
-def test_lines_are_plain_and_rare(
-    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, clock: list[float]
+def test_without_a_terminal_a_plain_line_is_printed_now_and_then(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, clock: list[float]
 ) -> None:
     text = use_console(monkeypatch, terminal=False)
-    run = make_run(Progress(seconds_between_lines=10.0), steps=1560)
-    run.start()
+    run, callbacks = make_run(callback := Progress(seconds_between_lines=10.0), steps=1560)
+    callbacks.start()
     for step in range(1, 401):  # a logged step every 0.1 seconds
         clock[0] += 0.1
         run.state.step = step
-        run.callbacks[0](run.state, {})
+        callback(run.state, {})
         run.publish_scalars(SCALARS)
-    run.finish("stopped")
-    run.finish("stopped")
+    callbacks.finish("stopped")
+    callbacks.finish("stopped")
     lines = text.getvalue().splitlines()
     steps = [int(re.fullmatch(r"step (\d+)/1560  .*", line).group(1)) for line in lines]  # type: ignore[union-attr]
     assert len(steps) == 5
@@ -51,26 +55,24 @@ def test_lines_are_plain_and_rare(
     assert "\x1b" not in text.getvalue()
 
 
-def test_a_bar_is_drawn_on_a_terminal(
-    make_run: Callable[..., Run], complete: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bar_is_drawn_on_a_terminal(make_run: MakeRun, complete: Complete, monkeypatch: pytest.MonkeyPatch) -> None:
     text = use_console(monkeypatch, terminal=True)
-    complete(make_run(Log(), Progress(seconds_between_lines=10.0), steps=20))
+    complete(*make_run(Log(every=1), Progress(seconds_between_lines=10.0), steps=20))
     last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text.getvalue()).replace("\r", "\n").rstrip().splitlines()[-1]
     assert re.search(r"test .*20/20 loss D \S+ G \S+  [\d,]+ images/s", last)
     assert "left" not in text.getvalue()
 
 
-def test_a_step_costs_microseconds(make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_costs_microseconds_a_step(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     use_console(monkeypatch, terminal=True)
     callback = Progress(seconds_between_lines=10.0)
-    run = make_run(callback, steps=10**6)
-    run.start()
+    run, callbacks = make_run(callback, steps=10**6)
+    callbacks.start()
     seconds = []
     for _ in range(20):
         start = time.process_time()  # which other work on the machine does not stretch
         for _ in range(1000):
             callback(run.state, {})
         seconds.append(time.process_time() - start)
-    run.finish("stopped")
+    callbacks.finish("stopped")
     assert min(seconds) / 1000 < 20e-6

@@ -8,14 +8,17 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from gantrain import pictures
-from gantrain.callbacks.base import Callback
+from gantrain.callbacks.base import Callback, Callbacks
 from gantrain.callbacks.samples import Samples
 from gantrain.datasets.batches import to_signed
 from gantrain.datasets.toys import gaussian, gaussians_8
-from gantrain.run import Run
+from gantrain.evaluation import grids
 from gantrain.seeding import generator
+from gantrain.session.run import Run
 from gantrain.train import TrainState
+
+MakeRun = Callable[..., tuple[Run, Callbacks]]
+Complete = Callable[..., None]
 
 
 class Listener(Callback):
@@ -35,16 +38,16 @@ def pixels(path: Path) -> ndarray:
         return np.asarray(image)
 
 
-def make() -> Samples:
-    return Samples(num=16, num_vectors=100)
+def samples(every: int = 5) -> Samples:
+    return Samples(every=every, num=16, num_vectors=100)
 
 
-def test_grids_of_the_same_noise_at_the_start_each_interval_and_the_end(
-    make_run: Callable[..., Run], complete: Callable[..., None]
+def test_a_grid_of_the_same_latents_at_the_start_at_each_interval_and_at_the_end(
+    make_run: MakeRun, complete: Complete
 ) -> None:
     listener = Listener()
-    run = make_run(make(), listener, steps=12, sample_every=5)
-    complete(run)
+    run, callbacks = make_run(samples(every=5), listener, steps=12)
+    complete(run, callbacks)
     files = sorted((run.folder / "samples").glob("step_*.png"))
     assert [f.name for f in files] == [f"step_{step:08d}.png" for step in (0, 5, 10, 12)]
     published = [(step, tag) for step, tag, _ in listener.images]
@@ -58,36 +61,35 @@ def test_grids_of_the_same_noise_at_the_start_each_interval_and_the_end(
     z = torch.randn(16, 4, generator=generator(0, "fixed"))
     assert run.state.G.training
     with torch.no_grad():
-        expected = pictures.grid(run.state.G.eval()(z))
+        expected = grids.grid(run.state.G.eval()(z))
     np.testing.assert_array_equal(pixels(files[-1]), expected)
 
 
-def test_real_images_are_those_of_the_dataset(make_run: Callable[..., Run]) -> None:
+def test_the_grid_of_real_images_shows_the_dataset(make_run: MakeRun) -> None:
     listener = Listener()
-    run = make_run(make(), listener)
-    run.start()
+    run, callbacks = make_run(samples(), listener)
+    callbacks.start()
     chosen = torch.randperm(100, generator=generator(0, "real"))[:16]
-    expected = pictures.grid(to_signed(run.dataset.images[chosen]))  # type: ignore[union-attr]
+    expected = grids.grid(to_signed(run.dataset.images[chosen]))  # type: ignore[union-attr]
     np.testing.assert_array_equal(pixels(run.folder / "samples" / "real.png"), expected)
 
 
-def test_the_averaged_generator_is_shown_where_there_is_one(make_run: Callable[..., Run]) -> None:
-    run = make_run(make(), ema=True)
+def test_samples_come_from_the_ema_where_there_is_one(make_run: MakeRun) -> None:
+    run, callbacks = make_run(samples(), ema=True)
     with torch.no_grad():
         for parameter in run.state.G_ema.parameters():  # type: ignore[union-attr]
             parameter.zero_()
-    run.start()
+    callbacks.start()
     middle_grey = {128, 255}
     assert set(np.unique(pixels(run.folder / "samples" / "step_00000000.png"))) == middle_grey
 
 
-def test_sampling_changes_nothing_that_training_sees(
-    make_run: Callable[..., Run], complete: Callable[..., None]
-) -> None:
-    watched, alone = make_run(make(), steps=6, sample_every=1, folder="a"), make_run(steps=6, folder="b")
-    complete(watched)
-    complete(alone)
-    for a, b in zip(watched.state.G.state_dict().values(), alone.state.G.state_dict().values(), strict=True):
+def test_sampling_does_not_change_the_training(make_run: MakeRun, complete: Complete) -> None:
+    run, callbacks = make_run(samples(every=1), steps=6, folder="sampled")
+    complete(run, callbacks)
+    plain, none = make_run(steps=6, folder="plain")
+    complete(plain, none)
+    for a, b in zip(run.state.G.state_dict().values(), plain.state.G.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
@@ -99,11 +101,11 @@ def test_sampling_changes_nothing_that_training_sees(
     ],
 )
 def test_vectors_are_shown_as_distributions(
-    make_run: Callable[..., Run], complete: Callable[..., None], dataset: object, tags: list[str]
+    make_run: MakeRun, complete: Complete, dataset: object, tags: list[str]
 ) -> None:
     listener = Listener()
-    run = make_run(make(), listener, dataset=dataset, steps=5, sample_every=5)
-    complete(run)
+    run, callbacks = make_run(samples(every=5), listener, dataset=dataset, steps=5)
+    complete(run, callbacks)
     assert [tag for step, tag, _ in listener.histograms if step == 5] == tags
     assert all(values.shape == (100,) for _, _, values in listener.histograms)
     names = {path.name for path in (run.folder / "samples").iterdir()}
@@ -112,10 +114,8 @@ def test_vectors_are_shown_as_distributions(
     assert run.state.D.training
 
 
-def test_after_a_divergence_the_frames_so_far_are_animated(
-    make_run: Callable[..., Run], complete: Callable[..., None]
-) -> None:
-    run = make_run(make(), steps=10, sample_every=4)
-    complete(run, status="diverged", steps=6)
+def test_the_frames_before_a_divergence_are_animated(make_run: MakeRun, complete: Complete) -> None:
+    run, callbacks = make_run(samples(every=4), steps=10)
+    complete(run, callbacks, status="diverged", steps=6)
     with Image.open(run.folder / "samples.gif") as gif:
         assert gif.n_frames == 2  # type: ignore[attr-defined]

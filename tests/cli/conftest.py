@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from gantrain.cli import main
-from gantrain.config import claim_folder
+from gantrain.command.cli import main
+from gantrain.command.folders import claim_folder
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,22 +13,29 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from gantrain.build import build_ema, build_regularizers
-from gantrain.config import critic_schedule
-from gantrain.seeding import seed_everything
-from gantrain.tasks.benchmark import (
-    Clock,
-    Laps,
-    Product,
+from gantrain.assemble import build_ema
+from gantrain.session.trials import RepeatedBatch
+from gantrain.budget import critic_schedule
+from gantrain.callbacks.base import Callback
+from gantrain.datasets.batches import Batch
+from gantrain.engine.rates import Product, ProductCounter, copy_rate, product_rate
+from gantrain.engine.timing import (
+    EndOfStep,
+    LapTimer,
     TimedBatches,
-    TimedRuntime,
-    _Products,
-    copy_rate,
-    product_rate,
+    TimedCallback,
+    WatchedRuntime,
+    lazy_seconds,
+    median_parts,
+    total,
 )
+from gantrain.schedules.base import Clock
+from gantrain.seeding import seed_everything
 from gantrain.train import TrainState, train
+from gantrain.updates import Logs
 
 ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
 SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4")
 
 
@@ -52,41 +59,137 @@ def test_the_parts_make_the_step_and_nothing_is_left_behind(gantrain, tmp_path: 
         assert word in result.stderr
 
 
-def test_time_is_given_to_what_took_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which passes only when a test says so."""
     now = [0.0]
-    monkeypatch.setattr("gantrain.tasks.benchmark.time.perf_counter", lambda: now[0])
-    clock = Clock(torch.device("cpu"))
+    monkeypatch.setattr("gantrain.engine.timing.time.perf_counter", lambda: now[0])
+    return now
 
-    class Slow:
-        batch_size = 1
 
-        def __getitem__(self, i: int) -> torch.Tensor:
+def make_state() -> TrainState:
+    return TrainState(*(nn.Linear(1, 1) for _ in range(2)), *(SGD([torch.zeros(1)], lr=1.0) for _ in range(2)))
+
+
+def test_time_counts_as_spent_on_the_part_that_took_it(now: list[float]) -> None:
+    timer, clock = LapTimer(CPU), Clock(0.0, 0)
+
+    class Slow(RepeatedBatch):
+        def __getitem__(self, i: int) -> Batch:
             now[0] += 2
-            return torch.zeros(1)
+            return super().__getitem__(i)
 
-    batches, closing = TimedBatches(Slow(), clock), Laps(clock)
-    state = TrainState(*(nn.Linear(1, 1) for _ in range(2)), *(SGD([torch.zeros(1)], lr=1.0) for _ in range(2)))
+    batches, end_of_step, state = TimedBatches(Slow(Batch(torch.zeros(1, 1)), 1), timer), EndOfStep(timer), make_state()
 
-    def update_critic(x: torch.Tensor) -> dict[str, torch.Tensor]:
+    def update_critic(batch: Batch | None, clock: Clock) -> Logs:
         now[0] += 5
-        return {"x": x}
+        return {"x": batch.x}  # type: ignore[union-attr]
 
-    def update_generator() -> dict[str, torch.Tensor]:
+    def update_generator(batch: Batch | None, clock: Clock) -> Logs:
         now[0] += 7
         return {}
 
-    accelerate = TimedRuntime(device=torch.device("cpu"), clock=clock).accelerate(state)
-    critic, generator = accelerate(update_critic), accelerate(update_generator)
-    for _ in range(2):
+    def update_critic_r1(batch: Batch | None, clock: Clock) -> Logs:
+        now[0] += 30
+        return {}
+
+    accelerate = WatchedRuntime(device=CPU, around=timer.lap_of).accelerate(state)
+    critic, generator, r1 = (accelerate(update) for update in (update_critic, update_generator, update_critic_r1))
+    for step in range(3):
         for i in range(3):
-            assert critic(batches[i])["x"] == 0
-        generator()
+            assert critic(batches[i], clock)["x"] == 0
+        if step == 1:
+            r1(batches[0], clock)
+        generator(batches.for_generator()[step], clock)
         now[0] += 1
         state.step += 1
-        closing(state, {})
-    # Each step: three batches, three updates of the critic, one of the generator, and what is left.
-    laps = {"data": 6, "critic": 15, "generator": 7, "rest": 1}
-    assert clock.steps() == {1: laps, 2: laps}
+        end_of_step(state, {})
+    # Each step: four batches, three updates of the critic, one of the generator, and the rest.
+    taken = timer.steps()
+    parts = {"data": 8, "critic": 15, "generator": 7, "rest": 1}
+    assert median_parts(taken) == parts
+    assert {step: total(laps, *parts) for step, laps in taken.items()} == {1: 31, 2: 33, 3: 31}
+    # The lazy penalty counts by its own interval, and not by how often it happened to be measured.
+    assert lazy_seconds(taken, {"critic_r1": 3 / 16}) == {"critic": 30 * 3 / 16, "generator": 0}
+
+
+@pytest.mark.parametrize(("every", "expected"), [(100, 1 + 10 / 100), (3, 1 + 10 / 3), (2, 1 + 10 / 2), (None, 1)])
+def test_a_callback_counts_by_its_own_interval(now: list[float], every: int | None, expected: float) -> None:
+    timer, state = LapTimer(CPU), make_state()
+
+    class Slow(Callback):
+        def __call__(self, state: TrainState, logs: object) -> None:
+            now[0] += 11 if self.is_due(state.step) else 1
+
+    slow = Slow()
+    slow.every, slow.name = every, "slow"
+    timed = TimedCallback(slow, timer, max_every=3)
+    for state.step in range(1, 13):
+        timed(state, {})
+        now[0] += 100
+        EndOfStep(timer)(state, {})
+    intervals = [] if timed.every is None else [timed.every]
+    assert timed.seconds_per_step(timer.steps(), intervals) == pytest.approx(expected)
+
+
+def test_the_time_between_turns_is_not_counted(now: list[float]) -> None:
+    timer, state = LapTimer(CPU), make_state()
+
+    def wait(timer: LapTimer) -> None:
+        now[0] += 1000
+
+    end_of_step = EndOfStep(timer, wait, since=2)
+    for state.step in (1, 2, 3):
+        now[0] += 1
+        end_of_step(state, {})
+    assert now[0] == 2003
+    assert median_parts(timer.steps())["rest"] == 1
+
+
+MINE = """
+import time
+
+from gantrain.callbacks.base import Callback
+
+
+class Slow(Callback):
+    def __init__(self, *, every):
+        self.every = every
+
+    def __call__(self, state, logs):
+        if self.is_due(state.step):
+            time.sleep(0.2)
+"""
+
+
+def test_a_callback_of_the_users_own_counts_by_its_interval(gantrain, tmp_path: Path) -> None:
+    (tmp_path / "slow_callback.py").write_text(MINE)
+    (tmp_path / "my/callback").mkdir(parents=True)
+    (tmp_path / "my/callback/slow.yaml").write_text("slow: {_target_: slow_callback.Slow, every: 100}\n")
+    own = ("--config-dir", "my", "callback=[log,slow]", "trust=[slow_callback]")
+    result = gantrain("task=benchmark", *own, *SMALL, "steps=8", "output=speed.json")
+    assert result.status == 0, result.stderr
+    callbacks = json.loads((tmp_path / "speed.json").read_text())["callbacks"]
+    assert set(callbacks) == {"log", "slow"}
+    assert callbacks["slow"] == pytest.approx(0.2 / 100, rel=0.5)
+
+
+def test_a_lazy_penalty_counts_by_its_interval(gantrain, tmp_path: Path) -> None:
+    def flops(*typed: str) -> int:
+        (tmp_path / "speed.json").unlink(missing_ok=True)
+        own = ("model.discriminator.norm=none", "callback=[]", "n_critic=3", "steps=3", "output=speed.json")
+        result = gantrain("task=benchmark", *SMALL, *own, *typed)
+        assert result.status == 0, result.stderr
+        made: int = json.loads((tmp_path / "speed.json").read_text())["flops_per_step"]
+        return made
+
+    without = flops()
+    lazy = {every: flops("regularizer=[r1]", f"regularizer.r1.every={every}") - without for every in (2, 4, 16)}
+    assert lazy[2] > 0
+    assert lazy[4] == pytest.approx(lazy[2] / 2, abs=1)
+    assert lazy[16] == pytest.approx(lazy[2] / 8, abs=1)
+    accumulated = flops("regularizer=[r1]", "regularizer.r1.every=4", "accumulate=2") - flops("accumulate=2")
+    assert accumulated == pytest.approx(lazy[4], rel=1e-6)
 
 
 def test_the_operations_are_those_of_the_layers(gantrain, tmp_path: Path) -> None:
@@ -109,7 +212,7 @@ def test_the_operations_are_those_of_the_layers(gantrain, tmp_path: Path) -> Non
 
 
 def test_a_product_reads_and_writes_its_tensors() -> None:
-    with _Products() as products:
+    with ProductCounter() as products:
         a, b = torch.ones(3, 5), torch.ones(5, 7, dtype=torch.float32)
         _ = a @ b
         _ = a.bfloat16() @ b.bfloat16()
@@ -127,15 +230,15 @@ def test_a_product_reads_and_writes_its_tensors() -> None:
 
 
 def test_rates_are_those_of_a_stopwatch() -> None:
-    size, cpu = 512, torch.device("cpu")
+    size = 512
     a = torch.randn(size, size)
     taken = []
     for _ in range(20):
         start = time.perf_counter()
         torch.mm(a, a)
         taken.append(time.perf_counter() - start)
-    assert product_rate(cpu, torch.float32, size) == pytest.approx(2 * size**3 / min(taken), rel=0.8)
-    assert 1e8 < copy_rate(cpu) < 1e12
+    assert product_rate(CPU, torch.float32, size) == pytest.approx(2 * size**3 / min(taken), rel=0.8)
+    assert 1e8 < copy_rate(CPU) < 1e12
 
 
 @pytest.mark.parametrize(
@@ -195,31 +298,24 @@ def test_ratios_are_taken_round_by_round(benchmarks: Any, capsys: pytest.Capture
 @pytest.mark.parametrize("name", ["wgan_gp_celeba_f64", "dcgan_cifar10", "study_vanilla", "gaussian", "default"])
 def test_the_bare_loop_does_the_arithmetic_of_gantrain(benchmarks: Any, name: str) -> None:
     cases, bare = benchmarks("cases"), benchmarks("bare")
-    case, cpu = cases.CASES[name], torch.device("cpu")
+    case = cases.CASES[name]
     config = cases.composed(case, *NARROW)
     x = torch.rand(8, *case.image_shape) * 2 - 1
-    one, latent, loss = cases.networks(case, config, cpu)
-    other, *_ = cases.networks(case, config, cpu)
-
-    class OneBatch:
-        batch_size = 8
-
-        def __getitem__(self, i: int) -> torch.Tensor:
-            return x
-
+    one, latent, objective = cases.networks(case, config, CPU)
+    other, *_ = cases.networks(case, config, CPU)
     before = [p.clone() for p in one.D.parameters()]
     train(
-        *(one, OneBatch(), latent, loss, build_regularizers(config)),
+        *(one, RepeatedBatch(Batch(x), 8), latent, objective),
         steps=1,
-        n_critic=critic_schedule(config),
+        n_critic=critic_schedule(config.n_critic, config.critic_warmup),
         seed=0,
-        device=cpu,
+        device=CPU,
         ema=build_ema(config),
     )
-    seed_everything(0, "step", 0, device=cpu)
-    bare.step(other, latent, loss, x, config)
+    seed_everything(0, "step", 0, device=CPU)
+    bare.step(other, latent, objective, x, config)
     assert any(not torch.equal(p, q) for p, q in zip(one.D.parameters(), before, strict=True))
     for network in ("G", "D"):
         for mine, theirs in zip(getattr(one, network).parameters(), getattr(other, network).parameters(), strict=True):
             # Adam's first steps are of the size lr whatever the gradient's, so that rounding shows in tiny gradients.
-            assert float((mine - theirs).detach().abs().mean()) < 0.02 * float(config["optimizer"]["lr"])
+            assert float((mine - theirs).detach().abs().mean()) < 0.02 * float(config.optimizer["lr"])

@@ -20,8 +20,9 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from runs import differences, record
 
-from gantrain.cli import Task
-from gantrain.config import CONF, claim_folder, register
+from gantrain.command.cli import Task
+from gantrain.command.folders import claim_folder, register
+from gantrain.config import CONF
 from gantrain.errors import ConfigError
 from hydra_plugins.gantrain_devices import Children, DevicesLauncher
 
@@ -275,7 +276,7 @@ def test_a_job_whose_time_is_up_is_saved_and_goes_on_when_it_is_its_turn_again(
     (resumed,) = finished["history"]
     assert 0 < resumed["step"] < 600
     (log,) = (tmp_path / "sweep/.submitit").glob("1000/*.err")
-    assert f"stopped by SIGUSR2 after step {resumed['step']}" in log.read_text()
+    assert f"Stopped by SIGUSR2 after step {resumed['step']}" in log.read_text()
     assert start("seed=0", *SMALL, "steps=600", "run_dir=alone").wait()[0] == 0
     assert not differences(tmp_path / "sweep/0", tmp_path / "alone")
 

@@ -14,8 +14,8 @@ from hydra.errors import InstantiationException, MissingConfigException
 from PIL import Image
 
 from gantrain import files
+from gantrain.command.explain import explain
 from gantrain.errors import ConfigError, DataError
-from gantrain.explain import explain
 
 QUICK = ("callback=[log]", "steps=1", "batch_size=2")
 
@@ -276,7 +276,7 @@ def test_a_config_of_the_users_own_that_does_not_exist(gantrain) -> None:
 
 
 def test_the_launcher_for_clusters_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gantrain.explain.find_spec", lambda _: None)
+    monkeypatch.setattr("gantrain.command.explain.find_spec", lambda _: None)
     for name in ("submitit_slurm", "submitit_local"):
         error = MissingConfigException(f"Could not find 'hydra/launcher/{name}'", f"hydra/launcher/{name}")
         assert f"hydra/launcher={name}: the launcher for clusters is an extra; pip install 'gantrain[slurm]'" in str(

@@ -126,7 +126,7 @@ def test_a_cache_that_shrinks_while_it_is_read_is_an_error_and_no_crash(tmp_path
     dataset = load(source(Counted()), tmp_path)
     (path,) = tmp_path.glob("*.npy")
     os.truncate(path, path.stat().st_size - 59)  # one byte of the last image is left
-    with pytest.raises(GantrainError, match=rf"The cache {path} cannot be read any more \(it is too short now\)"):
+    with pytest.raises(GantrainError, match=rf"The cache {path} can no longer be read \(it is too short now\)"):
         dataset.gather(torch.tensor([NUM - 1]))
 
 
@@ -163,7 +163,7 @@ def test_a_cache_larger_than_memory_is_mapped_at_once(tmp_path: Path):
     with Path(f"{stem}.npy").open("wb") as file:  # 1 TiB, in a file of holes
         module._write_header(file, (num_images, 1, 1024, 1024))
         file.truncate(file.tell() + 2**40)
-        noted = module._facts(file)
+        noted = module._file_stamp(file)
     facts = {"version": 2, "key": made.key(), "bad": {}, "fingerprint": "f", "file": noted}
     Path(f"{stem}.json").write_text(json.dumps(facts))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -283,7 +283,7 @@ def test_damaged_cache_is_built_again(tmp_path: Path, damage, caplog: pytest.Log
 def test_a_pipe_in_the_place_of_a_cache_is_not_waited_for(tmp_path: Path):
     load(source(Counted()), tmp_path)
     pipe(tmp_path / f"things-{source(Counted()).key()[:16]}.npy")
-    with pytest.raises(DataError, match=r"things-.*\.npy cannot be read \(it is no regular file\)"):
+    with pytest.raises(DataError, match=r"things-.*\.npy cannot be read \(it is not a regular file\)"):
         load(source(Counted()), tmp_path)
 
 
@@ -400,10 +400,10 @@ def test_what_a_worker_dies_of_is_told(tmp_path: Path):
         return IMAGES[i]
 
     dataset = cached(source(decode), cache_dir=tmp_path, max_bad_fraction=0.0)
-    told = r"A process that decodes images died, at one from .* to .*runtime\.num_workers=1"
+    told = r"A process that decodes images died, at an image between .* and .*runtime\.num_workers=1"
     with pytest.raises(GantrainError, match=told) as raised:
         dataset.prepare(num_workers=2)
-    first, last = re.search(r"from (\S+) to (\S+)\.", str(raised.value)).groups()
+    first, last = re.search(r"between (\S+) and (\S+)\.", str(raised.value)).groups()
     names = list(source(decode).names)
     assert names.index(first) <= 50 <= names.index(last)
     assert not list(tmp_path.iterdir())
@@ -429,7 +429,7 @@ def test_workers_ignore_what_this_process_ignores(tmp_path: Path):
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not limit cores")
 def test_cores_that_a_job_may_not_use_get_no_workers(tmp_path: Path):
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
-    code += "from gantrain.cores import num_cores; print(num_cores())"
+    code += "from gantrain.engine.cores import num_cores; print(num_cores())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
 

@@ -94,5 +94,5 @@ def test_large_files_are_not_read(tmp_path: Path):
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DataError, match="pipe cannot be read: it is no regular file"):
+    with pytest.raises(DataError, match="pipe cannot be read: it is not a regular file"):
         read_idx(tmp_path / "pipe")

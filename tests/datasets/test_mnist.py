@@ -95,7 +95,7 @@ def test_download_from_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     ("images", "labels", "message"),
     [
         (IMAGES, LABELS[:-1].copy(), r"labels of shape \(29,\) for 30 images"),
-        (IMAGES, LABELS + 1, "holds the label 10, but they go from 0 to 9"),
+        (IMAGES, LABELS + 1, "holds the label 10, outside of 0 to 9"),
         (IMAGES[0], LABELS, "has 2 dimensions, not 3"),
         (IMAGES[:0], LABELS[:0], "announces 0x28x28 bytes"),
     ],

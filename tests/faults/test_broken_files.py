@@ -282,9 +282,9 @@ def link_to(target: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        pytest.param(make_pipe, "is no regular file", id="pipe"),
-        pytest.param(make_socket, "is no regular file", id="socket"),
-        pytest.param(link_to("/dev/zero"), "is no regular file", id="device"),
+        pytest.param(make_pipe, "is not a regular file", id="pipe"),
+        pytest.param(make_socket, "is not a regular file", id="socket"),
+        pytest.param(link_to("/dev/zero"), "is not a regular file", id="device"),
         pytest.param(link_to("/nowhere/x.png"), r"cannot be read \(No such file", id="broken-link"),
         pytest.param(link_to("broken.png"), r"cannot be read \(Too many levels", id="link-to-itself"),
         pytest.param(link_to("a.png/x.png"), r"cannot be read \(Not a directory", id="link-through-a-file"),
@@ -316,7 +316,7 @@ def replaced_by_holes(path: Path) -> None:
     ("change", "reason"),
     [
         (Path.unlink, "No such file"),
-        (replaced_by_pipe, "it is no regular file"),
+        (replaced_by_pipe, "it is not a regular file"),
         (replaced_by_holes, "it takes 1,099,511,627,776 bytes, more than 268,435,456"),
     ],
 )
@@ -567,13 +567,13 @@ def test_bad_zips_are_named(tmp_path: Path, content: bytes):
 def test_entries_that_overlap_are_named(tmp_path: Path):
     message = load_zip(tmp_path, overlapping(200))
     assert message.startswith(f"199 of 200 images of {tmp_path}/photos.zip are bad: ") or "200 of 200" in message
-    assert "1000.png overlaps what follows it in the zip" in message
+    assert "1000.png overlaps the next entry of the zip" in message
 
 
 def test_a_table_of_contents_may_not_be_endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     content = zipped(*[(f"{k}.png", b"") for k in range(1000)])
     monkeypatch.setattr(image_files, "MAX_DIRECTORY_BYTES", 50_000)
-    assert "its table of contents takes more than 50,000 bytes" in load_zip(tmp_path, content)
+    assert "its directory takes more than 50,000 bytes" in load_zip(tmp_path, content)
     assert "1,000 of 1,000 images" not in load_zip(tmp_path, content)
     monkeypatch.setattr(image_files, "MAX_DIRECTORY_BYTES", 60_000)
     assert "1,000 of 1,000 images" in load_zip(tmp_path, content)
@@ -582,7 +582,7 @@ def test_a_table_of_contents_may_not_be_endless(tmp_path: Path, monkeypatch: pyt
 def test_a_pipe_is_no_zip(tmp_path: Path):
     os.mkfifo(tmp_path / "photos.zip")
     with pytest.raises(
-        DataError, match=r"photos\.zip is neither a folder nor a readable zip \(it is no regular file\)"
+        DataError, match=r"photos\.zip is neither a folder nor a readable zip \(it is not a regular file\)"
     ):
         load_folder(tmp_path / "photos.zip")
 

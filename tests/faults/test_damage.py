@@ -1,4 +1,4 @@
-"""A damaged checkpoint is refused by name or holds the very same state; the one before it serves in its place."""
+"""A damaged checkpoint is refused by name or holds the very same state; the run resumes from the one before it."""
 
 import random
 import shutil
@@ -9,8 +9,8 @@ import pytest
 from processes import COMMAND, Result
 from runs import contents, differences, leaves, record
 
-from gantrain import checkpoint
 from gantrain.errors import DataError
+from gantrain.session import checkpoint
 
 FLIPS = 500
 PAGE = 4096
@@ -28,7 +28,9 @@ def damages(content: bytes) -> Iterator[tuple[str, bytes]]:
         yield f"bit {bit} of byte {at}", content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :]
 
 
-def test_damage_is_refused_by_name_or_changes_nothing(undisturbed: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_refused_by_name_or_reads_the_same(
+    undisturbed: Callable[..., Path], tmp_path: Path
+) -> None:
     sound = checkpoint.paths(undisturbed(*COMMAND))[-1]
     expected = dict(leaves(checkpoint.read(sound)))
     path = tmp_path / "step_00000012.pt"
@@ -50,14 +52,14 @@ def test_damage_is_refused_by_name_or_changes_nothing(undisturbed: Callable[...,
 
 @pytest.fixture
 def stopped(gantrain: Callable[..., Result], undisturbed: Callable[..., Path], work: Path) -> Path:
-    """A run that is to go on, whose newest checkpoint is of step 9."""
+    """A run to be resumed, whose newest checkpoint is that of step 9."""
     run = Path(shutil.copytree(undisturbed(*COMMAND), work / "out"))
     checkpoint.paths(run)[-1].unlink()
     return run
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "no zip"])
-def test_the_one_before_serves_and_the_damaged_one_is_named(
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(
     gantrain: Callable[..., Result], undisturbed: Callable[..., Path], stopped: Path, damage: str
 ) -> None:
     newest = checkpoint.paths(stopped)[-1]
@@ -75,11 +77,13 @@ def test_the_one_before_serves_and_the_damaged_one_is_named(
     assert done.status == 0, done.stderr
     assert f"warning: {newest.relative_to(stopped.parent)}" in done.stderr
     assert "Traceback" not in done.stderr
-    assert "going on from step 6" in done.stderr
+    assert "resuming at step 6" in done.stderr
     assert differences(undisturbed(*COMMAND), stopped) == []
 
 
-def test_where_all_are_damaged_nothing_is_touched(gantrain: Callable[..., Result], stopped: Path) -> None:
+def test_a_run_whose_checkpoints_are_all_damaged_is_left_as_it_is(
+    gantrain: Callable[..., Result], stopped: Path
+) -> None:
     for path in checkpoint.paths(stopped):
         path.write_bytes(path.read_bytes()[:-1])
     before = contents(stopped)
@@ -97,7 +101,7 @@ def test_where_all_are_damaged_nothing_is_touched(gantrain: Callable[..., Result
     [("run.json", "cut"), ("metrics.csv", "cut"), ("metrics.csv", "noise"), ("tensorboard", "cut"),
      ("tensorboard", "noise"), ("tensorboard", "gone"), ("samples", "cut"), ("samples", "gone")],
 )  # fmt: skip
-def test_damage_to_what_is_shown_does_not_keep_the_training_from_going_on(
+def test_damage_to_logs_and_pictures_does_not_stop_the_run_from_resuming(
     gantrain: Callable[..., Result], undisturbed: Callable[..., Path], stopped: Path, name: str, damage: str
 ) -> None:
     paths = [stopped / name] if (stopped / name).is_file() else sorted((stopped / name).iterdir())[:1]

@@ -1,4 +1,4 @@
-"""A training that leaves the finite numbers is stopped and named, or goes back and on with other noise."""
+"""A training that reaches NaN or Inf is stopped with a message, or rolled back to draw other random numbers."""
 
 import math
 import re
@@ -9,8 +9,8 @@ import pytest
 from processes import BUSY, SMALL, Result, during
 from runs import differences, points, record, rows
 
-from gantrain import checkpoint
-from gantrain.checkpoint import tensors
+from gantrain.session import checkpoint
+from gantrain.session.checkpoint import tensors
 
 # What diverges at a step if the draw of that step says so; with the seeds below, now and then.
 BOMB = """
@@ -21,7 +21,7 @@ class Bomb(Regularizer):
     def __init__(self, *, at: int, chance: float):
         self.at, self.chance, self.count = at, chance, 0
 
-    def penalty(self, critic, batch):
+    def discriminator_penalty(self, critic, batch):
         self.count += 1
         drawn = torch.rand(())
         factor = float("inf") if self.count == self.at and drawn < self.chance else 0.0
@@ -49,7 +49,7 @@ def command(work: Path, start: object) -> Callable[..., tuple[str, ...]]:
     return make
 
 
-def test_it_is_named_and_the_last_good_checkpoint_is_kept(
+def test_a_divergence_is_named_and_the_last_good_checkpoint_is_kept(
     gantrain: Callable[..., Result], command: Callable[..., tuple[str, ...]], work: Path
 ) -> None:
     done = gantrain(*command(1.0, "run_dir=out"))
@@ -70,7 +70,7 @@ def test_it_is_named_and_the_last_good_checkpoint_is_kept(
     assert [row["step"] for row in rows(run)] == ["1", "2", "4", "6", "8", "10", "12", "14", "16"]
 
 
-def test_it_goes_back_as_often_as_allowed(
+def test_a_run_rolls_back_as_often_as_allowed(
     gantrain: Callable[..., Result], command: Callable[..., tuple[str, ...]], work: Path
 ) -> None:
     done = gantrain(*command(1.0, "run_dir=out", "on_divergence=rollback", "max_rollbacks=2"))
@@ -83,7 +83,7 @@ def test_it_goes_back_as_often_as_allowed(
     assert [row["step"] for row in rows(work / "out")] == ["1", "2", "4", "6"]
 
 
-def test_it_goes_on_with_other_noise_and_can_be_killed_and_resumed_there(
+def test_a_rollback_draws_other_random_numbers_and_survives_kills(
     gantrain: Callable[..., Result], command: Callable[..., tuple[str, ...]], work: Path
 ) -> None:
     # A seed with which step 8 diverges at first and not for ever.
@@ -94,24 +94,24 @@ def test_it_goes_on_with_other_noise_and_can_be_killed_and_resumed_there(
             break
     run = work / f"straight{seed}"
     assert done.status == 0, done.stderr
-    assert "Back to step 6, with other noise (1 of at most 5 times)" in done.stderr
+    assert "Rolled back to step 6, with other random numbers (1 of at most 5 times)" in done.stderr
     num_rollbacks = len(record(run)["history"])
     assert num_rollbacks >= 1
     assert [row["step"] for row in rows(run)] == ["1", "2", "4", "6", "8", "10", "12", "14", "16"]
     assert all(math.isfinite(float(cell)) for row in rows(run) for cell in row.values())
     assert checkpoint.read(checkpoint.paths(run)[-1])["rollbacks"] == num_rollbacks
 
-    # The same noise up to the divergence, other noise after it.
+    # The same random numbers up to the last checkpoint, others after it.
     calm = gantrain(*command(0.0, f"seed={seed}", f"run_dir=calm{seed}"))
     assert calm.status == 0
     for row, other in zip(rows(run), rows(work / f"calm{seed}"), strict=True):
         assert (row["loss/discriminator"] == other["loss/discriminator"]) == (int(row["step"]) <= 6)
 
-    # Killed while it goes back, and before and after its first checkpoint behind that.
+    # Killed while it rolls back, and before and after its first checkpoint after that.
     kill = "os.kill(os.getpid(), 9)"
     for place, call in (
         ("gantrain.tasks.train:roll_back", 1),
-        ("gantrain.run:Run.rewind", 1),
+        ("gantrain.callbacks.base:Callbacks.rewind", 1),
         ("gantrain.callbacks.csv:MetricsCSV.rewind", 1),
         ("gantrain.callbacks.log:Log.__call__", 5),
         ("gantrain.callbacks.log:Log.__call__", 9),

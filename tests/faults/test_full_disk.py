@@ -10,22 +10,22 @@ from PIL import Image
 from processes import COMMAND, Process, Result, during
 from runs import differences, record, rows
 
-from gantrain import checkpoint
+from gantrain.session import checkpoint
 
 # From here on no file may grow beyond 50 bytes: the kernel refuses, as it does on a full disk.
 FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50, resource.RLIM_INFINITY))"
 KINDS = {
     "config": ("gantrain.tasks.train:save_config", 1),
-    "run.json": ("gantrain.run:Record.write", 1),
-    "run.json at the end": ("gantrain.run:Record.write", 2),
+    "run.json": ("gantrain.session.record:Record.write", 1),
+    "run.json at the end": ("gantrain.session.record:Record.write", 2),
     "event file": ("gantrain.callbacks.tensorboard:EventFile.flush", 3),
     "metrics.csv": ("gantrain.callbacks.csv:append", 3),
     "header of metrics.csv": ("gantrain.callbacks.csv:MetricsCSV.rewrite", 2),
-    "grid": ("gantrain.pictures:save_png", 3),
-    "checkpoint": ("gantrain.checkpoint:write", 3),
-    "half a checkpoint": ("gantrain.checkpoint:_Hashing.write", 150),
-    "animation": ("gantrain.pictures:animation", 1),
-    "curves": ("gantrain.pictures:curves", 1),
+    "grid": ("gantrain.evaluation.grids:save_png", 3),
+    "checkpoint": ("gantrain.session.checkpoint:write", 3),
+    "half a checkpoint": ("gantrain.session.checkpoint:_Hashing.write", 150),
+    "animation": ("gantrain.evaluation.grids:animation", 1),
+    "curves": ("gantrain.evaluation.plots:curves", 1),
 }
 
 
@@ -60,7 +60,7 @@ def check_whole(run: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_of_file(
+def test_a_full_disk_while_writing_each_kind_of_file(
     piped: Callable[..., Result],
     gantrain: Callable[..., Result],
     undisturbed: Callable[..., Path],
@@ -91,7 +91,9 @@ def disk(work: Path, start: object) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_disk_that_fills_up(gantrain: Callable[..., Result], undisturbed: Callable[..., Path], disk: Path) -> None:
+def test_a_disk_that_fills_up_ends_the_run_with_one_line(
+    gantrain: Callable[..., Result], undisturbed: Callable[..., Path], disk: Path
+) -> None:
     fill = "import subprocess; subprocess.run('cat /dev/zero > disk/filler', shell=True, stderr=-3)"
     each_step = "gantrain.callbacks.log:Log.__call__"
     done = gantrain(*COMMAND, "run_dir=disk/out", before=during(each_step, fill, call=8))
@@ -109,7 +111,9 @@ def test_a_disk_that_fills_up(gantrain: Callable[..., Result], undisturbed: Call
 
 
 @pytest.mark.parametrize("name", ["", "samples", "checkpoints", "tensorboard", "metrics.csv", ".hydra"])
-def test_what_vanishes_is_an_error_in_a_line(gantrain: Callable[..., Result], work: Path, name: str) -> None:
+def test_a_folder_or_file_that_vanishes_is_named_in_one_line(
+    gantrain: Callable[..., Result], work: Path, name: str
+) -> None:
     gone = work / "out" / name
     vanish = f"shutil.rmtree({str(gone)!r})" if name != "metrics.csv" else f"os.unlink({str(gone)!r})"
     done = gantrain(*COMMAND, "run_dir=out", before=during("gantrain.callbacks.log:Log.__call__", vanish, call=4))

@@ -24,28 +24,28 @@ LONG = (
 PLACES = {
     "gantrain.tasks.train:save_config": 1,
     "gantrain.files:_sync_folder": 2,
-    "gantrain.run:Run.start": 1,
+    "gantrain.callbacks.base:Callbacks.start": 1,
     "gantrain.callbacks.tensorboard:EventFile.flush": 2,
     "gantrain.callbacks.samples:Samples.begin": 1,
-    "gantrain.checkpoint:_Hashing.write": 9,
-    "gantrain.checkpoint:paths": 2,
+    "gantrain.session.checkpoint:_Hashing.write": 9,
+    "gantrain.session.checkpoint:paths": 2,
     "gantrain.callbacks.csv:append": 2,
     "gantrain.callbacks.tensorboard:TensorBoard.take_back": 1,
     "gantrain.callbacks.csv:MetricsCSV.rewrite": 1,
     "gantrain.callbacks.checkpoint:Checkpoint.wait": 2,
     "gantrain.callbacks.tensorboard:append": 3,
-    "gantrain.pictures:save_png": 1,
-    "gantrain.run:Run.finish": 1,
+    "gantrain.evaluation.grids:save_png": 1,
+    "gantrain.callbacks.base:Callbacks.finish": 1,
     "gantrain.callbacks.samples:Samples.finish": 1,
-    "gantrain.pictures:curves": 1,
-    "gantrain.tasks.train:remove_temporaries": 1,
+    "gantrain.evaluation.plots:curves": 1,
+    "gantrain.session.resuming:remove_temporaries": 1,
     "gantrain.callbacks.tensorboard:TensorBoard.finish": 1,
     "gantrain.tasks.train:closing": 1,
 }
 """Where a run is killed, one after the other, and at which call in its process."""
 
 
-def test_killed_in_every_place_one_after_the_other(
+def test_a_run_killed_at_every_stage_ends_as_one_that_never_was(
     start: Callable[..., Process], gantrain: Callable[..., Result], undisturbed: Callable[..., Path], work: Path
 ) -> None:
     for place, call in PLACES.items():
@@ -72,7 +72,7 @@ def writing(folder: Path, after: int) -> Callable[[], bool]:
 
 
 def phase(run: Path, num_rows: int) -> str:
-    """What the run was at when it was killed, as its folder shows."""
+    """What the run was doing when it was killed, as its folder shows."""
     temporaries = [path.name for path in run.rglob(".*.tmp")]
     if temporaries:
         return "writing a checkpoint" if temporaries[0].startswith(".step_") else "writing another file"
@@ -86,7 +86,7 @@ def num_lines(run: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_killed_at_random_again_and_again(
+def test_a_run_killed_at_random_moments_ends_as_one_that_never_was(
     start: Callable[..., Process], undisturbed: Callable[..., Path], work: Path
 ) -> None:
     straight, run, draw, phases = undisturbed(*LONG), work / "out", random.Random(0), Counter[str]()

@@ -1,4 +1,4 @@
-"""Two processes never write to one folder, and a lock dies with its process."""
+"""Two processes never write to one folder, and a lock ends with its process."""
 
 import signal
 import time
@@ -11,7 +11,7 @@ from runs import contents, differences, rows
 SLOW = during("gantrain.callbacks.log:Log.__call__", "while not os.path.exists('go'): time.sleep(0.01)", call=2)
 
 
-def test_the_second_is_refused_and_the_first_is_undisturbed(
+def test_a_second_process_is_refused_and_the_first_is_undisturbed(
     start: Callable[..., Process], gantrain: Callable[..., Result], undisturbed: Callable[..., Path], work: Path
 ) -> None:
     first = start(*COMMAND, "run_dir=out", before=SLOW)
@@ -29,7 +29,7 @@ def test_the_second_is_refused_and_the_first_is_undisturbed(
     assert differences(undisturbed(*COMMAND), work / "out") == []
 
 
-def test_the_lock_dies_with_its_process(
+def test_the_lock_ends_with_its_process(
     start: Callable[..., Process], gantrain: Callable[..., Result], undisturbed: Callable[..., Path], work: Path
 ) -> None:
     first = start(*COMMAND, "run_dir=out", before=SLOW)
@@ -42,7 +42,7 @@ def test_the_lock_dies_with_its_process(
     assert differences(undisturbed(*COMMAND), work / "out") == []
 
 
-def test_of_several_that_start_together_one_trains(
+def test_of_three_processes_started_together_one_trains(
     start: Callable[..., Process], undisturbed: Callable[..., Path], work: Path
 ) -> None:
     for name in "ab":

@@ -29,10 +29,12 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gantrain.cli import main
-from gantrain.config import claim_folder, register
-from gantrain.explain import LIST_GROUPS, groups, known_keys, options
-from gantrain.tasks.train import Stopped
+from gantrain.command.cli import main
+from gantrain.command.explain import known_keys, options
+from gantrain.command.folders import claim_folder, register
+from gantrain.command.help import groups
+from gantrain.config import LIST_GROUPS
+from gantrain.session.signals import Stopped
 from gantrain.train import train as algorithm
 
 pytestmark = [pytest.mark.timeout(1800, method="thread"), pytest.mark.filterwarnings("ignore")]  # it uses signals
@@ -86,7 +88,7 @@ INTERPOLATIONS = listed("""
 """)
 INTERPOLATIONS += ("\\${seed}",)
 TARGETS = listed("""
-    os.system  subprocess.run  subprocess.Popen  builtins.eval  builtins.exec  builtins.print  gantrain.cli.main
+    os.system  subprocess.run  subprocess.Popen  builtins.eval  builtins.exec  builtins.print  gantrain.command.cli.main
     gantrain.losses.base.torch.hub.load  gantrain.losses.lsgan.Tensor  gantrain.tasks.train.train  gantrain.losses
     gantrain.losses.lsgan.LSGAN  torch.optim.Adam  torch.optim.adam.torch.load  torch.load  evil.Loss  evil
     gantrain.models.mlp.Generator  gantrain.callbacks.checkpoint.shutil.rmtree  gantrain.datasets.toys.gaussian  ..
@@ -500,19 +502,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.setenv("COLUMNS", "200")
         patch.setenv("MPLCONFIGDIR", str(tmp_path_factory.mktemp("matplotlib")))
         patch.setenv("HOME", str(root / "home"))
-        patch.setattr("gantrain.tasks.train.run_algorithm", shortened)
+        patch.setattr("gantrain.assemble.train", shortened)
         patch.setattr(sys, "argv", sys.argv)
         patch.chdir(root)
         patch.delenv("HYDRA_FULL_ERROR", raising=False)
         yield World(root)
 
 
-def shortened(state, batches, latent, loss, regularizers, *, steps, n_critic, **rest) -> None:
+def shortened(state, batches, latent, objective, *, steps, n_critic, **rest) -> None:
     """Train for two steps of two critic updates at most, and be stopped then."""
     last = min(steps, state.step + 2)
-    algorithm(
-        state, batches, latent, loss, regularizers, steps=last, n_critic=lambda step: min(2, n_critic(step)), **rest
-    )
+    algorithm(state, batches, latent, objective, steps=last, n_critic=lambda step: min(2, n_critic(step)), **rest)
     if state.step < steps:
         raise Stopped
 
@@ -614,7 +614,7 @@ FOUND += (
 
 
 @pytest.mark.parametrize("line", FOUND)
-def test_what_was_found_once(world: World, line: str) -> None:
+def test_command_lines_that_once_failed(world: World, line: str) -> None:
     check(world, line.split() or [line])
 
 
@@ -624,7 +624,7 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("line", OUTSIDE)
-def test_a_process_of_its_own_ends_as_well(world: World, line: str) -> None:
+def test_they_end_with_a_message_in_a_process_of_their_own(world: World, line: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "gantrain", *line.split()], capture_output=True, text=True, timeout=120, check=False
     )
@@ -635,7 +635,7 @@ def test_a_process_of_its_own_ends_as_well(world: World, line: str) -> None:
 
 
 @pytest.mark.parametrize("shard", range(NUM_SHARDS))
-def test_whatever_is_typed_ends_well(world: World, shard: int) -> None:
+def test_random_command_lines_train_or_end_with_a_message(world: World, shard: int) -> None:
     counts: dict[int, int] = {}
 
     @seed(shard)

@@ -1,4 +1,4 @@
-"""A signal in any phase of a run ends it with its status, a true record and no traceback, and it can go on."""
+"""A signal in any phase of a run ends it with its status, a true record and no traceback; the run can be resumed."""
 
 import os
 import re
@@ -17,17 +17,17 @@ from processes import COMMAND, SMALL, Process, Result, during
 from runs import differences, record
 
 BEFORE = {
-    "composing": "gantrain.cli:run_job",
-    "building": "gantrain.tasks.train:build_state",
+    "composing": "gantrain.command.cli:run_job",
+    "building": "gantrain.assemble:build_state",
     "decoding": "gantrain.datasets.base:ImageDataset.prepare",
 }
 WHILE = {
     "start": "gantrain.callbacks.samples:Samples.start",
-    "step": "gantrain.train:descend",
-    "checkpoint": "gantrain.checkpoint:_Hashing.write",  # in the thread
-    "grid": "gantrain.pictures:save_png",
+    "step": "gantrain.game:Game.draw",
+    "checkpoint": "gantrain.session.checkpoint:_Hashing.write",  # in the thread
+    "grid": "gantrain.evaluation.grids:save_png",
 }
-AFTER = {"animation": "gantrain.pictures:animation", "curves": "gantrain.pictures:curves"}
+AFTER = {"animation": "gantrain.evaluation.grids:animation", "curves": "gantrain.evaluation.plots:curves"}
 
 
 def send(signum: signal.Signals, times: int = 1) -> str:
@@ -38,7 +38,7 @@ def send(signum: signal.Signals, times: int = 1) -> str:
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("phase", BEFORE)
-def test_before_a_run_has_begun_nothing_is_left(
+def test_a_signal_before_the_run_begins_leaves_no_folder(
     gantrain: Callable[..., Result], work: Path, phase: str, signum: signal.Signals
 ) -> None:
     done = gantrain(*COMMAND, "run_dir=out", before=during(BEFORE[phase], send(signum)))
@@ -48,7 +48,7 @@ def test_before_a_run_has_begun_nothing_is_left(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_while_images_are_decoded(gantrain: Callable[..., Result], work: Path, signum: signal.Signals) -> None:
+def test_a_signal_while_images_are_decoded(gantrain: Callable[..., Result], work: Path, signum: signal.Signals) -> None:
     draw = np.random.default_rng(0)
     (work / "photos").mkdir()
     for i in range(40):
@@ -58,7 +58,7 @@ def test_while_images_are_decoded(gantrain: Callable[..., Result], work: Path, s
     done = gantrain(*command, "runtime.num_workers=2", before=before)
     assert done.status == 128 + signum, done.stderr
     assert "Traceback" not in done.stderr
-    assert re.search(r"Stopped while decoding into .*npy; nothing of it is kept", done.stderr)
+    assert re.search(r"Stopped while decoding into .*npy; the incomplete cache was removed", done.stderr)
     assert not list((work / "data").rglob("*.npy"))
     assert gantrain(*command).status == 0
 
@@ -67,7 +67,7 @@ def test_while_images_are_decoded(gantrain: Callable[..., Result], work: Path, s
     ("phase", "signum"),
     [*zip(WHILE, [signal.SIGINT, signal.SIGTERM] * 2, strict=True), ("step", signal.SIGINT), ("step", signal.SIGHUP)],
 )
-def test_a_running_run_saves_and_goes_on(
+def test_a_signal_saves_a_checkpoint_from_which_the_run_resumes(
     gantrain: Callable[..., Result],
     undisturbed: Callable[..., Path],
     work: Path,
@@ -80,8 +80,8 @@ def test_a_running_run_saves_and_goes_on(
     )
     assert done.status == 128 + signum, done.stderr
     assert "Traceback" not in done.stderr
-    assert f"stopped by {signum.name} after step" in done.stderr
-    assert "Go on with: gantrain resume=out" in done.stderr
+    assert f"Stopped by {signum.name} after step" in done.stderr
+    assert "Resume with: gantrain resume=out" in done.stderr
     found = record(run)
     assert (found["status"], found["error"]) == ("stopped", None)
     assert found["steps"] < 12
@@ -94,7 +94,7 @@ def test_a_running_run_saves_and_goes_on(
 @pytest.mark.parametrize(
     ("phase", "signum"), [*zip([*WHILE, *AFTER], [signal.SIGINT, signal.SIGTERM] * 3, strict=True)]
 )
-def test_a_second_signal_ends_at_once(
+def test_a_second_signal_ends_the_process_at_once(
     gantrain: Callable[..., Result],
     undisturbed: Callable[..., Path],
     work: Path,
@@ -118,7 +118,7 @@ def test_a_signal_after_the_last_step_lets_the_run_finish(
 ) -> None:
     done = gantrain(*COMMAND, "run_dir=out", before=during(AFTER[phase], send(signal.SIGINT)))
     assert done.status == 130
-    assert "finished, and left by SIGINT, at step 12" in done.stderr
+    assert "Finished, and SIGINT received, at step 12" in done.stderr
     assert differences(undisturbed(*COMMAND), work / "out") == []
     assert gantrain("resume=out").status == 0
 
@@ -133,7 +133,9 @@ def test_a_signal_during_an_evaluation(gantrain: Callable[..., Result], undistur
 
 
 @pytest.mark.parametrize(("signum", "seconds"), [(signal.SIGINT, 0.15), (signal.SIGTERM, 0.6), (signal.SIGINT, 2.0)])
-def test_while_the_command_is_being_imported(work: Path, start: object, signum: signal.Signals, seconds: float) -> None:
+def test_a_signal_while_the_command_is_being_imported(
+    work: Path, start: object, signum: signal.Signals, seconds: float
+) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "gantrain", *SMALL, "steps=1000000", "run_dir=out"],
         cwd=work, stderr=subprocess.PIPE, text=True,
@@ -147,7 +149,7 @@ def test_while_the_command_is_being_imported(work: Path, start: object, signum: 
     assert "Traceback" not in stderr
 
 
-def test_a_reader_that_goes_away_does_not_end_the_run(
+def test_a_closed_output_pipe_does_not_end_the_run(
     start: Callable[..., Process], undisturbed: Callable[..., Path], work: Path
 ) -> None:
     """As in `gantrain ... 2>&1 | head -1`."""
@@ -170,7 +172,7 @@ def write_photos(folder: Path) -> None:
         Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i}.png")
 
 
-def test_a_reader_that_goes_away_does_not_end_the_decoding(work: Path) -> None:
+def test_a_closed_output_pipe_does_not_end_the_decoding(work: Path) -> None:
     write_photos(work / "photos")
     typed = f"dataset=image_folder dataset.root=photos dataset.image_size=16 {' '.join(SMALL)} steps=1 run_dir=out"
     shell = f"set -o pipefail; {sys.executable} -m gantrain {typed} 2>&1 | head -1"
@@ -180,7 +182,7 @@ def test_a_reader_that_goes_away_does_not_end_the_decoding(work: Path) -> None:
     assert record(work / "out")["status"] == "finished"
 
 
-def test_a_pipeline_with_head_and_an_ignored_hangup(work: Path, start: object) -> None:
+def test_a_run_in_a_pipeline_with_head_and_under_nohup(work: Path, start: object) -> None:
     shell = f"""
         set -o pipefail
         nohup {sys.executable} -m gantrain {" ".join(SMALL)} steps=3 run_dir=out 2>&1 | head -1

@@ -17,27 +17,32 @@ from typing import Any
 import pytest
 import torch
 
-from gantrain import runtime
+from gantrain.callbacks.base import Callbacks
 from gantrain.callbacks.checkpoint import Checkpoint
 from gantrain.callbacks.log import Log
-from gantrain.checkpoint import capture, find, restore, tensors
+from gantrain.config import CheckpointConfig, Config
 from gantrain.datasets.base import ImageDataset
-from gantrain.datasets.batches import Batches, make_batches
+from gantrain.datasets.batches import Batch, Batches, make_batches
 from gantrain.ema import EMA
+from gantrain.engine import graphs
+from gantrain.engine.graphs import Captured
+from gantrain.engine.runtime import Runtime
+from gantrain.game import Objective
 from gantrain.losses.base import Loss
 from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.losses.wasserstein import Wasserstein
 from gantrain.models.dcgan import Discriminator, Generator
 from gantrain.models.latent import Normal
-from gantrain.regularizers.base import CriticBatch, Regularizer
+from gantrain.regularizers.base import Critic, Regularizer, UpdateBatch
 from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.regularizers.input_gradient import input_gradient
 from gantrain.regularizers.input_noise import InputNoise
 from gantrain.regularizers.label_noise import LabelNoise
 from gantrain.regularizers.weight_clip import WeightClip
-from gantrain.run import Run
-from gantrain.runtime import Captured, Runtime
-from gantrain.train import Observations, TrainState, Update, train
+from gantrain.session.checkpoint import capture, find, restore, tensors
+from gantrain.session.run import Run
+from gantrain.train import TrainState, train
+from gantrain.updates import Logs, Update
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CUDA = torch.device("cuda")
@@ -56,7 +61,7 @@ WAYS = [
 
 
 def penalty() -> dict[str, Regularizer]:
-    return {"gradient_penalty": GradientPenalty(weight=10.0)}
+    return {"gradient_penalty": GradientPenalty(weight=10.0, every=1)}
 
 
 def noise() -> dict[str, Regularizer]:
@@ -101,27 +106,19 @@ def make_run(folder: Path, *, width: int, every: int, way: Runtime = REFERENCE, 
     run = Run(
         name="gpu",
         folder=folder,
-        config={
-            "seed": 0,
-            "batch_size": 64,
-            "log_every": 50,
-            "sample_every": 1000,
-            "evaluate_every": 1000,
-            "checkpoint": {"every": every, "keep": 2, "keep_every": None, "best": None},
-            "on_divergence": "stop",
-        },
+        config=Config(batch_size=64, checkpoint=CheckpointConfig(every=every, keep=2)),
         state=TrainState(
             G, D, case.optimizer(G.parameters()), case.optimizer(D.parameters()), deepcopy(G).requires_grad_(False)
         ),
         dataset=ImageDataset("noise", images, labels=None, num_classes=None, fingerprint="f"),
         latent=Normal(z_dim=128),
+        objective=Objective(case.loss, case.regularizers()),
         runtime=way,
         steps=10**6,
         metrics={},
         hyperparameters={},
-        callbacks=[Log(), Checkpoint()],
-        regularizers=case.regularizers(),
     )
+    Callbacks(run, [Log(every=50), Checkpoint(every=every, keep=2, keep_every=None, best=None)])
     way.prepare(run.state)
     return run
 
@@ -136,17 +133,27 @@ def advance(
     """Train on to some step of 200."""
     batches = batches or make_batches(run.dataset, batch_size=64, seed=0, device=CUDA)
 
-    def stop(state: TrainState, _: Observations) -> None:
+    def stop(state: TrainState, _: Logs) -> None:
         if state.step == steps:
             raise Enough
 
-    callbacks = [look] if look else run.callbacks
+    callbacks = [look] if look else run.listeners
     with suppress(Enough):
         train(
-            run.state, batches, run.latent, case.loss, run.regularizers, steps=200, n_critic=lambda _: case.n_critic,
-            seed=0, device=CUDA, ema=EMA(halflife_images=1000.0), callbacks=[*callbacks, stop],
+            run.state, batches, run.latent, run.objective, steps=200, n_critic=lambda _: case.n_critic,
+            seed=0, device=CUDA, ema=EMA(halflife_images=1000.0, rampup=None), callbacks=[*callbacks, stop],
             precision=run.runtime.run, accelerate=run.runtime.accelerate(run.state),
         )  # fmt: skip
+
+
+def started(run: Run) -> None:
+    for callback in run.listeners:
+        callback.start(run)
+
+
+def finish(run: Run) -> None:
+    for callback in reversed(run.listeners):  # the checkpoint first
+        callback.finish(run.state, "stopped")
 
 
 class Enough(Exception):
@@ -163,11 +170,11 @@ def losses(
     """Train, and return the critic's loss with its penalties at each step, and the generator's."""
     rows: list[torch.Tensor] = []
 
-    def look(state: TrainState, observations: Observations) -> None:
+    def look(state: TrainState, logs: Logs) -> None:
         then(state)
-        penalties = [value for tag, value in observations.items() if tag.startswith("penalty/")]
-        critic = sum(penalties, start=observations["loss/discriminator"])
-        rows.append(torch.stack([torch.as_tensor(critic), torch.as_tensor(observations["loss/generator"])]))
+        penalties = [value for tag, value in logs.items() if tag.startswith("penalty/")]
+        critic = sum(penalties, start=logs["loss/discriminator"])
+        rows.append(torch.stack([torch.as_tensor(critic), torch.as_tensor(logs["loss/generator"])]))
 
     advance(make_run(folder, width=16, every=10**6, way=way, case=case), steps, look=look, case=case)
     return torch.stack(rows).cpu()
@@ -176,7 +183,7 @@ def losses(
 def never_captured(folder: Path, steps: int, case: Case, **options: Any) -> torch.Tensor:
     """The losses of updates that see what a replay sees, one operation after the other."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime, "EAGER_CALLS", 10**9)
+        patch.setattr(graphs, "EAGER_CALLS", 10**9)
         return losses(folder, GRAPH, steps, case, **options)
 
 
@@ -207,7 +214,7 @@ def test_a_replay_trains(tmp_path: Path, caplog: pytest.LogCaptureFixture, case:
 
     run.runtime = Spied(**vars(run.runtime))
 
-    def look(state: TrainState, _: Observations) -> None:
+    def look(state: TrainState, _: Logs) -> None:
         weights.append([next(network.parameters()).clone() for network in (state.G, state.D)])
 
     advance(run, 12, look=look, case=CASES[case])
@@ -220,15 +227,15 @@ def test_a_replay_trains(tmp_path: Path, caplog: pytest.LogCaptureFixture, case:
 
 def test_what_cannot_be_captured_is_eager_and_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Waits(GradientPenalty):
-        def penalty(self, critic: torch.nn.Module, batch: CriticBatch) -> torch.Tensor:
-            made = super().penalty(critic, batch)
+        def discriminator_penalty(self, critic: Critic, batch: UpdateBatch) -> torch.Tensor:
+            made = super().discriminator_penalty(critic, batch)
             made.item()
             return made
 
-    case = Case(regularizers=lambda: {"penalty": Waits(weight=10.0)})
+    case = Case(regularizers=lambda: {"penalty": Waits(weight=10.0, every=1)})
     plain, fast = (losses(tmp_path / name, way, 20, case) for name, way in {"a": REFERENCE, "b": GRAPH}.items())
     print(caplog.text)
-    assert "The critic's update could not be captured as a CUDA graph, and all stay eager" in caplog.text
+    assert "The critic's update could not be captured as a CUDA graph; all updates stay eager" in caplog.text
     assert torch.equal(fast, plain)
 
     def reserved() -> int:
@@ -245,8 +252,8 @@ def test_what_cannot_be_captured_is_eager_and_the_same(tmp_path: Path, caplog: p
 class Refusing(NonSaturating):
     """Cannot be captured for the generator, after the critic's update has been."""
 
-    def generator(self, fake_logits: torch.Tensor, real_logits: torch.Tensor | None = None) -> torch.Tensor:
-        made = super().generator(fake_logits, real_logits)
+    def generator(self, fake_logits: torch.Tensor) -> torch.Tensor:
+        made = super().generator(fake_logits)
         made.item()
         return made
 
@@ -254,7 +261,7 @@ class Refusing(NonSaturating):
 def test_a_capture_that_fails_takes_no_noise_from_another(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     case = replace(CASES["dcgan with noise"], loss=Refusing(), n_critic=2)
     fast, plain = losses(tmp_path / "fast", GRAPH, 40, case), never_captured(tmp_path / "plain", 40, case)
-    assert "The generator's update could not be captured as a CUDA graph, and all stay eager" in caplog.text
+    assert "The generator's update could not be captured as a CUDA graph; all updates stay eager" in caplog.text
     assert torch.equal(fast, plain)
 
 
@@ -300,18 +307,21 @@ def test_the_gradients_of_a_step_are_those_of_float64(way: Runtime, player: str)
         state = TrainState(G, D, *(torch.optim.SGD(net.parameters(), lr=0.0) for net in (G, D)))
         way.prepare(state)
         # The points of the penalty are drawn in the dtype itself; a float64 one draws other numbers.
-        halfway = {"penalty": HalfWay(weight=10.0)}
+        halfway = {"penalty": HalfWay(weight=10.0, every=1)}
         codes, x = noise.to(CUDA, dtype), pixels.to(CUDA, dtype)
 
         class OneBatch:
             batch_size = 16
 
-            def __getitem__(self, i: int) -> torch.Tensor:
-                return x
+            def __getitem__(self, i: int) -> Batch:
+                return Batch(x)
+
+            def for_generator(self) -> Batches:
+                raise NotImplementedError
 
         train(
-            state, OneBatch(), lambda n, device: codes, Wasserstein(), halfway, steps=updates, n_critic=lambda _: 1,
-            seed=0, device=CUDA, precision=way.run, accelerate=way.accelerate(state),
+            state, OneBatch(), lambda n, device: codes, Objective(Wasserstein(), halfway), steps=updates,
+            n_critic=lambda _: 1, seed=0, device=CUDA, precision=way.run, accelerate=way.accelerate(state),
         )  # fmt: skip
         return torch.cat([p.grad.double().flatten() for p in {"G": G, "D": D}[player].parameters()])
 
@@ -326,8 +336,8 @@ def test_the_gradients_of_a_step_are_those_of_float64(way: Runtime, player: str)
 
 
 class HalfWay(GradientPenalty):
-    def penalty(self, critic: torch.nn.Module, batch: CriticBatch) -> torch.Tensor:
-        gradient = input_gradient(critic, torch.lerp(batch.fake, batch.real, 0.5))
+    def discriminator_penalty(self, critic: Critic, batch: UpdateBatch) -> torch.Tensor:
+        gradient = input_gradient(critic, torch.lerp(batch.fake, batch.real, 0.5), batch.labels)
         return self.weight * (gradient.flatten(1).norm(dim=1) - 1).square().mean()
 
 
@@ -366,17 +376,17 @@ def test_the_slope_and_its_gradients_are_those_of_torch_in_less_time(layout: tor
 
 
 @pytest.mark.parametrize("mirror", [False, True], ids=["plain", "mirrored"])
-@pytest.mark.parametrize("place", ["device", "host"])
-def test_batches_are_those_of_the_cpu(tmp_path: Path, place: str, mirror: bool) -> None:
+@pytest.mark.parametrize("data_location", ["device", "host"])
+def test_batches_are_those_of_the_cpu(tmp_path: Path, data_location: str, mirror: bool) -> None:
     dataset = make_run(tmp_path / "run", width=4, every=10**6).dataset
     expected = make_batches(dataset, batch_size=64, seed=0, device=torch.device("cpu"), mirror=mirror)
-    found = make_batches(dataset, batch_size=64, seed=0, device=CUDA, place=place, mirror=mirror)
+    found = make_batches(dataset, batch_size=64, seed=0, device=CUDA, data_location=data_location, mirror=mirror)
     for i in range(20):  # more than two epochs
-        assert torch.equal(found[i].cpu(), expected[i])
+        assert torch.equal(found[i].x.cpu(), expected[i].x)
 
 
 @pytest.mark.parametrize(
-    ("case", "way", "place"),
+    ("case", "way", "data_location"),
     [
         *(("wgan_gp", way, "device") for way in WAYS),
         *((case, way, "device") for case in CASES for way in (GRAPH, WAYS[-1]) if case != "wgan_gp"),
@@ -384,33 +394,33 @@ def test_batches_are_those_of_the_cpu(tmp_path: Path, place: str, mirror: bool) 
     ],
     ids=str,
 )
-def test_a_resumed_run_is_the_same_to_the_bit(tmp_path: Path, case: str, way: Runtime, place: str) -> None:
+def test_a_resumed_run_is_the_same_to_the_bit(tmp_path: Path, case: str, way: Runtime, data_location: str) -> None:
     kind = CASES[case]
 
     def make(name: str) -> Run:
         return make_run(tmp_path / name, width=16, every=10, way=way, case=kind)
 
     def go(run: Run, steps: int) -> None:
-        advance(run, steps, make_batches(run.dataset, batch_size=64, seed=0, device=CUDA, place=place), case=kind)
+        advance(run, steps, make_batches(run.dataset, batch_size=64, seed=0, device=CUDA, data_location=data_location), case=kind)
 
     straight, parts = make("a"), make("b")
-    straight.start()
+    started(straight)
     go(straight, 20)
-    straight.finish("stopped")
-    parts.start()
+    finish(straight)
+    started(parts)
     go(parts, 10)
-    parts.finish("stopped")
+    finish(parts)
     again = make("c")
     path, content = find(parts.folder)
     restore(again, content, path)
-    again.start()
+    started(again)
     go(again, 20)
     # Back to step 10 once more, as after a divergence: what was captured is captured anew.
-    again.callbacks[-1].wait()
+    again.listeners[-1].wait()
     once = deepcopy(dict(tensors(capture(again))))
     restore(again, find(parts.folder)[1], path)  # read anew, for the training goes on in the tensors of what was read
     go(again, 20)
-    again.finish("stopped")
+    finish(again)
     one, other = (dict(tensors(find(run.folder)[1])) for run in (straight, again))
     assert one.keys() == other.keys() == once.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -419,10 +429,10 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path: Path, case: str, way: Ru
 
 def test_saving_stalls_the_training_by_less_than_a_step(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", width=64, every=10**6)
-    run.start()
+    started(run)
     batches = make_batches(run.dataset, batch_size=64, seed=0, device=CUDA)
     advance(run, 10, batches)
-    checkpoint = run.callbacks[-1]
+    checkpoint = run.listeners[-1]
     assert isinstance(checkpoint, Checkpoint)
 
     def seconds(save: bool) -> float:
@@ -444,18 +454,18 @@ def test_saving_stalls_the_training_by_less_than_a_step(tmp_path: Path) -> None:
     assert stall < statistics.median(plain)
 
 
-@pytest.mark.parametrize("place", ["device", "host"])
+@pytest.mark.parametrize("data_location", ["device", "host"])
 @pytest.mark.parametrize("way", [REFERENCE, WAYS[-1]], ids=str)
-def test_a_step_waits_for_the_device_only_where_it_logs(tmp_path: Path, way: Runtime, place: str) -> None:
+def test_a_step_waits_for_the_device_only_where_it_logs(tmp_path: Path, way: Runtime, data_location: str) -> None:
     run = make_run(tmp_path / "run", width=16, every=10**6, way=way)
-    run.start()
-    batches = make_batches(run.dataset, batch_size=64, seed=0, device=CUDA, place=place)
+    started(run)
+    batches = make_batches(run.dataset, batch_size=64, seed=0, device=CUDA, data_location=data_location)
 
-    def look(state: TrainState, observations: Observations) -> None:
+    def look(state: TrainState, logs: Logs) -> None:
         # Steps 52 to 89 are not logged; the last step before, 51, is after every capture.
         torch.cuda.set_sync_debug_mode("default" if state.step == 89 or state.step < 51 else "error")
-        for callback in run.callbacks:
-            callback(state, observations)
+        for callback in run.listeners:
+            callback(state, logs)
 
     try:
         advance(run, 90, batches, look=look)
@@ -464,12 +474,13 @@ def test_a_step_waits_for_the_device_only_where_it_logs(tmp_path: Path, way: Run
     assert run.state.step == 90
 
 
-ALONE_IN_A_GROUP = """
+SINGLE_IN_A_GROUP = """
 import sys
 from copy import deepcopy
 import torch
 import torch.distributed as dist
-from gantrain.processes import average_gradients, normalize_whole_batches
+from gantrain.engine.distributed import average_gradients
+from gantrain.engine.batch_norm import normalize_whole_batches
 
 device, backend = sys.argv[1:]
 dist.init_process_group(backend, init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
@@ -495,6 +506,6 @@ print("done")
 
 def test_a_group_of_one_by_nccl_changes_nothing() -> None:
     """All that one GPU can show of several: that nccl takes what it is handed."""
-    command = [sys.executable, "-c", ALONE_IN_A_GROUP, "cuda", "cpu:gloo,cuda:nccl"]
+    command = [sys.executable, "-c", SINGLE_IN_A_GROUP, "cuda", "cpu:gloo,cuda:nccl"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip().endswith("done"), done.stderr

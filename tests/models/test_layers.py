@@ -10,10 +10,13 @@ from gantrain.models.layers import (
     ActivationName,
     InitName,
     NormName,
+    NormOption,
     activation,
     check_width,
+    couples_samples,
     has_batch_norm,
     initialize,
+    label_embedding,
     norm,
 )
 
@@ -179,6 +182,31 @@ def test_instance_normalization_of_vectors_is_refused() -> None:
 def test_batch_norm_is_found_at_any_depth(layer: nn.Module, expected: bool) -> None:
     assert has_batch_norm(layer) is expected
     assert has_batch_norm(nn.Sequential(nn.ReLU(), nn.Sequential(layer))) is expected
+
+
+class Coupled(nn.Module):
+    couples_samples = True
+
+
+def test_samples_are_coupled_by_batch_norm_and_by_what_says_so() -> None:
+    found = {module: couples_samples(module) for module in (nn.BatchNorm2d(2), Coupled(), nn.Linear(2, 2))}
+    assert list(found.values()) == [True, True, False]
+    for module, expected in found.items():
+        assert couples_samples(nn.Sequential(nn.ReLU(), nn.Sequential(module))) is expected
+    assert not has_batch_norm(Coupled())
+
+
+def test_the_norms_of_a_network_are_those_of_layers_and_spectral() -> None:
+    assert {*get_args(NormOption)} == {*get_args(NormName), "spectral"}
+    assert norm("spectral", 4, dims=1) == norm("spectral", 4, dims=2) == []  # it follows no layer
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "embedding_dim", "message"), [(0, 3, r"num_classes=0: "), (3, 0, r"embedding_dim=0: .*10 is usual")]
+)
+def test_an_empty_label_embedding_is_refused(num_classes: int, embedding_dim: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        label_embedding(num_classes, embedding_dim)
 
 
 def test_a_width_below_1_is_refused() -> None:

@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -10,44 +11,28 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+from update_batches import Recorder, batch_of, batch_of_logits, linear, unconditional
 
-from gantrain.build import build_regularizers
 from gantrain.config import CONF
+from gantrain.instantiate import build
 from gantrain.losses.lsgan import LeastSquares
 from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.models import dcgan, mlp
-from gantrain.regularizers.base import CriticBatch, Regularizer
+from gantrain.regularizers.base import Regularizer
+from gantrain.regularizers.dragan import DRAGAN
 from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.regularizers.input_noise import InputNoise
 from gantrain.regularizers.label_noise import LabelNoise
+from gantrain.regularizers.lecam import LeCam
+from gantrain.regularizers.r1 import R1
+from gantrain.regularizers.r2 import R2
 from gantrain.regularizers.weight_clip import WeightClip
+from gantrain.schedules.base import Clock
 
 NAMES = sorted(path.stem for path in CONF.glob("regularizer/*.yaml"))
 
 
-class Critic(nn.Module):
-    def __init__(self, score: Callable[[Tensor], Tensor]):
-        super().__init__()
-        self.score = score
-        self.shown: list[Tensor] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.shown.append(x.detach().clone())
-        return self.score(x)
-
-
-def linear(w: Tensor) -> Critic:
-    return Critic(lambda x: x.flatten(1) @ w)
-
-
-def batch_of(real: Tensor, fake: Tensor, critic: nn.Module | None = None, *, progress: float = 0.0) -> CriticBatch:
-    critic = critic or Critic(lambda x: x.flatten(1).sum(1))
-    return CriticBatch(real, fake, critic(real), critic(fake), progress)
-
-
-def batch_of_logits(real_logits: Tensor, *, progress: float) -> CriticBatch:
-    x = torch.zeros(len(real_logits), 2)
-    return CriticBatch(x, x, real_logits, torch.zeros_like(real_logits), progress)
+NO_CRITIC = unconditional(nn.Identity())
 
 
 def conv_critic(activation: str, norm: str) -> nn.Module:
@@ -62,9 +47,9 @@ def mlp_critic(activation: str, norm: str) -> nn.Module:
     )
 
 
-def make(name: str) -> Regularizer:
-    node = OmegaConf.to_container(OmegaConf.load(CONF / "regularizer" / f"{name}.yaml"))
-    (regularizer,) = build_regularizers({"regularizer": node}).values()
+def make(name: str, **changes: Any) -> Regularizer:
+    node: Any = OmegaConf.to_container(OmegaConf.load(CONF / "regularizer" / f"{name}.yaml"))
+    regularizer: Regularizer = build(f"regularizer.{name}", node[name] | changes)
     return regularizer
 
 
@@ -74,14 +59,14 @@ def test_penalty_of_a_linear_critic_is_that_of_its_slope(shape: tuple[int, ...],
     torch.manual_seed(0)
     w = torch.randn(math.prod(shape), dtype=torch.float64)
     real, fake = torch.randn(2, 6, *shape, dtype=torch.float64)
-    penalty = GradientPenalty(weight=weight).penalty(linear(w), batch_of(real, fake))
+    penalty = GradientPenalty(weight=weight, every=1).discriminator_penalty(linear(w), batch_of(real, fake))
     torch.testing.assert_close(penalty, weight * (w.square().sum().sqrt() - 1) ** 2)
 
 
 def test_a_critic_of_slope_1_is_not_penalised() -> None:
     real, fake = torch.randn(2, 6, 2, dtype=torch.float64)
     w = torch.tensor([0.6, -0.8], dtype=torch.float64)
-    penalty = GradientPenalty(weight=10.0).penalty(linear(w), batch_of(real, fake))
+    penalty = GradientPenalty(weight=10.0, every=1).discriminator_penalty(linear(w), batch_of(real, fake))
     torch.testing.assert_close(penalty, torch.zeros_like(penalty), atol=1e-12, rtol=0)
 
 
@@ -89,8 +74,8 @@ def test_a_critic_of_slope_1_is_not_penalised() -> None:
 def test_the_norm_is_taken_of_each_sample_alone(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     x = torch.randn(5, *shape, dtype=torch.float64)
-    quadratic = Critic(lambda x: 1.5 * x.flatten(1).square().sum(1))
-    penalty = GradientPenalty(weight=2.0).penalty(quadratic, batch_of(x, x))
+    quadratic = Recorder(lambda x: 1.5 * x.flatten(1).square().sum(1))
+    penalty = GradientPenalty(weight=2.0, every=1).discriminator_penalty(quadratic, batch_of(x, x))
     norms = [3 * math.sqrt(sample.square().sum()) for sample in x]
     torch.testing.assert_close(penalty.item(), 2 * sum((norm - 1) ** 2 for norm in norms) / len(norms))
 
@@ -98,8 +83,8 @@ def test_the_norm_is_taken_of_each_sample_alone(shape: tuple[int, ...]) -> None:
 def test_interpolates_lie_on_the_lines_between_real_and_fake_at_a_point_of_each_samples_own() -> None:
     torch.manual_seed(0)
     real, fake = torch.randn(2, 2000, 3, 2, 2, dtype=torch.float64)
-    critic = Critic(lambda x: x.flatten(1).sum(1))
-    GradientPenalty(weight=10.0).penalty(critic, batch_of(real, fake))
+    critic = Recorder(lambda x: x.flatten(1).sum(1))
+    GradientPenalty(weight=10.0, every=1).discriminator_penalty(critic, batch_of(real, fake))
     (shown,) = critic.shown
     epsilon = ((shown - fake) / (real - fake)).flatten(1)
     torch.testing.assert_close(epsilon, epsilon[:, :1].expand_as(epsilon))
@@ -108,11 +93,21 @@ def test_interpolates_lie_on_the_lines_between_real_and_fake_at_a_point_of_each_
 
 def test_interpolates_are_drawn_anew_each_time() -> None:
     real, fake = torch.ones(4, 1), torch.zeros(4, 1)
-    critic = Critic(lambda x: x.sum(1))
+    critic = Recorder(lambda x: x.sum(1))
     for _ in range(2):
-        GradientPenalty(weight=10.0).penalty(critic, batch_of(real, fake))
+        GradientPenalty(weight=10.0, every=1).discriminator_penalty(critic, batch_of(real, fake))
     first, second = critic.shown
     assert not torch.equal(first, second)
+
+
+def test_interpolates_are_one_lerp_with_one_draw() -> None:
+    """Bit for bit, so that runs stay reproducible from version to version."""
+    real, fake = torch.randn(2, 5, 3, 4, 4)
+    critic = Recorder(lambda x: x.flatten(1).sum(1))
+    torch.manual_seed(3)
+    GradientPenalty(weight=10.0, every=1).discriminator_penalty(critic, batch_of(real, fake))
+    torch.manual_seed(3)
+    assert torch.equal(critic.shown[0], torch.lerp(fake, real, torch.rand(5, 1, 1, 1)))
 
 
 @pytest.mark.parametrize("norm", ["none", "layer"])
@@ -128,8 +123,8 @@ def test_the_penaltys_gradient_in_the_parameters_is_that_of_finite_differences(
 
     def penalty(*parameters: Tensor) -> Tensor:
         torch.manual_seed(1)
-        with_these = Critic(lambda x: functional_call(critic, dict(zip(names, parameters, strict=True)), (x,)))
-        return GradientPenalty(weight=10.0).penalty(with_these, batch)
+        with_these = unconditional(lambda x: functional_call(critic, dict(zip(names, parameters, strict=True)), (x,)))
+        return GradientPenalty(weight=10.0, every=1).discriminator_penalty(with_these, batch)
 
     assert torch.autograd.gradcheck(penalty, tuple(critic.parameters()))
 
@@ -141,7 +136,9 @@ def test_a_critic_without_slope_has_a_finite_penalty_and_gradient(
     critic = make_critic("leaky_relu", "none")
     for parameter in critic.parameters():
         nn.init.zeros_(parameter)
-    penalty = GradientPenalty(weight=10.0).penalty(critic, batch_of(*torch.randn(2, 3, *shape)))
+    penalty = GradientPenalty(weight=10.0, every=1).discriminator_penalty(
+        unconditional(critic), batch_of(*torch.randn(2, 3, *shape))
+    )
     torch.testing.assert_close(penalty, torch.tensor(10.0))
     penalty.backward()
     for parameter in critic.parameters():
@@ -151,10 +148,10 @@ def test_a_critic_without_slope_has_a_finite_penalty_and_gradient(
 
 def test_a_critic_that_scores_in_a_column_is_refused_by_the_batch() -> None:
     x = torch.zeros(4, 2)
-    with pytest.raises(TypeCheckError):
-        CriticBatch(x, x, torch.zeros(4, 1), torch.zeros(4, 1), 0.0)
-    with pytest.raises(TypeCheckError):
-        CriticBatch(x, x[:3], torch.zeros(4), torch.zeros(3), 0.0)
+    batch = batch_of(x, x, lambda x, labels: x[:, :1])
+    for logits in ("real_logits", "fake_logits"):
+        with pytest.raises(TypeCheckError):
+            getattr(batch, logits)
 
 
 def test_weights_beyond_the_limit_are_clipped_and_no_others() -> None:
@@ -202,7 +199,7 @@ def test_a_gradient_that_is_no_number_is_seen_in_the_clipped_weights_of_later_st
     torch.testing.assert_close(critic.weight.data, torch.tensor([[-0.01, math.nan, -0.01]]), equal_nan=True)
 
 
-@pytest.mark.parametrize("progress", [0.0, 0.25])
+@pytest.mark.parametrize("fraction", [0.0, 0.25])
 @pytest.mark.parametrize(
     ("loss", "loss_with_labels"),
     [
@@ -214,18 +211,18 @@ def test_a_gradient_that_is_no_number_is_seen_in_the_clipped_weights_of_later_st
     ],
 )
 def test_label_noise_gives_the_gradient_of_soft_labels(
-    loss: NonSaturating | LeastSquares, loss_with_labels: Callable[[Tensor, Tensor], Tensor], progress: float
+    loss: NonSaturating | LeastSquares, loss_with_labels: Callable[[Tensor, Tensor], Tensor], fraction: float
 ) -> None:
     torch.manual_seed(0)
     logits = torch.randn(6, dtype=torch.float64).requires_grad_()
     fake_logits = torch.randn(6, dtype=torch.float64)
 
     torch.manual_seed(1)
-    penalty = LabelNoise(amount=0.2).penalty(nn.Identity(), batch_of_logits(logits, progress=progress))
+    penalty = LabelNoise(amount=0.2).discriminator_penalty(NO_CRITIC, batch_of_logits(logits, fraction=fraction))
     (gradient,) = torch.autograd.grad(loss.discriminator(logits, fake_logits) + penalty, logits)
 
     torch.manual_seed(1)
-    labels = 1 - torch.rand(6, dtype=torch.float64) * 0.2 * (1 - progress)
+    labels = 1 - torch.rand(6, dtype=torch.float64) * 0.2 * (1 - fraction)
     (expected,) = torch.autograd.grad(loss_with_labels(logits, labels), logits)
     torch.testing.assert_close(gradient, expected)
 
@@ -233,18 +230,17 @@ def test_label_noise_gives_the_gradient_of_soft_labels(
 def test_label_noise_is_one_sided() -> None:
     real_logits, fake_logits = torch.randn(2, 5).unbind()
     fake_logits.requires_grad_()
-    x = torch.zeros(5, 2)
-    batch = CriticBatch(x, x, real_logits.requires_grad_(), fake_logits, 0.0)
-    penalty = LabelNoise(amount=0.2).penalty(nn.Identity(), batch)
+    batch = batch_of_logits(real_logits.requires_grad_(), fake_logits)
+    penalty = LabelNoise(amount=0.2).discriminator_penalty(NO_CRITIC, batch)
     assert torch.autograd.grad(penalty, fake_logits, allow_unused=True) == (None,)
 
 
 def test_label_noise_is_uniform_up_to_the_amount_and_decays_linearly_to_none() -> None:
     logits = torch.zeros(20_000, requires_grad=True)
 
-    def noise(progress: float) -> Tensor:
+    def noise(fraction: float) -> Tensor:
         torch.manual_seed(0)
-        penalty = LabelNoise(amount=0.2).penalty(nn.Identity(), batch_of_logits(logits, progress=progress))
+        penalty = LabelNoise(amount=0.2).discriminator_penalty(NO_CRITIC, batch_of_logits(logits, fraction=fraction))
         return torch.autograd.grad(penalty, logits)[0] * len(logits)
 
     assert stats.kstest(noise(0.0).numpy() / 0.2, "uniform").pvalue > 1e-3
@@ -257,19 +253,38 @@ def test_input_noise_is_gaussian_and_decays_linearly_to_none(shape: tuple[int, .
     torch.manual_seed(0)
     x = torch.randn(2000, *shape)
 
-    def noise(progress: float) -> Tensor:
+    def noise(fraction: float) -> Tensor:
         torch.manual_seed(1)
-        return InputNoise(std=0.07).perturb(x, progress) - x
+        return InputNoise(std=0.07).perturb(x, Clock(fraction, 0)) - x
 
     assert stats.kstest(noise(0.0).flatten().numpy() / 0.07, "norm").pvalue > 1e-3
     torch.testing.assert_close(noise(0.75), noise(0.0) / 4, atol=1e-6, rtol=0)
     torch.testing.assert_close(noise(1.0), torch.zeros_like(x))
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.3])
+def test_schedules_may_drive_the_noise_by_floats_or_tensors(fraction: float) -> None:
+    x, logits = torch.zeros(6, 2), torch.randn(6)
+    input_noise, label_noise = InputNoise(std=1.0), LabelNoise(amount=1.0)
+
+    def both(clock_fraction: float | Tensor) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(1)
+        batch = batch_of_logits(logits, fraction=clock_fraction)
+        return input_noise.perturb(x, batch.clock), label_noise.discriminator_penalty(NO_CRITIC, batch)
+
+    noise, penalty = both(fraction)
+    for number in (0.25, torch.tensor(0.25)):
+        input_noise.std = label_noise.amount = number
+        for clock_fraction in (fraction, torch.tensor(fraction)):
+            found_noise, found_penalty = both(clock_fraction)
+            torch.testing.assert_close(found_noise, noise / 4)
+            torch.testing.assert_close(found_penalty, penalty / 4)
+
+
 def test_input_noise_is_fresh_and_lets_gradients_through() -> None:
     x = torch.zeros(3, 2, requires_grad=True)
     noise = InputNoise(std=0.5)
-    first, second = noise.perturb(x, 0.0), noise.perturb(x, 0.0)
+    first, second = noise.perturb(x, Clock(0.0, 0)), noise.perturb(x, Clock(0.0, 0))
     assert not torch.equal(first, second)
     (gradient,) = torch.autograd.grad(first.sum(), x)
     torch.testing.assert_close(gradient, torch.ones(3, 2))
@@ -278,7 +293,19 @@ def test_input_noise_is_fresh_and_lets_gradients_through() -> None:
 @pytest.mark.parametrize(
     ("regularizer", "values", "remedy"),
     [
-        (GradientPenalty, {"weight": -1.0}, "at least 0"),
+        (GradientPenalty, {"weight": -1.0, "every": 1}, "at least 0"),
+        (GradientPenalty, {"every": 0, "weight": 10.0}, r"every update \(1\)"),
+        (DRAGAN, {"weight": -1.0, "every": 1}, "at least 0"),
+        (DRAGAN, {"every": 0, "weight": 10.0}, r"every update \(1\)"),
+        (R1, {"gamma": -1.0, "every": 1}, "at least 0"),
+        (R1, {"every": 0, "gamma": 1.0}, r"every update \(1\)"),
+        (R2, {"gamma": -1.0, "every": 1}, "at least 0"),
+        (R2, {"every": -1, "gamma": 1.0}, r"every update \(1\)"),
+        (LeCam, {"weight": -1.0, "decay": 0.99, "start": 10, "every": 1}, "at least 0"),
+        (LeCam, {"decay": 1.0, "weight": 1.0, "start": 10, "every": 1}, r"in \[0, 1\)"),
+        (LeCam, {"decay": -0.1, "weight": 1.0, "start": 10, "every": 1}, r"in \[0, 1\)"),
+        (LeCam, {"start": -1, "weight": 1.0, "decay": 0.99, "every": 1}, "at least 0"),
+        (LeCam, {"every": 0, "weight": 1.0, "decay": 0.99, "start": 10}, r"every update \(1\)"),
         (WeightClip, {"limit": 0.0}, "> 0"),
         (WeightClip, {"limit": -0.01}, "> 0"),
         (LabelNoise, {"amount": -0.1}, r"in \[0, 1\]"),
@@ -289,20 +316,44 @@ def test_input_noise_is_fresh_and_lets_gradients_through() -> None:
 def test_values_without_meaning_are_refused(
     regularizer: type[Regularizer], values: dict[str, float], remedy: str
 ) -> None:
-    ((name, value),) = values.items()
+    name, value = next(iter(values.items()))
     with pytest.raises(ValueError, match=f"{name}={value}.*{remedy}"):
         regularizer(**values)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_interval_in_the_config_is_that_of_the_regularizer(name: str) -> None:
+    options = OmegaConf.load(CONF / "regularizer" / f"{name}.yaml")[name]
+    assert make(name).every == options.get("every", 1)
+    if "every" in options:
+        assert make(name, every=16).every == 16
+
+
+def test_a_slope_that_is_held_near_samples_alone_is_not_enough_for_a_wasserstein_loss() -> None:
+    assert all(make(name).bounds_lipschitz for name in ("gradient_penalty", "weight_clip"))
+    assert not any(make(name).bounds_lipschitz for name in ("dragan", "r1", "r2", "lecam"))
+
+
+def test_penalties_on_the_gradient_of_each_sample_are_wrong_with_batch_norm() -> None:
+    assert {make(name).with_batch_norm for name in ("gradient_penalty", "dragan", "r1", "r2")} == {"wrong"}
+    assert make("lecam").with_batch_norm == "fine"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_regularizer_leaves_shapes_alone_and_a_critic_that_learns(name: str) -> None:
     torch.manual_seed(0)
     regularizer, critic = make(name), conv_critic("leaky_relu", "none")
-    real, fake = (regularizer.perturb(x, 0.5) for x in torch.randn(2, 4, 1, 16, 16))
+    real, fake = (regularizer.perturb(x, Clock(0.5, 0)) for x in torch.randn(2, 4, 1, 16, 16))
     assert real.shape == (4, 1, 16, 16)
-    batch = batch_of(real, fake, critic, progress=0.5)
+    batch = batch_of(
+        *(real, fake, unconditional(critic)),
+        fraction=0.5,
+        labels=torch.tensor([0, 1, 1, 0]),
+        fake_labels=torch.tensor([1, 1, 0, 0]),
+        aux_of=lambda logits: {"class_logits": torch.stack([logits, -logits], dim=1)},
+    )
     loss = batch.fake_logits.mean() - batch.real_logits.mean()
-    penalty = regularizer.penalty(critic, batch)
+    penalty = regularizer.discriminator_penalty(unconditional(critic), batch)
     (loss if penalty is None else loss + penalty).backward()
     regularizer.project(critic)
     for parameter in critic.parameters():
@@ -316,7 +367,9 @@ def test_the_plain_regularizer_does_nothing() -> None:
     before = deepcopy(critic.state_dict())
     x = torch.randn(4, 3)
     regularizer = Regularizer()
-    assert regularizer.perturb(x, 0.0) is x
-    assert regularizer.penalty(critic, batch_of(x, x, critic)) is None
+    batch = batch_of(x, x, unconditional(critic))
+    assert regularizer.perturb(x, Clock(0.0, 0)) is x
+    assert regularizer.discriminator_penalty(unconditional(critic), batch) is None
+    assert regularizer.generator_penalty(lambda z: z, lambda n: (x, None), batch) is None
     regularizer.project(critic)
     torch.testing.assert_close(critic.state_dict(), before)

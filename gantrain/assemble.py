@@ -1,0 +1,265 @@
+"""From the config to the parts of a training, which fit together."""
+
+import logging
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from gantrain.augment.base import Augment
+from gantrain.budget import count_steps, critic_schedule
+from gantrain.callbacks.base import Callback, Callbacks
+from gantrain.combinations import check_combination, check_data, warn_of_own_code
+from gantrain.config import Config, Node, RuntimeConfig, hyperparameters
+from gantrain.datasets.base import Dataset, ImageDataset
+from gantrain.datasets.batches import Batches, FreshBatches, ImageBatches, Prefetcher, make_batches
+from gantrain.datasets.labels import count_classes, make_fake_labels
+from gantrain.ema import EMA
+from gantrain.engine.device import choose_device
+from gantrain.engine.distributed import SINGLE, Processes
+from gantrain.engine.memory import require_memory
+from gantrain.engine.runtime import choose
+from gantrain.errors import ConfigError
+from gantrain.game import Objective
+from gantrain.instantiate import make, make_all, takes_fact
+from gantrain.losses.base import Loss, RelativisticLoss
+from gantrain.metrics.base import Metric
+from gantrain.models.calling import takes_labels
+from gantrain.models.latent import Latent
+from gantrain.models.packing import pack
+from gantrain.regularizers.base import Labels, Regularizer
+from gantrain.schedules.apply import Schedules
+from gantrain.schedules.base import Schedule
+from gantrain.seeding import seed_everything
+from gantrain.session.run import Run
+from gantrain.tasks.job import Job
+from gantrain.train import TrainState, train
+from gantrain.updates import Logs
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that the config names, built and fitting together, but nothing written yet."""
+
+    run: Run
+    callbacks: Callbacks
+    batches: Batches
+    schedules: Schedules
+    fake_labels: Callable[[int, Labels], Labels] | None
+
+    def __call__(self, callbacks: Sequence[Callable[[TrainState, Logs], None]]) -> None:
+        """Train from where the state stands until the run has its steps."""
+        run, config = self.run, self.run.config
+        averaging = [run.processes.average_logs] if run.processes.world_size > 1 else []
+        with run.runtime.threaded():
+            train(
+                run.state,
+                self.batches,
+                run.latent,
+                run.objective,
+                steps=run.steps,
+                n_critic=critic_schedule(config.n_critic, config.critic_warmup),
+                seed=config.seed,
+                device=run.device,
+                first="generator" if config.first == "generator" else "discriminator",
+                generator_batch_multiple=config.generator_batch_multiple,
+                fake_labels=self.fake_labels,
+                schedules=self.schedules,
+                accumulate=config.accumulate,
+                ema=run.ema,
+                callbacks=[*averaging, *callbacks],
+                precision=run.runtime.run,
+                accelerate=run.runtime.accelerate(run.state),
+            )
+
+
+def assemble(job: Job, config: Config, processes: Processes = SINGLE) -> Training:
+    """Build what the config names.
+
+    Raises:
+        UserError: the config or the data is wrong.
+    """
+    with processes.failing_together():
+        device = choose_device(config.runtime.device)
+        objective, ema = build_objective(config), build_ema(config)
+        metrics, callbacks = build_metrics(config.metric), build_callbacks(config.callback)
+        latent, dataset = build_latent(config.latent), build_dataset(config.dataset)
+        require_memory("batch_size", config.batch_size, [dataset.image_shape] * 2 + [(latent.z_dim,)], device)
+        state = build_state(config, dataset, latent, device)
+        parts = [objective.loss, latent, *objective.regularizers.values(), *objective.augment.values()]
+        runtime = choose(
+            *(config.runtime, device, state, [*parts, *callbacks]),
+            batch_size=config.batch_size // processes.world_size // config.accumulate,
+            num_processes=processes.world_size,
+        )
+        runtime.prepare(state)
+        processes.split_batches(config.batch_size, state)
+        if processes.world_size > 1 and processes.is_main:
+            warn_of_own_code([state.G, state.D, *parts], processes.world_size)
+        check_combination(state.D, objective, config)
+        check_data(config, dataset)
+        schedules = build_schedules(config.schedule, state, objective, ema, device, captures=runtime.captures)
+        count_steps(config, dataset.num_images)  # refuses epochs of data without end, before decoding
+    prepare_data(dataset, config.runtime, processes)
+    conditional = takes_labels(state.G) or takes_labels(state.D) or hasattr(state.D, "num_aux_classes")
+    with processes.failing_together():
+        batches = build_batches(config, dataset, device, processes, labels=conditional)
+        class_counts = count_classes(dataset) if conditional else None
+        steps = count_steps(config, dataset.num_images)
+    run = Run(
+        name=job.name,
+        folder=job.folder,
+        config=config,
+        state=state,
+        dataset=dataset,
+        latent=latent,
+        objective=objective,
+        runtime=runtime,
+        data_location=batches.data_location,
+        steps=steps,
+        metrics=metrics,
+        hyperparameters=hyperparameters(config, job.choices, job.typed),
+        ema=ema,
+        command=job.resume_command,
+        processes=processes,
+        class_counts=class_counts,
+    )
+    fake_labels = make_fake_labels(config.fake_labels, class_counts, device) if class_counts else None
+    active = [callback for callback in callbacks if processes.is_main or callback.shared]
+    return Training(run, Callbacks(run, active), batches, schedules, fake_labels)
+
+
+def prepare_data(dataset: Dataset, runtime: RuntimeConfig, processes: Processes) -> None:
+    """Decode the images, where they are not in the cache yet; one process on each machine does it."""
+    for is_turn in (processes.local_rank == 0, processes.local_rank > 0):
+        with processes.failing_together():
+            if is_turn:
+                dataset.prepare(num_workers=runtime.num_workers)
+
+
+def build_batches(
+    config: Config, dataset: Dataset, device: torch.device, processes: Processes, *, labels: bool
+) -> ImageBatches | Prefetcher | FreshBatches:
+    """Choose how the data are served to this rank."""
+    if isinstance(dataset, ImageDataset) and config.batch_size > dataset.num_images and processes.is_main:
+        logger.warning(
+            "batch_size=%s: there are only %s images, so a batch holds some of them twice.",
+            *(config.batch_size, f"{dataset.num_images:,}"),
+        )
+    return make_batches(
+        dataset,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        device=device,
+        mirror=config.horizontal_flip,
+        labels=labels,
+        data_location=cast(Any, config.runtime.data),
+        rows=processes.rows(config.batch_size) if processes.world_size > 1 else None,
+    )
+
+
+def build_dataset(node: Node) -> Dataset:
+    """Load the data."""
+    return cast(Dataset, make("dataset", node, Dataset))
+
+
+def build_latent(node: Node) -> Latent:
+    """Make the distribution of z."""
+    return cast(Latent, make("latent", node, Latent))
+
+
+def build_objective(config: Config) -> Objective:
+    """Make the loss, the regularizers and the augmentations."""
+    return Objective(
+        cast(Loss, make("loss", config.loss, (Loss, RelativisticLoss))),
+        cast(dict[str, Regularizer], make_all("regularizer", config.regularizer, Regularizer)),
+        cast(dict[str, Augment], make_all("augment", config.augment, Augment)),
+    )
+
+
+def build_generator(node: Node, image_shape: Sequence[int], latent: Latent, num_classes: int | None) -> nn.Module:
+    """Make G for the data's shape."""
+    shape = tuple(image_shape)
+    facts = (shape, latent.z_dim)
+    return cast(nn.Module, make("model.generator", node, nn.Module, *facts, num_classes=num_classes))
+
+
+def build_discriminator(node: Node, image_shape: Sequence[int], num_classes: int | None, packing: int = 1) -> nn.Module:
+    """Make D for the data's shape."""
+
+    def build_for(shape: tuple[int, ...]) -> nn.Module:
+        return cast(nn.Module, make("model.discriminator", node, nn.Module, shape, num_classes=num_classes))
+
+    try:
+        return pack(build_for, tuple(image_shape), packing)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def build_state(config: Config, dataset: Dataset, latent: Latent, device: torch.device) -> TrainState:
+    """Make networks and optimizers, a function of the config alone."""
+    shape, num_classes = dataset.image_shape, dataset.num_classes
+    for part in ("generator", "discriminator") if num_classes is None else ():
+        if takes_fact(f"model.{part}", config.model[part], "num_classes"):
+            raise ConfigError(
+                f"model.{part} is class-conditional, and dataset={dataset.name} has no labels: use labelled data "
+                "(digits, mnist, fashion_mnist, cifar10, a folder with a subfolder for each class), or an "
+                "unconditional network such as network=dcgan."
+            )
+    # Each from a key of its own, so that a change of one network leaves the start of the other as it was.
+    seed_everything(config.seed, "weights", "G", device=torch.device("cpu"))
+    G = build_generator(config.model["generator"], shape, latent, num_classes).to(device)
+    seed_everything(config.seed, "weights", "D", device=torch.device("cpu"))
+    D = build_discriminator(config.model["discriminator"], shape, num_classes, config.packing).to(device)
+    own = {key: value for key, value in config.discriminator_optimizer.items() if value is not None}
+    # Without a target of its own it only changes what it names.
+    D_optimizer = own if "_target_" in own else config.optimizer | own
+    return TrainState(
+        G=G,
+        D=D,
+        G_optimizer=build_optimizer("optimizer", config.optimizer, G),
+        D_optimizer=build_optimizer("discriminator_optimizer", D_optimizer, D),
+        G_ema=deepcopy(G).requires_grad_(False) if config.ema_halflife_images else None,
+    )
+
+
+def build_optimizer(path: str, node: Node, module: nn.Module) -> Optimizer:
+    """Make the optimizer of the module's parameters."""
+    if "betas" in node:
+        # torch refuses betas of which one is an int, as 0 is.
+        node = node | {"betas": [float(beta) for beta in node["betas"]]}
+    return cast(Optimizer, make(path, node, Optimizer, list(module.parameters())))
+
+
+def build_ema(config: Config) -> EMA | None:
+    """Make the rule of G's average, where one is wanted."""
+    if config.ema_halflife_images is None:
+        return None
+    return EMA(halflife_images=config.ema_halflife_images, rampup=config.ema_rampup)
+
+
+def build_schedules(
+    nodes: Node, state: TrainState, objective: Objective, ema: EMA | None, device: torch.device, *, captures: bool
+) -> Schedules:
+    """Make the schedules, and what lazy penalties change in the optimizers."""
+    schedules = cast(dict[str, Schedule], make_all("schedule", nodes, Schedule))
+    return Schedules(state, objective, ema=ema, schedules=schedules, capture=device if captures else None)
+
+
+def build_metrics(nodes: Node) -> dict[str, Metric]:
+    """Make the metrics, by name."""
+    return cast(dict[str, Metric], make_all("metric", nodes, Metric))
+
+
+def build_callbacks(nodes: Node) -> list[Callback]:
+    """Make the callbacks, in the order given."""
+    made = make_all("callback", nodes, Callback)
+    for name, callback in made.items():
+        callback.name = name
+    return list(made.values())

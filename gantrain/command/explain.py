@@ -1,0 +1,144 @@
+"""Turn Hydra's and OmegaConf's errors into ones that a person can act on."""
+
+import re
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml  # type: ignore[import-untyped]
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gantrain.command.help import config_folders, groups
+from gantrain.command.suggest import flat_keys, nearest
+from gantrain.config import CONF, LIST_GROUPS
+from gantrain.errors import ConfigError, GantrainError
+from gantrain.files import explain_os_error
+
+
+def explain(error: BaseException, arguments: Sequence[str]) -> GantrainError | None:
+    """Find what to tell the user about an error, or None where it is not the user's."""
+    for cause in causes(error):
+        if isinstance(cause, GantrainError):
+            return cause
+        if isinstance(cause, OverrideParseException):
+            return ConfigError(_unreadable(cause.override))
+        if isinstance(cause, yaml.MarkedYAMLError) and (mark := cause.problem_mark):
+            return ConfigError(f"{mark.name}, line {mark.line + 1}: {cause.problem}; the file is not YAML there.")
+    if isinstance(error, MissingConfigException):
+        return ConfigError(_missing_option(str(error), config_folders(arguments)))
+    if isinstance(error, OSError):
+        return explain_os_error(error, "The command")
+    if isinstance(error, InstantiationException):
+        return None  # the object's own failure
+    if isinstance(error, RuntimeError) and 'Could not detect "srun"' in str(error):  # submitit's words
+        return ConfigError(
+            "hydra/launcher: there is no SLURM here (srun is not found); call this where jobs are handed in, or take "
+            "hydra/launcher=devices for the GPUs of this machine."
+        )
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return ConfigError(_composition("\n".join(str(cause) for cause in causes(error)), arguments))
+    return None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Follow an error to what caused it."""
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _unreadable(override: str) -> str:
+    key, _, value = override.partition("=")
+    if value.startswith("~"):
+        return f"{override}: this shell leaves ~ as it is; write {key}=$HOME{value[1:]}."
+    shown = override if override.strip() and override.isprintable() else repr(override)
+    return (
+        f"{shown} cannot be read. An override is key=value, the key of a-z, 0-9, _ and dots; put "
+        "quotes around values that hold spaces, commas, braces or other signs, for example 'run_dir=\"my run\"'."
+    )
+
+
+def _missing_option(message: str, folders: Sequence[Path]) -> str:
+    found = re.search(
+        r"Could not find '([^']+)'|Could not load '([^']+)'|Cannot find primary config '([^']+)'", message
+    )
+    if found is None:
+        return message.strip()
+    name = next(filter(None, found.groups()))
+    group, _, option = name.rpartition("/")
+    available = options(group, folders)
+    if group == "hydra/launcher" and option.startswith("submitit") and find_spec("submitit") is None:
+        return f"{group}={option}: the launcher for clusters is an extra; pip install 'gantrain[slurm]'."
+    if not available:
+        return f"{name}: there is no such config; see gantrain --help for the groups and their options."
+    return f"{group}={option}: no such option.{nearest(option, available)} The options are {', '.join(available)}."
+
+
+def _composition(message: str, arguments: Sequence[str]) -> str:
+    first = message.strip().splitlines()[0]
+    full_key = re.search(r"full_key: (\S+)", message)
+    if found := re.search(r"Could not override '([^']+)'", message):
+        # One is what was typed, the other may lie below it: dataset={rot: photos}.
+        return _unknown_key(max(found[1], full_key[1] if full_key else "", key=len), message, arguments)
+    if found := re.search(r"Could not append to config. An item is already at '([^']+)'", message):
+        return f"+{found[1]}: the key is there already; leave out the +."
+    if found := re.search(r"Could not delete '([^']+)'", message):
+        if found[1] in LIST_GROUPS:
+            return f"~{found[1]}: it is a list; empty it by {found[1]}=[]."
+        return f"~{found[1]}: there is no such key or group.{nearest(found[1], known_keys(arguments))}"
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", message):
+        key, _, value = found[1].partition("=")
+        return f"{found[1]}: values separated by commas are a sweep: add -m; a list is '{key}=[{value}]'."
+    if found := re.search(r"Error merging override (\S+)=null", message):
+        return f"{found[1]}=null: must have a value; leave it out for the one of the recipe."
+    if found := re.search(r"Value '(.*)' of type '.*?' could not be converted to (\w+)", message):
+        value, wanted = found.groups()
+        key = full_key[1] if full_key else "a key"
+        return f"{key}={value}: must be {_kind(wanted)}, and {value!r} is not."
+    if found := re.search(r"Error merging override (.+)\n(.+)", message):
+        return f"{found[1]}: {found[2]}; give its keys one by one."
+    return f"{full_key[1]}: {first}" if full_key and full_key[1] not in first else first
+
+
+def _unknown_key(key: str, message: str, arguments: Sequence[str]) -> str:
+    names, parent = known_keys(arguments), key.rpartition(".")[0]
+    siblings = [name for name in names if name.rpartition(".")[0] == parent]
+    if f"{parent}._target_" in siblings and not nearest(key, siblings):
+        added = re.search(r"To append to your config use (.+)", message)
+        return (
+            f"{key}: the config lists no such key. An option that the class takes but the config does not list "
+            f"is added with +: {added[1] if added else f'+{key}=...'}"
+        )
+    return f"{key}: there is no such key or group.{nearest(key, names)} See gantrain --help."
+
+
+def _kind(name: str) -> str:
+    return {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}.get(name, name)
+
+
+def options(group: str, folders: Sequence[Path] = (CONF,)) -> list[str]:
+    """List the options of a group."""
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")}) if group else []
+
+
+def known_keys(arguments: Sequence[str]) -> list[str]:
+    """List every key and group that could have been meant, given the groups that the arguments choose."""
+    folders = config_folders(arguments)
+    chosen = [
+        argument
+        for argument in arguments
+        if (m := re.fullmatch(r"(\w+)=\[?([\w,]+)\]?", argument)) and set(m[2].split(",")) <= {*options(m[1], folders)}
+    ]
+    own = ",".join(f"'file://{folder.absolute()}'" for folder in folders[1:])
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir=str(CONF.absolute()), version_base="1.3"):
+            config = OmegaConf.to_container(compose("train", overrides=[*chosen, f"hydra.searchpath=[{own}]"]))
+    except HydraException:  # what was chosen does not compose either; there is nothing to suggest
+        config = {}
+    return [*flat_keys(config), *groups(folders)]

@@ -1,0 +1,86 @@
+"""The text of `gantrain --help`, read from the configs themselves."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from gantrain.config import CONF, settings
+
+USAGE = """\
+gantrain trains generative adversarial networks.
+
+  gantrain                                     the default: DCGAN on the digits that come with it
+  gantrain model=wgan_gp dataset=celeba        a recipe on other data
+  gantrain model=dcgan loss=lsgan n_critic=2   a recipe, changed
+  gantrain experiment=gaussian                 a whole experiment by name
+  gantrain dataset=image_folder dataset.root=photos
+                                               your own pictures
+  gantrain -m model=dcgan,wgan_gp seed=0,1     a sweep: every combination, a run each
+  gantrain task=sample run=outputs/DATE/TIME num=10000 output=samples.npz
+                                               samples of a run
+  gantrain --cfg job                           print the composed config and stop
+  gantrain --version                           print the version
+
+Groups, chosen by group=option (lists by group=[one,two]):
+"""
+
+CLOSING = """
+Options of a choice are keys below its group: optimizer.lr=1e-4 model.generator.width=32 dataset.root=photos.
+Every key with its value: gantrain --cfg job model=wgan_gp. What a class takes beyond: +optimizer.eps=1e-7.
+Your own configs: gantrain --config-dir FOLDER experiment=NAME. Tab completion: eval "$(gantrain -sc install=bash)".
+More of Hydra's own flags: gantrain --hydra-help."""
+
+ORDER = (
+    *("model", "network", "latent", "loss", "regularizer", "augment"),
+    *("optimizer", "discriminator_optimizer", "schedule", "schedule/shape", "dataset"),
+)
+
+
+def help_text(arguments: Sequence[str]) -> str:
+    """Write the help: usage, every group with its options and a line on each, and the keys of the top level.
+
+    Args:
+        arguments: of the command; the groups of a --config-dir are listed too.
+    """
+    folders = config_folders(arguments)
+    lines = [USAGE]
+    for group in sorted(groups(folders), key=lambda name: (ORDER.index(name) if name in ORDER else 99, name)):
+        files = {path.stem: path for folder in folders for path in sorted((folder / group).glob("*.yaml"))}
+        lines.append(f"{group}")
+        lines += [f"  {option:<22} {describe(path)}" for option, path in files.items()]
+    lines.append("\nKeys, set by key=value:")
+    lines += [f"  {s.key:<22} {s.text} [{spelled(s.default)}]" for s in settings() if s.text and shown(s.key)]
+    return "\n".join([*lines, CLOSING])
+
+
+def groups(folders: Sequence[Path] = (CONF,)) -> list[str]:
+    """List the groups of the configs in the folders."""
+    files = [(path, folder) for folder in folders for path in folder.glob("*/**/*.yaml")]
+    return sorted({path.parent.relative_to(folder).as_posix() for path, folder in files})
+
+
+def describe(path: Path) -> str:
+    """Read the line that a config file says of itself: its first comment."""
+    for line in path.read_text().splitlines():
+        if line.startswith("# ") and not line.startswith("# @"):
+            return line[2:]
+    return ""
+
+
+def shown(key: str) -> bool:
+    """Tell whether a setting is listed: those of runtime are options of its group, with their comments there."""
+    return not key.startswith("runtime.")
+
+
+def spelled(value: object) -> str:
+    """Write a default as it would be typed."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
+
+
+def config_folders(arguments: Sequence[str]) -> list[Path]:
+    """List the folders that hold configs: the shipped one, then those of --config-dir."""
+    following = [b for a, b in pairwise(arguments) if a in ("--config-dir", "-cd")]
+    joined = [a.split("=", 1)[1] for a in arguments if a.startswith("--config-dir=")]
+    return [CONF, *(Path(folder) for folder in (*following, *joined) if Path(folder).is_dir())]

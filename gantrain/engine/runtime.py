@@ -1,0 +1,217 @@
+"""How the arithmetic is run: precision, memory layout, and eager execution or CUDA graphs. The algorithm is the same.
+
+Every choice has a name in conf/runtime. If one is unavailable, the plain choice is used and the reason is logged.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.utils._pytree import tree_leaves, tree_map
+
+from gantrain.config import RuntimeConfig
+from gantrain.engine.graphs import Captured
+from gantrain.errors import ConfigError
+from gantrain.regularizers.base import Regularizer
+from gantrain.train import TrainState
+from gantrain.updates import Update
+
+logger = logging.getLogger(__name__)
+
+PrecisionName = Literal["float32", "tf32", "bf16"]
+AccelerationName = Literal["eager", "graph"]
+LayoutName = Literal["contiguous", "channels_last"]
+
+TINY_PASS_MULTIPLY_ADDS = 1_000_000
+"""Multiply-adds of a forward pass over a batch, below which several CPU threads are slower than one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """The choices in effect, after "auto" and fallbacks are resolved.
+
+    Attributes:
+        precision: float32 (products too), tf32 (numbers are float32, but products round them to 10 bits of mantissa, as
+            torch's own convolutions do unless told otherwise), or bf16 (networks under autocast; penalties and losses
+            as in tf32).
+        acceleration: graph replays each player's update as one CUDA graph.
+        layout: memory format of the networks' weights, which convolutions pass on to their outputs.
+        threads: CPU threads; None: torch's default, which may follow the machine's load.
+    """
+
+    device: torch.device
+    precision: PrecisionName = "float32"
+    acceleration: AccelerationName = "eager"
+    layout: LayoutName = "contiguous"
+    threads: int | None = None
+
+    @property
+    def captures(self) -> bool:
+        """Whether updates are captured as CUDA graphs."""
+        return self.acceleration == "graph"
+
+    def prepare(self, state: TrainState) -> None:
+        """Set the networks' memory format, the precision of matrix products, and the optimizers' capturable option."""
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision != "float32"
+        if self.layout == "channels_last":
+            for network in (state.G, state.D, state.G_ema):
+                if network is not None:
+                    network.to(memory_format=torch.channels_last)
+        if self.acceleration == "graph":
+            # The updates before a capture are eager on purpose.
+            warnings.filterwarnings("ignore", ".*capturable=True.*running without CUDA graph capture", UserWarning)
+            for optimizer in (state.G_optimizer, state.D_optimizer):
+                for group in optimizer.param_groups:
+                    if "capturable" in group:
+                        group["capturable"] = True
+
+    @contextmanager
+    def threaded(self) -> Iterator[None]:
+        """Use this number of CPU threads while the block runs."""
+        usual = torch.get_num_threads()
+        torch.set_num_threads(self.threads or usual)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(usual)
+
+    def run(self, network: nn.Module) -> Callable[..., Any]:
+        """Return the network as it is to be called; its outputs are float32 in any case."""
+        if self.precision != "bf16":
+            return network
+
+        def in_bf16(*inputs: Tensor) -> Any:
+            with torch.autocast(self.device.type, torch.bfloat16):
+                outputs = network(*inputs)
+            return tree_map(Tensor.float, outputs)
+
+        return in_bf16
+
+    def accelerate(self, state: TrainState) -> Callable[[Update], Update]:
+        """Return the function that turns an update into what is called in its place: itself, or a captured graph."""
+        if self.acceleration != "graph":
+            return lambda update: update
+        return partial(Captured, device=self.device, optimizers=(state.G_optimizer, state.D_optimizer), failures=[])
+
+    def __str__(self) -> str:
+        parts = {self.precision: "", "graph": "CUDA graphs", "channels_last": "channels last"}
+        taken = [parts[name] for name in (self.acceleration, self.layout) if name in parts]
+        if self.threads is not None:
+            taken.append(f"{self.threads} thread{'s' * (self.threads > 1)}")
+        return ", ".join([self.precision, *taken])
+
+
+def choose(
+    wanted: RuntimeConfig,
+    device: torch.device,
+    state: TrainState,
+    parts: Iterable[object],
+    *,
+    batch_size: int,
+    num_processes: int = 1,
+) -> Runtime:
+    """Resolve the options of `runtime`: what "auto" means here, and fallbacks for what is unavailable.
+
+    On a GPU, auto means bf16 and channels_last for networks with convolutions. Other networks stay in float32: vectors
+    need its precision, and their products are too small to gain. Updates are captured as CUDA graphs, unless a part is
+    the user's own code, which may do different things from step to step. On a CPU all of these are slower, so auto
+    means none of them; tiny networks run on one thread.
+
+    Args:
+        parts: what else takes part in a step: the loss, regularizers, augmentations, the latent, callbacks.
+        batch_size: rows that this process computes at a time.
+        num_processes: that train the run.
+
+    Raises:
+        ConfigError: an option is not one of its names.
+    """
+    kinds = {"precision": PrecisionName, "acceleration": AccelerationName, "layout": LayoutName}
+    names = {name: _name(wanted, name, kind) for name, kind in kinds.items()}
+    fast, convolves = device.type == "cuda", _convolves(state)
+    precision, acceleration, layout = names["precision"], names["acceleration"], names["layout"]
+    if precision == "auto":
+        precision = "bf16" if fast and convolves and _without("bf16", device) is None else "float32"
+    elif (reason := _without(precision, device)) is not None:
+        precision = _fall_back("precision", precision, "float32", reason)
+    if layout == "auto":
+        layout = "channels_last" if fast and convolves else "contiguous"
+    if acceleration != "eager" and (fast or acceleration == "graph"):
+        optimizers = (state.G_optimizer, state.D_optimizer)
+        name = own_code([state.G, state.D, *optimizers, *parts]) if acceleration == "auto" else None
+        own = name and (
+            f"{name} is your own code, which may do different things from one update to the next; if it does the same "
+            "every time, set runtime.acceleration=graph"
+        )
+        reason = _uncapturable(device, optimizers, parts, num_processes) or own
+        acceleration = "graph" if reason is None else _fall_back("acceleration", "graph", "eager", reason)
+    elif acceleration == "auto":
+        acceleration = "eager"
+    threads = wanted.threads
+    if threads == "auto":
+        # A forward pass takes at least one multiply-add for each weight and sample.
+        largest = max(sum(p.numel() for p in network.parameters()) for network in (state.G, state.D))
+        is_tiny = not convolves and batch_size * largest < TINY_PASS_MULTIPLY_ADDS
+        threads = 1 if device.type == "cpu" and is_tiny else None
+    elif not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+        raise ConfigError(f"runtime.threads={threads}: must be auto, or a whole number, at least 1.")
+    return Runtime(device=device, precision=precision, acceleration=acceleration, layout=layout, threads=threads)
+
+
+def _name(wanted: RuntimeConfig, option: str, kind: Any) -> Any:
+    names, value = ("auto", *get_args(kind)), getattr(wanted, option)
+    if value not in names:
+        raise ConfigError(f"runtime.{option}={value}: must be one of {', '.join(names)}.")
+    return value
+
+
+def _fall_back(option: str, name: str, instead: Any, reason: str) -> Any:
+    logger.warning("runtime.%s=%s is unavailable (%s); using %s.", option, name, reason, instead)
+    return instead
+
+
+def _without(precision: str, device: torch.device) -> str | None:
+    if precision == "bf16" and not (
+        device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
+    ):
+        return f"{device} has no bf16"
+    if precision == "tf32" and not (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)):
+        return f"{device} has no tf32"
+    return None
+
+
+def _uncapturable(
+    device: torch.device, optimizers: Iterable[Optimizer], parts: Iterable[object], num_processes: int
+) -> str | None:
+    if device.type != "cuda":
+        return f"CUDA graphs need a CUDA device, and this is {device}"
+    if num_processes > 1:
+        return f"the {num_processes} processes communicate within an update"
+    for optimizer in optimizers:
+        # Without this option an optimizer counts steps on the host, which a replay does not do. SGD counts none.
+        if not isinstance(optimizer, SGD) and "capturable" not in optimizer.defaults:
+            return f"the optimizer {type(optimizer).__name__} cannot be captured"
+    for part in parts:
+        # State held in Python numbers would not change in a replay.
+        if isinstance(part, Regularizer) and any(isinstance(x, int | float) for x in tree_leaves(part.state_dict())):
+            return f"{type(part).__name__} keeps state in Python numbers, which a replay would not change"
+    return None
+
+
+def own_code(parts: Iterable[object]) -> str | None:
+    """Return the name of the first part, or module of a part, that is neither gantrain's nor torch's; None: all are."""
+    pieces = (p for part in parts for p in (part.modules() if isinstance(part, nn.Module) else [part]))
+    for piece in pieces:
+        if str(getattr(piece, "__module__", "")).partition(".")[0] not in ("gantrain", "torch"):
+            return str(getattr(piece, "__name__", type(piece).__name__))
+    return None
+
+
+def _convolves(state: TrainState) -> bool:
+    return any(isinstance(m, nn.modules.conv._ConvNd) for network in (state.G, state.D) for m in network.modules())

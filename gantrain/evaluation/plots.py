@@ -1,0 +1,313 @@
+"""Plots of distributions and of a run's numbers, as pictures."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy import ndarray
+from torch import Tensor
+
+from gantrain.evaluation.grids import Picture
+
+Critic = Callable[[Tensor], Tensor]
+"""From points [n, 2] to logits [n], both on the CPU."""
+
+REAL, GENERATED = "#0072b2", "#d55e00"  # told apart by colour-blind eyes too (Okabe and Ito 2008)
+LINES = [REAL, GENERATED, "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
+DPI = 100
+MAX_PANELS = 12
+
+
+# Distributions
+
+
+def distribution(
+    real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"] | None, critic: Critic | None, *, title: str
+) -> Picture:
+    """Draw generated against real vectors: a density, a scatter plot or histograms, by the number of coordinates.
+
+    The axes depend on the real sample alone, so that pictures of a run can be animated.
+
+    Args:
+        fake: generated samples, or None to draw the real ones only.
+        critic: its level sets are drawn if the vectors have two coordinates.
+    """
+    if real.shape[1] == 1:
+        return _density_against(real)(None if fake is None else fake[:, 0], title=title)
+    if real.shape[1] == 2:
+        return scatter(real, fake, critic, title=title)
+    return histograms(real, fake, title=title)
+
+
+class Density:
+    """Draws the histogram and kernel density of generated numbers over those of real ones.
+
+    What is the same in every picture is drawn once; it is most of the work.
+    """
+
+    def __init__(self, real: Float[Tensor, " n"]):
+        self.figure, (self.axes,) = _figure(1, "", width=6.4, height=4.4, margins=(0.11, 0.13, 0.97, 0.91))
+        canvas: Any = FigureCanvasAgg(self.figure)
+        (low, high), self.bins = _frame(real)
+        self.x = torch.linspace(low, high, 400)
+        density = kernel_density(real, self.x)
+        limits: Any = {"xlim": (low, high), "ylim": (0, 2 * float(density.max()))}
+        self.axes.set(xlabel="x", ylabel="probability density", **limits)
+        self.share = _bars(self.axes, real, self.bins, REAL)
+        self.line = _curve(self.axes, self.x, density, REAL, "real" + self.share)
+        self.line.set_animated(True)  # drawn later, over the bars of the generated numbers
+        canvas.draw()
+        self.canvas, self.background = canvas, canvas.copy_from_bbox(self.figure.bbox)
+
+    def __call__(self, fake: Float[Tensor, " m"] | None, *, title: str) -> Picture:
+        """Draw generated numbers; None: the real ones alone."""
+        held = {*self.axes.patches, *self.axes.lines}
+        if fake is not None:
+            share = _bars(self.axes, fake, self.bins, GENERATED)
+            _curve(self.axes, self.x, kernel_density(fake, self.x), GENERATED, "generated" + share)
+        new = [artist for artist in (*self.axes.patches, *self.axes.lines) if artist not in held]
+        legend = self.axes.legend(loc="upper right", frameon=False)
+        heading = self.figure.suptitle(title)
+        self.canvas.restore_region(self.background)
+        for artist in sorted([self.line, *new], key=lambda artist: artist.zorder):  # bars under curves
+            self.axes.draw_artist(artist)
+        for artist in (legend, heading):
+            artist.draw(self.canvas.get_renderer())
+        picture = np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
+        for artist in new:
+            artist.remove()
+        return picture
+
+
+# Tensors are compared by identity: a run draws its real sample once, and uses that tensor in every picture.
+@lru_cache(maxsize=1)
+def _density_against(real: Tensor) -> Density:
+    return Density(real[:, 0])
+
+
+def histograms(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"] | None, *, title: str) -> Picture:
+    """Draw a histogram and kernel density for each of the first twelve coordinates."""
+    num_panels = min(real.shape[1], MAX_PANELS)
+    figure, panels = _figure(num_panels, title)
+    for i, axes in enumerate(panels):
+        _draw_density(axes, real[:, i], None if fake is None else fake[:, i])
+        axes.set(xlabel=f"$x_{{{i}}}$ of {real.shape[1]}" if real.shape[1] > num_panels else f"$x_{{{i}}}$")
+    panels[0].set_ylabel("probability density")
+    panels[0].legend(loc="upper right", frameon=False)
+    return _render(figure)
+
+
+def scatter(
+    real: Float[Tensor, "n 2"], fake: Float[Tensor, "m 2"] | None, critic: Critic | None, *, title: str
+) -> Picture:
+    """Draw a scatter plot of points in the plane over the critic's level sets.
+
+    Source: Gulrajani 2017, figure 2.
+    """
+    figure, (axes,) = _figure(1, title, width=6.0, height=6.4, margins=(0.1, 0.14, 0.97, 0.95))
+    centre, reach = (real.amin(0) + real.amax(0)) / 2, 0.65 * float((real.amax(0) - real.amin(0)).max())
+    (left, bottom), (right, top) = (centre - reach).tolist(), (centre + reach).tolist()
+
+    if critic is not None:
+        x, y = torch.linspace(left, right, 96), torch.linspace(bottom, top, 96)
+        points = torch.cartesian_prod(x, y)
+        levels = critic(points).reshape(96, 96).T.numpy()
+        axes.contourf(x.numpy(), y.numpy(), levels, 16, cmap="Greys", alpha=0.45)
+        axes.contour(x.numpy(), y.numpy(), levels, 16, colors="0.45", linewidths=0.5, linestyles="solid")
+        axes.plot([], [], color="0.45", linewidth=0.8, label="critic (darker: more real)")
+
+    for points, colour, label in _series(real, fake):
+        inside = ((points >= torch.tensor([left, bottom])) & (points <= torch.tensor([right, top]))).all(1)
+        axes.scatter(
+            points[:, 0].numpy(),
+            points[:, 1].numpy(),
+            s=7,
+            color=colour,
+            alpha=0.6,
+            linewidths=0,
+            label=label + _share_outside(inside),
+        )
+    axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xlabel="$x_0$", ylabel="$x_1$")
+    axes.grid(visible=False)
+    figure.legend(loc="lower center", ncols=3, frameon=False, markerscale=3)  # outside: it would hide points
+    return _render(figure)
+
+
+def _series(real: Tensor, fake: Tensor | None) -> list[tuple[Tensor, str, str]]:
+    pairs = [(real, REAL, "real"), (fake, GENERATED, "generated")]
+    return [(values, colour, label) for values, colour, label in pairs if values is not None]
+
+
+def _draw_density(axes: Axes, real: Tensor, fake: Tensor | None) -> None:
+    (low, high), bins = _frame(real)
+    x = torch.linspace(low, high, 400)
+    heights = []
+    for values, colour, label in _series(real, fake):
+        density = kernel_density(values, x)
+        heights.append(float(density.max()))
+        _curve(axes, x, density, colour, label + _bars(axes, values, bins, colour))
+    axes.set(xlim=(low, high), ylim=(0, 2 * heights[0]))
+
+
+def _frame(real: Tensor) -> tuple[tuple[float, float], ndarray]:
+    """Choose the range of the axis, and the edges of the histogram's bins."""
+    low, high = torch.quantile(real, torch.tensor([0.005, 0.995])).tolist()
+    margin = 0.5 * (high - low) or 1.0
+    return (low - margin, high + margin), np.linspace(low - margin, high + margin, 61)
+
+
+def _bars(axes: Axes, values: Tensor, bins: ndarray, colour: str) -> str:
+    """Draw the histogram; return a label for the share of numbers outside of it, or ""."""
+    inside = (values >= bins[0]) & (values <= bins[-1])
+    # Weights instead of density=True, which would ignore the numbers outside.
+    weights = np.full(int(inside.sum()), 1 / (len(values) * (bins[1] - bins[0])))
+    # One outline: sixty bars take ten times as long to draw.
+    style: Any = {"histtype": "stepfilled", "color": colour, "alpha": 0.3}
+    axes.hist(values[inside].numpy(), bins=bins.tolist(), weights=weights, **style)
+    return _share_outside(inside)
+
+
+def _curve(axes: Axes, x: Tensor, density: Tensor, colour: str, label: str) -> Line2D:
+    (line,) = axes.plot(x.numpy(), density.numpy(), color=colour, linewidth=2, label=label)
+    return line
+
+
+def _share_outside(inside: Tensor) -> str:
+    share = 1 - inside.float().mean().item()
+    return f" ({share:.0%} outside)" if share >= 0.005 else ""
+
+
+def kernel_density(sample: Float[Tensor, " n"], x: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+    """Estimate the density at x by Gaussian kernels.
+
+    The bandwidth is at least 1/500 of the range of x, so that a collapsed sample gives a spike, not a division by 0.
+    Source: Silverman 1986, equation 3.31, for the bandwidth.
+    """
+    quartiles = torch.quantile(sample, torch.tensor([0.25, 0.75]))
+    spread = torch.minimum(sample.std(), (quartiles[1] - quartiles[0]) / 1.34)
+    bandwidth = torch.maximum(0.9 * spread * len(sample) ** -0.2, (x[-1] - x[0]) / 500)
+    offsets = (x[:, None] - sample) / bandwidth
+    density: Tensor = torch.exp(-0.5 * offsets**2).mean(1) / (bandwidth * (2 * torch.pi) ** 0.5)
+    return density
+
+
+# Curves
+
+
+def curves(rows: Sequence[dict[str, float]]) -> Picture | None:
+    """Draw the numbers of metrics.csv over generator updates: raw values faint, smoothed ones strong.
+
+    Args:
+        rows: logged numbers by column; a row may lack some.
+
+    Returns:
+        One panel each for losses, Wasserstein estimate or logit gap, penalties, and each metric; None if there is no
+        such number.
+    """
+    panels: dict[str, list[str]] = defaultdict(list)
+    for tag in dict.fromkeys(tag for row in rows for tag in row):
+        if (panel := _panel(tag)) is not None:
+            panels[panel].append(tag)
+    if not panels:
+        return None
+    figure, all_axes = _figure(len(panels), "")
+    for axes, (panel, tags) in zip(all_axes, panels.items(), strict=True):
+        drawn = []
+        for tag, colour in zip(tags, LINES * len(tags), strict=False):
+            steps, values = np.array([(row["step"], row[tag]) for row in rows if tag in row]).T
+            _draw_curve(axes, steps, values, colour, tag.split("/")[1].replace("_", " "))
+            drawn.append(values)
+        axes.set(title=panel, xlabel="generator updates", xlim=(0, 1.03 * rows[-1]["step"]))
+        if spans_decades(np.concatenate(drawn)):
+            axes.set_yscale("log")
+        if len(tags) > 1 or not panel.endswith(tags[0].split("/")[1].replace("_", " ")):
+            axes.legend(frameon=False)
+    return _render(figure)
+
+
+PANELS = {
+    "loss": "losses",
+    "wasserstein": "Wasserstein estimate",
+    "logits/gap": "logits, real minus fake",
+    "penalty": "penalties",
+}
+"""Panels of curves.png, by tag or by its first part."""
+
+
+def _panel(tag: str) -> str | None:
+    """Name the panel that a tag belongs in; coordinates of one metric (mean_0, mean_1) share one."""
+    kind, _, name = tag.partition("/")
+    if kind == "metric":
+        return "metric: " + re.sub(r"_\d+$", "", name).replace("_", " ")
+    return PANELS.get(tag) or PANELS.get(kind)
+
+
+def _draw_curve(axes: Axes, steps: ndarray, values: ndarray, colour: str, label: str) -> None:
+    window = len(values) // 25
+    if window < 2:
+        axes.plot(steps, values, color=colour, marker=".", label=label)
+        return
+    axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+    axes.plot(steps, moving_average(values, window), color=colour, linewidth=2, label=label)
+
+
+def moving_average(values: Float[ndarray, " n"], window: int) -> Float[ndarray, " n"]:
+    """Average each value with its neighbours, `window` values in all, fewer at the ends."""
+    kernel = np.ones(window)
+    average: ndarray = np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+    return average
+
+
+def spans_decades(values: Float[ndarray, " n"]) -> bool:
+    """Tell whether a logarithmic axis suits the values: all positive, over more than two decades."""
+    return bool(values.min() > 0 and values.max() > 100 * values.min())
+
+
+# Drawing
+
+
+def _figure(
+    num_panels: int,
+    title: str,
+    *,
+    width: float = 4.6,
+    height: float = 3.4,
+    margins: tuple[float, float, float, float] | None = None,
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of panels, at most three in a row.
+
+    Args:
+        width, height: of a panel, in inches.
+        margins: left, bottom, right and top edge of the panels, as fractions of the figure; None: matplotlib finds
+            them, which takes a second drawing.
+    """
+    columns = min(num_panels, 3)
+    num_rows = ceil(num_panels / columns)
+    figure = Figure(figsize=(width * columns, height * num_rows), dpi=DPI, layout=None if margins else "constrained")
+    if margins:
+        figure.subplots_adjust(*margins)
+    panels = [figure.add_subplot(num_rows, columns, i + 1) for i in range(num_panels)]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(visible=True, color="0.92")
+        axes.set_axisbelow(True)
+    if title:
+        figure.suptitle(title)
+    return figure, panels
+
+
+def _render(figure: Figure) -> Picture:
+    # The figure gets its own canvas: pyplot would keep every figure in memory and choose a backend for the process.
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,0 +1,20 @@
+"""The hinge loss."""
+
+from torch.nn.functional import relu
+
+from gantrain.losses.base import Logits, Scalar
+
+
+class Hinge:
+    """D pushes real logits above 1 and generated ones below -1, and no further; G raises the mean logit of its samples.
+
+    Source: Lim and Ye 2017 (geometric GAN); Miyato 2018, equations 16 and 17.
+    """
+
+    def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Scalar:
+        """Return E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))], at least 0; 2 where D cannot tell."""
+        return relu(1 - real_logits).mean() + relu(1 + fake_logits).mean()
+
+    def generator(self, fake_logits: Logits) -> Scalar:
+        """Return -E[D(G(z))], unbounded."""
+        return -fake_logits.mean()

@@ -1,0 +1,26 @@
+"""The relativistic pairing loss (RpGAN)."""
+
+from typing import ClassVar
+
+from torch.nn.functional import softplus
+
+from gantrain.losses.base import Logits, Scalar
+
+
+class Relativistic:
+    """D ranks each real sample above the generated sample of the same row, G the other way round.
+
+    Only differences of logits count, so neither player gains by raising all logits. Both losses are log 2 where the
+    logits are equal. Source: Jolicoeur-Martineau 2018, section 4.1 (RSGAN); Huang 2024 (R3GAN), equation 2 with
+    f(t) = -log(1 + exp(-t)).
+    """
+
+    generator_sees_real: ClassVar[bool] = True
+
+    def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Scalar:
+        """Return -E[log sigmoid(D(x) - D(G(z)))] over the pairs (real [n], generated [n]), at least 0."""
+        return softplus(-(real_logits - fake_logits)).mean()
+
+    def generator(self, fake_logits: Logits, real_logits: Logits) -> Scalar:
+        """Return -E[log sigmoid(D(G(z)) - D(x))] over the pairs, at least 0."""
+        return softplus(-(fake_logits - real_logits)).mean()

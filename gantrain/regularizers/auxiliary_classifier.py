@@ -1,0 +1,54 @@
+"""The classification losses of ACGAN."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from gantrain.losses.base import Scalar
+from gantrain.regularizers.base import Auxiliary, Critic, Draw, Labels, Regularizer, UpdateBatch
+
+
+class AuxiliaryClassifier(Regularizer):
+    """Train D to classify real samples, and G to make samples that D assigns to the class asked for.
+
+    The paper trains D to classify generated samples as well. That lowers their diversity, since both players gain from
+    samples that are easy to classify; like the released code of WGAN-GP, D is trained on real samples only.
+
+    Source: Odena 2017, equation 3 (L_C); weights and terms after Gulrajani 2017 (released code for CIFAR-10).
+
+    Args:
+        weight_real: of the cross entropy of real samples in D's loss.
+        weight_generator: of the cross entropy of generated samples in G's loss.
+
+    Raises:
+        ValueError: a weight is negative. From the penalties: D returns no class logits, or there are no labels.
+    """
+
+    def __init__(self, *, weight_real: float, weight_generator: float):
+        for name, weight, usual in (("weight_real", weight_real, 1), ("weight_generator", weight_generator, 0.1)):
+            if weight < 0:
+                raise ValueError(f"{name}={weight}: a weight of a loss is at least 0 ({usual} is usual).")
+        self.weight_real, self.weight_generator = weight_real, weight_generator
+
+    def discriminator_penalty(self, critic: Critic, batch: UpdateBatch) -> Scalar:
+        """weight_real * E[-log p(c = y | x)] over real samples."""
+        return self.weight_real * _classification_loss(batch.real_aux, batch.labels)
+
+    def generator_penalty(self, G: Callable[..., Tensor], draw: Draw, batch: UpdateBatch) -> Scalar:
+        """weight_generator * E[-log p(c = y | G(z, y))]."""
+        return self.weight_generator * _classification_loss(batch.fake_aux, batch.fake_labels)
+
+
+def _classification_loss(aux: Auxiliary, labels: Labels) -> Scalar:
+    if "class_logits" not in aux:
+        raise ValueError(
+            "regularizer=auxiliary_classifier: the discriminator returns no class_logits; use network=acgan, or leave "
+            "the regularizer out."
+        )
+    if labels is None:
+        raise ValueError(
+            "regularizer=auxiliary_classifier: there are no labels to classify by; use a dataset with labels and a "
+            "generator that takes them (network=acgan)."
+        )
+    return cross_entropy(aux["class_logits"], labels)

@@ -1,0 +1,29 @@
+"""R2: a zero-centred gradient penalty on generated samples."""
+
+from typing import ClassVar, Literal
+
+from gantrain.losses.base import Scalar
+from gantrain.regularizers.base import Critic, Regularizer, UpdateBatch, check_every
+from gantrain.regularizers.input_gradient import mean_squared_gradient_norm
+from gantrain.schedules.base import Number
+
+
+class R2(Regularizer):
+    """Pull D's gradient in generated samples towards 0; R3GAN takes it together with R1.
+
+    The gradient is taken in the samples before augmentation, and so passes through the augmentation.
+    Source: Mescheder 2018, equation 10; Huang 2024 (R3GAN).
+    """
+
+    # As with gradient_penalty.
+    with_batch_norm: ClassVar[Literal["wrong"]] = "wrong"
+
+    def __init__(self, *, gamma: float, every: int):
+        if gamma < 0:
+            raise ValueError(f"gamma={gamma}: the weight of R2 is at least 0 (10 in the paper; 0.01 to 1 is usual).")
+        self.gamma: Number = gamma
+        self.every = check_every(every)
+
+    def discriminator_penalty(self, critic: Critic, batch: UpdateBatch) -> Scalar:
+        """Return gamma / 2 * E[|grad D(G(z))|^2] over the generated samples."""
+        return self.gamma / 2 * mean_squared_gradient_norm(critic, batch.fake, batch.fake_labels)

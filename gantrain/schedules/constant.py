@@ -1,0 +1,21 @@
+"""A value that does not change."""
+
+from gantrain.schedules.base import Clock
+from gantrain.schedules.ramp import check_finite, driven_keys
+
+
+class Constant:
+    """Hold a value for the whole training.
+
+    Args:
+        of: the config keys that it drives, or a single one.
+        value: the value.
+    """
+
+    def __init__(self, *, of: list[str] | str, value: float):
+        self.of = driven_keys(of)
+        self.value = check_finite("value", value)
+
+    def __call__(self, clock: Clock) -> float:
+        """Return the value at this time."""
+        return self.value

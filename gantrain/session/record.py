@@ -1,0 +1,164 @@
+"""run.json: the record that a run keeps of itself."""
+
+import json
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from typing_extensions import override
+
+from gantrain.callbacks.base import Callback
+from gantrain.files import atomic_write
+from gantrain.session.run import Run
+from gantrain.train import TrainState
+
+
+class Record(Callback):
+    """run.json: what the run is, how far it came and how it ended; whole at any moment.
+
+    Not a choice of the config: no run is without it.
+    """
+
+    SECONDS_BETWEEN_WRITES = 10.0
+
+    name = "run.json"
+
+    def __init__(self, run: Run, choices: dict[str, Any], *, earlier: dict[str, Any] | None = None):
+        self.run, self.choices = run, choices
+        self.last: dict[str, float] = {}
+        self.best: dict[str, dict[str, float]] = {}
+        self.first_started = str((earlier or {}).get("started") or timestamp(run.started))
+        history = (earlier or {}).get("history")
+        self.history: list[Any] = list(history) if isinstance(history, list) else []
+        self.written = 0.0
+        self.git = git_state()
+
+    @override
+    def scalars(self, state: TrainState, scalars: dict[str, float]) -> None:
+        self.last |= scalars
+        for name, sign in self.run.better.items():
+            tag = f"metric/{name}"
+            if tag in scalars and (tag not in self.best or sign * scalars[tag] > sign * self.best[tag]["value"]):
+                self.best[tag] = {"value": scalars[tag], "step": state.step}
+        if time.monotonic() - self.written > self.SECONDS_BETWEEN_WRITES:
+            self.write("running")
+
+    @override
+    def survives_rewind(self, step: int) -> bool:
+        return True
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"last": dict(self.last), "best": {tag: dict(best) for tag, best in self.best.items()}}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.last, self.best = dict(state.get("last", {})), dict(state.get("best", {}))
+
+    def note(self, event: str, **facts: object) -> None:
+        """Add to the run's history: that it was resumed, with which changes, or rolled back, and why."""
+        self.history.append({"event": event, "step": self.run.state.step, "time": timestamp(time.time()), **facts})
+
+    def write(self, status: str, error: str | None = None) -> None:
+        """Write the record, on rank 0, with the given status: running, finished, stopped, diverged or failed."""
+        if not self.run.processes.is_main:
+            return
+        run, state, seconds = self.run, self.run.state, self.run.seconds
+        content = {
+            "name": run.name,
+            "status": status,
+            "error": error,
+            "command": sys.argv,
+            "versions": versions(run.device),
+            "git": self.git,
+            "host": socket.gethostname(),
+            "device": device_name(run.device),
+            "precision": run.runtime.precision,
+            "acceleration": run.runtime.acceleration,
+            "layout": run.runtime.layout,
+            "data": run.data_location,
+            "threads": run.runtime.threads or torch.get_num_threads(),
+            "processes": run.processes.world_size,
+            "seed": run.config.seed,
+            "choices": self.choices,
+            "dataset": {
+                "name": run.dataset.name,
+                "num_images": run.dataset.num_images,
+                "image_shape": list(run.dataset.image_shape),
+                "fingerprint": run.dataset.fingerprint,
+            },
+            "parameters": {"generator": num_parameters(state.G), "discriminator": num_parameters(state.D)},
+            "steps": state.step,
+            "steps_planned": run.steps,
+            "images_seen": run.images_seen,
+            "images_per_second": run.images_seen / seconds,
+            "wall_seconds": seconds,
+            "metrics": {"last": self.last, "best": self.best},
+            "history": self.history,
+            "started": self.first_started,
+            "ended": None if status == "running" else timestamp(time.time()),
+        }
+        with atomic_write(run.folder / "run.json") as file:
+            file.write(json.dumps(content, indent=2).encode() + b"\n")
+        self.written = time.monotonic()
+
+
+def num_parameters(module: torch.nn.Module) -> int:
+    """Count the trained numbers."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def device_name(device: torch.device) -> str:
+    """Say what computes, for example "cpu" or "cuda (NVIDIA H200)"."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def timestamp(seconds: float) -> str:
+    """ISO 8601, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def versions(device: torch.device) -> dict[str, str | None]:
+    """List what the run's numbers depend on; CUDA and the driver are null without a GPU."""
+    on_gpu = device.type == "cuda"
+    return {
+        "gantrain": version("gantrain"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "cuda": torch.version.cuda if on_gpu else None,
+        "driver": driver_version() if on_gpu else None,
+    }
+
+
+def driver_version() -> str | None:
+    """Ask the NVIDIA driver for its version; None where it does not answer."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.partition("\n")[0] or None
+
+
+def git_state() -> dict[str, Any] | None:
+    """Return the commit of the working directory and whether files differ from it; None outside of a repository."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+
+    try:
+        commit = git("rev-parse", "HEAD").strip()
+        return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no").strip())}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,116 @@
+"""What is printed before the first step and after the last."""
+
+import shlex
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+from torch import nn
+
+from gantrain.budget import critic_schedule
+from gantrain.command import trust
+from gantrain.command.overrides import quote, shell_command
+from gantrain.config import Config
+from gantrain.models.spectral_norm import has_spectral_norm
+from gantrain.session.record import device_name, num_parameters
+from gantrain.session.run import Run
+
+
+def summary(run: Run, choices: dict[str, Any]) -> RenderableType:
+    """Say what is about to run: data, networks, objective, device, steps and place."""
+    config, state, dataset = run.config, run.state, run.dataset
+    shape = "x".join(map(str, dataset.image_shape))
+    count = "sampled afresh" if dataset.num_images is None else f"{dataset.num_images:,} images"
+    classes = f", {dataset.num_classes} classes" if dataset.num_classes else ""
+    nodes = config.regularizer | config.augment
+    extras = [f"{name} {_options(nodes[name])}".rstrip() for name in (*choices["regularizer"], *choices["augment"])]
+    groups = {"G": state.G_optimizer.param_groups[0], "D": state.D_optimizer.param_groups[0]}
+    kinds = {"G": type(state.G_optimizer).__name__, "D": type(state.D_optimizer).__name__}
+    optimizers = {player: f"{kinds[player]} {_rates(group)}" for player, group in groups.items()}
+    shared = len(set(optimizers.values())) == 1
+    epochs = "" if dataset.num_images is None else f" (about {_epochs(run):.3g} epochs)"
+
+    table = Table.grid(padding=(0, 2))
+    rows = {
+        "data": f"{dataset.name}: {count}, {shape}{classes}",
+        "generator": f"{network_name(state.G)}, {num_parameters(state.G):,} parameters",
+        "discriminator": f"{network_name(state.D)}, {num_parameters(state.D):,} parameters",
+        "objective": " + ".join([choices["loss"], *extras]),
+        "optimizer": optimizers["G"] if shared else f"G {optimizers['G']}, D {optimizers['D']}",
+        "device": f"{device_name(run.device)}, {run.runtime}"
+        + (f", {run.processes.world_size} processes" if run.processes.world_size > 1 else ""),
+        "steps": f"{run.steps:,}{epochs}, batch {config.batch_size}, {_critic_updates(config)}",
+        "folder": str(run.folder) + (f" (resuming at step {run.state.step:,})" if run.previous else ""),
+    }
+    for name, value in rows.items():
+        table.add_row(Text(name, style="bold"), Text(value))
+    return table
+
+
+def closing(run: Run) -> str:
+    """Say where things are, and the commands to look at them."""
+    folder = run.folder
+    quoted = shlex.quote(str(folder))
+    grids = sorted(folder.glob("samples/step_*.png"))[-1:]
+    pictures = [("samples", path) for path in grids]
+    pictures += [("animation", folder / "samples.gif"), ("curves", folder / "curves.png")]
+    lines = [f"\nDone: {run.state.step:,} steps. All of it is in {folder}"]
+    lines += [f"  {name:<9} {path}" for name, path in pictures if path.exists()]
+    if (folder / "tensorboard").exists():
+        lines.append(f"  watch     tensorboard --logdir {quoted}")
+    if (folder / "checkpoints").exists():
+        trusted = [f"trust=[{','.join(trust.trusted)}]"] if trust.trusted else []
+        more = ["task=sample", f"run={quote(str(folder))}", "num=100", "output=samples.png", *trusted]
+        lines.append(f"  more      {shell_command('gantrain', *more)}")
+    return "\n".join(lines)
+
+
+def _options(node: dict[str, Any]) -> str:
+    options = {key: value for key, value in node.items() if key[0] != "_" and DULL.get(key) != value}
+    texts = [f"{key} {_spelled(value)}" for key, value in options.items()]
+    return f"({', '.join(texts)})" if texts else ""
+
+
+DULL = {"every": 1, "strength": 1.0}
+"""Options that are not worth a word at these values."""
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _rates(group: dict[str, Any]) -> str:
+    betas = f" betas {tuple(group['betas'])}" if "betas" in group else ""
+    return f"lr {group['lr']:g}{betas}"
+
+
+def _critic_updates(config: Config) -> str:
+    n_critic, warmup = config.n_critic, config.critic_warmup
+    text = f"{n_critic} critic update{'s' if n_critic > 1 else ''} each"
+    if warmup is None:
+        return text
+    when = [f"in the first {warmup.steps}"] if warmup.steps else []
+    when += [f"at every {warmup.every}th"] if warmup.every else []
+    return f"{text} ({warmup.n_critic} {' and '.join(when)})" if when else text
+
+
+def _epochs(run: Run) -> float:
+    assert run.dataset.num_images
+    schedule = critic_schedule(run.config.n_critic, run.config.critic_warmup)
+    return schedule.total(run.steps) * float(run.config.batch_size) / run.dataset.num_images
+
+
+NORMS = {"BatchNorm": "BatchNorm", "InstanceNorm": "InstanceNorm", "GroupNorm": "LayerNorm", "LayerNorm": "LayerNorm"}
+"""What normalization layers are called, by a part of their class's name."""
+
+
+def network_name(network: nn.Module) -> str:
+    """Name a network for what it is: its architecture and its normalization."""
+    architecture = type(network).__module__.rpartition(".")[2]
+    classes = {type(module).__name__ for module in network.modules()}
+    norms = [label for part, label in NORMS.items() if any(part in name for name in classes)]
+    norms += ["spectral norm"] if has_spectral_norm(network) else []
+    return f"{architecture}, {' and '.join(dict.fromkeys(norms)) or 'no normalization'}"

@@ -1,0 +1,61 @@
+"""A config names no code but gantrain's own, torch's optimizers, and what the user trusts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gantrain.command import trust
+from gantrain.errors import ConfigError
+from gantrain.losses.lsgan import LeastSquares
+
+
+def test_a_groups_own_package_may_be_named() -> None:
+    assert trust.resolve("loss", "gantrain.losses.lsgan.LeastSquares") is LeastSquares
+    assert trust.resolve("optimizer", "torch.optim.Adam") is torch.optim.Adam
+    assert trust.resolve("discriminator_optimizer", "torch.optim.SGD") is torch.optim.SGD
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("loss", "os.system"),
+        ("loss", "builtins.eval"),
+        ("loss", "gantrain.command.cli.main"),
+        ("loss", "gantrain.lossesy.X"),
+        ("loss", "torch.hub.load"),
+        ("model.generator", "torch.nn.Linear"),
+        ("optimizer", "torch.load"),
+        ("dataset", "subprocess.run"),
+        ("task", "os.system"),
+    ],
+)
+def test_anything_else_is_refused_with_the_remedy(path: str, target: object) -> None:
+    with pytest.raises(ConfigError, match=rf"{path}\._target_={target} is code outside .*trust it: 'trust="):
+        trust.resolve(path, target)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["gantrain.losses.base.runtime_checkable", "gantrain.losses.lsgan.Logits", "gantrain.losses.lsgan"],
+)
+def test_a_way_out_of_the_package_is_refused(target: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not a class or function of gantrain\.losses|cannot be imported"):
+        trust.resolve("loss", target)
+
+
+@pytest.mark.parametrize("target", [3, None])
+def test_what_is_no_name_is_refused(target: object) -> None:
+    with pytest.raises(ConfigError, match=rf"loss\._target_={target}: must name a class or a function"):
+        trust.resolve("loss", target)
+
+
+def test_nothing_is_imported_before_it_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Loss: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"trust=\[stranger\]"):
+        trust.resolve("loss", "stranger.Loss")
+    assert not (tmp_path / "ran").exists()
+    monkeypatch.setattr(trust, "trusted", ["stranger"])
+    assert trust.resolve("loss", "stranger.Loss").__name__ == "Loss"
+    assert (tmp_path / "ran").exists()

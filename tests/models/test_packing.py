@@ -1,0 +1,86 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gantrain.models import acgan, conditional_mlp, dcgan, mlp
+from gantrain.models.layers import couples_samples
+from gantrain.models.packing import Packed, pack
+
+DCGAN: dict[str, Any] = {"width": 4, "norm": "none", "activation": "leaky_relu", "slope": 0.2, "bias": "all"}
+MLP: dict[str, Any] = {"width": 8, "multipliers": [1], "activation": "tanh", "slope": 0.0, "norm": "none"}
+
+
+def make_conv(shape: tuple[int, ...]) -> nn.Module:
+    return dcgan.Discriminator(shape, init="default", **DCGAN)
+
+
+def make_mlp(shape: tuple[int, ...]) -> nn.Module:
+    return mlp.Discriminator(shape, init="default", dropout=0.0, **MLP)
+
+
+@pytest.mark.parametrize("packing", [2, 3, 4])
+@pytest.mark.parametrize(("make", "shape"), [(make_conv, (1, 16, 16)), (make_conv, (3, 16, 16)), (make_mlp, (2,))])
+def test_a_logit_is_that_of_consecutive_samples_put_together_by_hand(make: Any, shape: Any, packing: int) -> None:
+    torch.manual_seed(0)
+    D = pack(make, shape, packing).double()
+    x = torch.randn(3 * packing, *shape, dtype=torch.float64)
+    inner = D.discriminator
+    assert isinstance(inner, nn.Module)
+    by_hand = [inner(torch.cat(list(x[i : i + packing]))[None]) for i in range(0, len(x), packing)]
+    logits = D(x)
+    assert logits.shape == (3,)
+    torch.testing.assert_close(logits, torch.cat(by_hand))
+
+
+def test_other_memory_layouts_are_packed_alike() -> None:
+    torch.manual_seed(0)
+    D = pack(make_conv, (3, 16, 16), 2)
+    x = torch.randn(6, 3, 16, 16)
+    torch.testing.assert_close(D(x.contiguous(memory_format=torch.channels_last)), D(x))
+
+
+def test_only_the_input_layer_grows() -> None:
+    plain, packed = make_conv((1, 16, 16)), pack(make_conv, (1, 16, 16), 3)
+    first, *rest = [p.shape for p in plain.parameters()]
+    packed_first, *packed_rest = [p.shape for p in packed.parameters()]
+    assert packed_rest == rest
+    assert packed_first == (first[0], 3 * first[1], *first[2:])
+
+
+def test_packing_1_is_the_discriminator_itself() -> None:
+    made: list[tuple[int, ...]] = []
+
+    def make(shape: tuple[int, ...]) -> nn.Module:
+        made.append(shape)
+        return make_mlp(shape)
+
+    assert type(pack(make, (2,), 1)) is mlp.Discriminator
+    assert made == [(2,)]
+
+
+def test_the_samples_of_a_pack_are_coupled() -> None:
+    assert couples_samples(pack(make_mlp, (2,), 2))
+    assert not couples_samples(pack(make_mlp, (2,), 1))
+
+
+def test_a_batch_that_cannot_be_divided_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"packing=3: 7 samples .*batch_size that is a multiple of 3.*192"):
+        pack(make_mlp, (2,), 3)(torch.randn(7, 2))
+
+
+@pytest.mark.parametrize("packing", [0, -1])
+def test_packs_of_no_sample_are_refused(packing: int) -> None:
+    with pytest.raises(ValueError, match=f"packing={packing}: .*2 is usual"):
+        pack(make_mlp, (2,), packing)
+
+
+def test_labels_cannot_be_packed() -> None:
+    conditional = conditional_mlp.Discriminator(
+        (4,), num_classes=3, embedding_dim=2, init="default", dropout=0.0, **MLP
+    )
+    auxiliary = acgan.Discriminator((2, 16, 16), num_classes=3, init="default", **DCGAN)
+    for D in (conditional, auxiliary):
+        with pytest.raises(ValueError, match=r"packing=2 with .*Discriminator.*packing=1.*network=dcgan"):
+            Packed(D, packing=2)

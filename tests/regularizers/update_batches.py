@@ -1,0 +1,76 @@
+"""Makes the batches that penalties read, from given samples and logits."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from gantrain.regularizers.base import Auxiliary, Critic, Labels, UpdateBatch
+from gantrain.schedules.base import Clock, Number
+
+
+def unconditional(network: Callable[[Tensor], Tensor]) -> Critic:
+    """Make a critic of a network that takes no labels."""
+    return lambda x, labels: network(x)
+
+
+def sum_of_entries(x: Tensor, labels: Labels) -> Tensor:
+    return x.flatten(1).sum(1)
+
+
+def batch_of(
+    real: Tensor,
+    fake: Tensor,
+    critic: Critic = sum_of_entries,
+    *,
+    fraction: Number = 0.0,
+    images: int | Tensor = 0,
+    labels: Labels = None,
+    fake_labels: Labels = None,
+    aux_of: Callable[[Tensor], Auxiliary] = lambda logits: {},
+) -> UpdateBatch:
+    """Make a batch of given samples without augmentation, whose logits are those of the critic.
+
+    Args:
+        aux_of: makes D's auxiliary outputs from its logits.
+    """
+
+    def judge(x: Tensor, y: Labels) -> tuple[Tensor, Auxiliary]:
+        logits = critic(x, y)
+        return logits, aux_of(logits)
+
+    return UpdateBatch(
+        Clock(fraction, images),
+        real=lambda: (real, labels),
+        fake=lambda: (fake, fake_labels),
+        augment=lambda x: x,
+        judge=judge,
+    )
+
+
+def batch_of_logits(
+    real_logits: Tensor, fake_logits: Tensor | None = None, *, fraction: Number = 0.0, images: int | Tensor = 0
+) -> UpdateBatch:
+    """Make a batch of given logits, those of generated samples 0 if left out."""
+    fake_logits = torch.zeros_like(real_logits) if fake_logits is None else fake_logits
+    # Samples that are their own logits.
+    return batch_of(real_logits, fake_logits, lambda x, labels: x, fraction=fraction, images=images)
+
+
+class Recorder(nn.Module):
+    """A critic that keeps what it was shown."""
+
+    def __init__(self, score: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.score = score
+        self.shown: list[Tensor] = []
+        self.labels: list[Labels] = []
+
+    def forward(self, x: Tensor, labels: Labels) -> Tensor:
+        self.shown.append(x.detach().clone())
+        self.labels.append(labels)
+        return self.score(x)
+
+
+def linear(w: Tensor) -> Recorder:
+    return Recorder(lambda x: x.flatten(1) @ w)

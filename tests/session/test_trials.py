@@ -1,0 +1,139 @@
+"""Trial steps on copies: they leave the run as it is, and see what another number of threads changes."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from composing import composed
+
+from gantrain.assemble import Training, assemble
+from gantrain.engine.finite import named_tensors
+from gantrain.engine.memory import container_limits, is_out_of_memory, largest_fitting
+from gantrain.session import trials
+from gantrain.session.trials import fitting_batch_size, gives_same_bits, load_followers
+from gantrain.tasks.job import Job
+
+SMALL = ("model.generator.width=4", "model.discriminator.width=4", "batch_size=8", "steps=100", "callback=[]")
+
+
+def training(*overrides: str) -> Training:
+    config = composed(*SMALL, *overrides)
+    job = Job(name="trial", folder=Path("unused"), config=config, choices={}, typed=[], resume_command="")
+    made = assemble(job, config)
+    made.run.state.step = 3
+    return made
+
+
+def numbers(made: Training) -> list[torch.Tensor]:
+    return [tensor.clone() for _, tensor in named_tensors(made.run.state)]
+
+
+@pytest.mark.parametrize(
+    "overrides", [(), ("regularizer=[r1]", "regularizer.r1.every=4", "model.discriminator.norm=none")]
+)
+def test_a_trial_leaves_the_run_as_it_is(overrides: tuple[str, ...]) -> None:
+    made = training(*overrides)
+    before, random = numbers(made), torch.get_rng_state()
+    settings = deepcopy([group["lr"] for group in made.run.state.D_optimizer.param_groups])
+    assert gives_same_bits(made, 1, 1)
+    assert all(torch.equal(a, b) for a, b in zip(numbers(made), before, strict=True))
+    assert made.run.state.step == 3
+    assert torch.equal(torch.get_rng_state(), random)
+    assert [group["lr"] for group in made.run.state.D_optimizer.param_groups] == settings
+
+
+def test_a_step_that_depends_on_the_threads_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, real = training(), trials.numbers_after_a_step
+
+    def by_threads(given: Training) -> list[torch.Tensor]:
+        first, *rest = real(given)
+        return [first + 1e-7 * torch.get_num_threads(), *rest]
+
+    monkeypatch.setattr(trials, "numbers_after_a_step", by_threads)
+    usual = torch.get_num_threads()
+    assert not gives_same_bits(made, 1, 2)
+    assert torch.get_num_threads() == usual
+
+
+@pytest.mark.parametrize(
+    ("overrides", "most", "environment", "expected"),
+    [
+        ((), 2, None, 1),
+        ((), 1, None, 0),
+        (("runtime.threads=2",), 2, None, 0),
+        ((), 2, "2", 0),
+    ],
+)
+def test_threads_follow_the_load_unless_somebody_chose(
+    overrides: tuple[str, ...], most: int, environment: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: most)
+    assert len(load_followers(training(*overrides))) == (expected if Path("/proc/stat").exists() else 0)
+
+
+def test_without_a_gpu_half_of_the_batch_is_suggested() -> None:
+    assert fitting_batch_size(training()) == 4
+
+
+@pytest.mark.parametrize(
+    ("peaks", "available", "below", "expected"),
+    [
+        ([(16, 2_600), (32, 4_200)], 10_000, 200, 72),  # 1,000 and 100 a sample: (9,000 - 1,000) / 100 is 80, but
+        ([(1, 1_100), (2, 1_200)], 1_300, 8, 1),
+        ([(16, 2_600), (32, 4_200)], 100_000, 64, 56),
+    ],
+)
+def test_the_largest_batch_that_fits_by_a_line_through_two(
+    peaks: list[tuple[int, int]], available: int, below: int, expected: int
+) -> None:
+    found = largest_fitting(peaks, available, below)
+    (small, small_bytes), (large, large_bytes) = peaks
+    per_sample = (large_bytes - small_bytes) / (large - small)
+    assert found < below
+    assert found == 1 or small_bytes + per_sample * (found - small) <= 0.9 * available
+    assert found in (expected, expected + 8)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+            True,
+        ),
+        (MemoryError(), True),
+        (RuntimeError("shape mismatch"), False),
+    ],
+)
+def test_what_means_that_memory_ran_out(error: BaseException, expected: bool) -> None:
+    assert is_out_of_memory(error) == expected
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "expected"),
+    [
+        ("0::/docker/abc\n", {"sys/fs/cgroup/memory.max": "1000\n"}, [1000]),
+        ("0::/a/b\n", {"sys/fs/cgroup/a/memory.max": "500\n", "sys/fs/cgroup/a/b/memory.max": "max\n"}, [500]),
+        ("4:memory:/x\n3:cpu:/x\n", {"sys/fs/cgroup/memory/x/memory.limit_in_bytes": "700\n"}, [700]),
+        ("0::/\n", {"sys/fs/cgroup/memory.max": "max\n"}, []),
+    ],
+)
+def test_the_limits_of_a_container_are_read(
+    cgroup: str, files: dict[str, str], expected: list[int], tmp_path: Path
+) -> None:
+    written: dict[str, Any] = {"proc/self/cgroup": cgroup, **files}
+    for name, text in written.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert container_limits(tmp_path) == expected
+
+
+def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
+    assert container_limits(tmp_path) == []

@@ -1,0 +1,357 @@
+import logging
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from composing import composed
+from torch import nn
+
+from gantrain.assemble import (
+    build_callbacks,
+    build_ema,
+    build_objective,
+    build_optimizer,
+    build_state,
+)
+from gantrain.combinations import check_combination
+from gantrain.command import trust
+from gantrain.config import Config
+from gantrain.datasets.base import ImageDataset
+from gantrain.engine.device import choose_device
+from gantrain.errors import ConfigError
+from gantrain.game import Objective
+from gantrain.instantiate import build
+from gantrain.losses.base import Loss
+from gantrain.losses.nonsaturating import NonSaturating
+from gantrain.losses.wasserstein import Wasserstein
+from gantrain.models.latent import Normal, Uniform
+from gantrain.regularizers.base import Regularizer
+from gantrain.regularizers.gradient_penalty import GradientPenalty
+from gantrain.regularizers.label_noise import LabelNoise
+from gantrain.regularizers.weight_clip import WeightClip
+
+CPU = torch.device("cpu")
+LATENT = Normal(z_dim=4)
+UNIFORM = {"_target_": "gantrain.models.latent.Uniform", "z_dim": 4, "low": 0.0, "high": 1.0}
+MLP = {
+    "_target_": "gantrain.models.mlp.Generator",
+    "width": 8,
+    "multipliers": [1, 2],
+    "activation": "relu",
+    "slope": 0.2,
+    "norm": "none",
+    "init": "default",
+    "output": "tanh",
+}
+ADAM = {"_target_": "torch.optim.Adam", "lr": 1e-3, "betas": [0.5, 0.999]}
+WITH_BATCH_NORM = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+WITHOUT = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
+
+
+@dataclass
+class Holder:
+    values: Any
+    node: Any
+
+
+def small_images(num_classes: int | None = None) -> ImageDataset:
+    labels = None if num_classes is None else torch.arange(10) % num_classes
+    pixels = torch.zeros(10, 1, 4, 4, dtype=torch.uint8)
+    return ImageDataset("zeros", pixels, labels=labels, num_classes=num_classes, fingerprint="f")
+
+
+def state_of(*overrides: str, num_classes: int | None = None) -> Any:
+    small = ["network=mlp", "model.generator.width=8", "model.discriminator.width=8"]
+    return build_state(composed(*small, *overrides), small_images(num_classes), LATENT, CPU)
+
+
+def test_an_object_is_made_of_options_and_facts() -> None:
+    assert build("latent", UNIFORM) == Uniform(z_dim=4, low=0.0, high=1.0)
+    G = build("model.generator", MLP, (2, 3, 3), 5)
+    assert G(torch.zeros(7, 5)).shape == (7, 2, 3, 3)
+
+
+def test_an_int_will_do_for_a_float() -> None:
+    assert build("latent", UNIFORM | {"low": -1, "high": 1}) == Uniform(z_dim=4, low=-1, high=1)
+
+
+def test_a_list_arrives_as_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "trusted", [__name__])
+    held = build("loss", {"_target_": f"{__name__}.Holder", "values": [1, [2]], "node": {"a": [3]}})
+    assert [type(part) for part in (held.values, held.values[1], held.node, held.node["a"])] == [list, list, dict, list]
+
+
+@pytest.mark.parametrize(
+    ("node", "facts", "message"),
+    [
+        (
+            UNIFORM | {"hihg": 1.0},
+            (),
+            r"latent.hihg is not an option of Uniform, which takes z_dim, low, high; leave it out \(~latent.hihg\)",
+        ),
+        (
+            {"_target_": UNIFORM["_target_"], "z_dim": 4, "low": 0.0},
+            (),
+            r"latent: Uniform also needs high; .*high=\.\.\.",
+        ),
+        (UNIFORM | {"z_dim": "four"}, (), r"latent.z_dim=four is not of the right type; Uniform takes int"),
+        (UNIFORM | {"z_dim": 4.0}, (), r"latent.z_dim=4.0 is not of the right type; Uniform takes int"),
+        (UNIFORM | {"z_dim": True}, (), r"latent.z_dim=True is not of the right type; Uniform takes int"),
+        (UNIFORM | {"low": False}, (), r"latent.low=False is not of the right type; Uniform takes float"),
+        (UNIFORM | {"low": None}, (), r"latent.low=None is not of the right type; Uniform takes float"),
+        (UNIFORM | {"low": 3.0}, (), r"latent: low=3.0, high=1.0: low must be below high"),
+        (
+            MLP | {"norm": "btach"},
+            ((1,), 2),
+            r"latent.norm=btach .*Generator takes one of batch, instance, layer, spectral, none",
+        ),
+        (MLP | {"multipliers": 3}, ((1,), 2), r"latent.multipliers=3 .*Generator takes a list of float"),
+        (MLP | {"multipliers": ["a"]}, ((1,), 2), r"latent.multipliers=\['a'\] .*a list of float"),
+        (MLP | {"multipliers": []}, ((1,), 2), r"latent: width=8, multipliers=\[\]: .*for two layers"),
+        (MLP | {"z_dim": 3}, ((1,), 2), r"latent.z_dim is not an option of Generator"),
+    ],
+)
+def test_a_wrong_option_is_named_with_its_remedy(node: dict[str, Any], facts: tuple[object, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build("latent", node, *facts)
+
+
+@pytest.mark.parametrize("target", ["gantrain.losses.lsgan.Cauchy", "nosuchmodule.Thing", "nosuchmodule..b"])
+def test_a_target_that_cannot_be_imported_is_named(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "trusted", ["nosuchmodule"])
+    with pytest.raises(ConfigError, match=rf"loss._target_={target} cannot be imported"):
+        build("loss", {"_target_": target})
+
+
+def test_an_error_of_gantrains_own_passes_unchanged() -> None:
+    node = {"_target_": "gantrain.datasets.toys.gaussian", "mean": 0.0, "std": -1.0}
+    with pytest.raises(ConfigError, match="std") as error:
+        build("dataset", node)
+    assert not str(error.value).startswith("dataset: ")
+
+
+def test_a_refusal_by_torch_is_told_by_its_path() -> None:
+    with pytest.raises(ConfigError, match=r"optimizer: .*weight_decay"):
+        build_optimizer("optimizer", ADAM | {"weight_decay": -1.0}, nn.Linear(1, 1))
+
+
+def test_an_option_that_torchs_optimizer_lacks_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"optimizer.momentun is not an option of SGD, which takes lr, momentum"):
+        build_optimizer("optimizer", {"_target_": "torch.optim.SGD", "lr": 0.1, "momentun": 0.9}, nn.Linear(1, 1))
+
+
+def test_a_beta_that_is_an_int_will_do() -> None:
+    optimizer = build_optimizer("optimizer", ADAM | {"betas": [0, 0.9]}, nn.Linear(1, 1))
+    assert optimizer.defaults["betas"] == (0.0, 0.9)
+    assert all(isinstance(beta, float) for beta in optimizer.defaults["betas"])
+
+
+def test_the_discriminators_optimizer_is_the_generators_by_default() -> None:
+    state = state_of("optimizer.lr=3e-4", "optimizer.betas=[0,0.9]")
+    assert type(state.D_optimizer) is type(state.G_optimizer) is torch.optim.Adam
+    assert state.D_optimizer.defaults == state.G_optimizer.defaults
+    assert state.D_optimizer.defaults["lr"] == 3e-4
+
+
+def test_the_discriminators_optimizer_changes_only_what_it_names() -> None:
+    state = state_of("optimizer.lr=2e-4", "discriminator_optimizer.lr=1e-5", "optimizer.betas=[0.1,0.9]")
+    assert (state.G_optimizer.defaults["lr"], state.D_optimizer.defaults["lr"]) == (2e-4, 1e-5)
+    assert list(state.D_optimizer.defaults["betas"]) == [0.1, 0.9]
+
+
+def test_the_discriminator_may_have_another_optimizer() -> None:
+    state = state_of("discriminator_optimizer=sgd", "discriminator_optimizer.lr=0.5")
+    assert isinstance(state.G_optimizer, torch.optim.Adam)
+    assert isinstance(state.D_optimizer, torch.optim.SGD)
+    assert state.D_optimizer.defaults["lr"] == 0.5
+    assert state.D_optimizer.defaults["momentum"] == 0.5
+
+
+def test_a_beta_for_an_optimizer_without_betas_is_refused_by_its_path() -> None:
+    with pytest.raises(ConfigError, match=r"discriminator_optimizer.betas is not an option of SGD"):
+        state_of("optimizer=sgd", "discriminator_optimizer.betas=[0.5,0.9]")
+
+
+def test_each_optimizer_holds_its_own_network() -> None:
+    state = state_of()
+    for optimizer, network in ((state.G_optimizer, state.G), (state.D_optimizer, state.D)):
+        (group,) = optimizer.param_groups
+        assert all(a is b for a, b in zip(group["params"], network.parameters(), strict=True))
+
+
+def test_the_first_weights_are_a_function_of_the_seed() -> None:
+    def first_weights(seed: int) -> dict[str, torch.Tensor]:
+        state = state_of(f"seed={seed}")
+        return {**{f"G.{k}": v for k, v in state.G.state_dict().items()}, **state.D.state_dict()}
+
+    torch.manual_seed(1)
+    expected = first_weights(0)
+    torch.manual_seed(2)
+    torch.testing.assert_close(first_weights(0), expected, atol=0, rtol=0)
+    other = first_weights(1)
+    assert not any(torch.equal(other[name], expected[name]) for name in expected)
+
+
+def test_the_average_starts_as_a_copy_where_one_is_wanted() -> None:
+    assert state_of().G_ema is None
+    state = state_of("ema_halflife_images=1000")
+    torch.testing.assert_close(state.G_ema.state_dict(), state.G.state_dict(), atol=0, rtol=0)
+    assert not any(p.requires_grad for p in state.G_ema.parameters())
+    assert all(a is not b for a, b in zip(state.G_ema.parameters(), state.G.parameters(), strict=True))
+    assert build_ema(Config()) is None
+    ema = build_ema(Config(ema_halflife_images=1000, ema_rampup=0.05))
+    assert ema is not None
+    assert (ema.halflife_images, ema.rampup) == (1000, 0.05)
+
+
+@pytest.mark.parametrize("network", ["cmlp", "cdcgan", "acgan"])
+def test_a_conditional_network_without_labels_is_refused(network: str) -> None:
+    with pytest.raises(ConfigError, match=r"is class-conditional, and dataset=zeros has no labels.*network=dcgan"):
+        build_state(composed(f"network={network}"), small_images(), LATENT, CPU)
+
+
+def test_a_conditional_network_has_the_classes_of_the_data() -> None:
+    small = ("network=cmlp", "model.generator.width=8", "model.discriminator.width=8")
+    state: Any = build_state(composed(*small), small_images(num_classes=7), LATENT, CPU)
+    assert state.G.num_classes == state.D.num_classes == 7
+    y = torch.tensor([0, 6])
+    assert state.D(state.G(torch.zeros(2, 4), y), y).shape == (2,)
+
+
+def test_an_unconditional_network_has_none_whatever_the_data() -> None:
+    state = state_of(num_classes=7)
+    assert not hasattr(state.G, "num_classes")
+    assert state.D(state.G(torch.zeros(2, 4))).shape == (2,)
+
+
+def test_a_packed_discriminator_judges_several_samples_at_a_time() -> None:
+    state = state_of("packing=2")
+    assert state.D(torch.zeros(6, 1, 4, 4)).shape == (3,)
+
+
+def test_a_packed_discriminator_with_labels_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"packing=2 with .*conditional_mlp.Discriminator"):
+        build_state(composed("network=cmlp", "packing=2"), small_images(num_classes=2), LATENT, CPU)
+
+
+def test_regularizers_come_in_the_order_given() -> None:
+    names = ["weight_clip", "gradient_penalty", "label_noise"]
+    regularizers = build_objective(composed(f"regularizer=[{','.join(names)}]")).regularizers
+    assert list(regularizers) == names
+    assert [type(r) for r in regularizers.values()] == [WeightClip, GradientPenalty, LabelNoise]
+
+
+def test_options_of_a_callback_that_was_not_chosen_are_ignored() -> None:
+    callbacks = build_callbacks(composed("experiment=study_vanilla", "callback=[log]").callback)
+    assert [type(callback).__name__ for callback in callbacks] == ["Log"]
+
+
+def test_any_device_is_found_by_auto() -> None:
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert choose_device("auto") == torch.device(expected)
+    assert choose_device("cpu") == CPU
+
+
+@pytest.mark.parametrize(("name", "number"), [("auto", 0), ("cuda", 0), ("cuda:3", 3)])
+def test_a_gpu_is_known_by_its_number(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """torch makes no device the current one that does not say which of its kind it is."""
+    made: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch, "empty", lambda _, device: SimpleNamespace(device=torch.device("cuda", device.index or 0))
+    )
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", made.append, raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", torch.backends.cudnn.deterministic)
+    assert choose_device(name) == torch.device("cuda", number)
+    assert made == [number]
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "tpu", "cpu:x", "", "meta", "mps"])
+def test_a_device_that_is_not_there_is_named_with_a_remedy(name: str) -> None:
+    if name == "mps" and torch.mps.is_available():
+        pytest.skip("it is there")
+    with pytest.raises(
+        ConfigError,
+        match=rf"runtime.device={name}(: must be one of .*| is not available \(.+\)); use runtime.device=cpu",
+    ):
+        choose_device(name)
+
+
+PENALTY: dict[str, Regularizer] = {"gradient_penalty": GradientPenalty(weight=10.0, every=1)}
+CLIP: dict[str, Regularizer] = {"weight_clip": WeightClip(limit=0.01)}
+
+
+def check(D: nn.Module, loss: Loss, regularizers: dict[str, Regularizer], allow: list[str]) -> None:
+    check_combination(D, Objective(loss, regularizers), Config(allow=allow))
+
+
+def test_gradient_penalty_with_batch_norm_is_refused_unless_allowed_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ConfigError, match=r"model.discriminator.norm=none.*allow=\[gradient_penalty_with_batch_norm\]"):
+        check(WITH_BATCH_NORM, Wasserstein(), PENALTY, [])
+    check(WITH_BATCH_NORM, Wasserstein(), PENALTY, ["gradient_penalty_with_batch_norm"])
+    check(WITHOUT, Wasserstein(), PENALTY, [])
+    assert not caplog.records
+
+
+def test_another_name_for_the_penalty_is_the_one_to_allow() -> None:
+    regularizers = {"mine": PENALTY["gradient_penalty"]}
+    with pytest.raises(ConfigError, match=r"regularizer=mine .*allow=\[mine_with_batch_norm\]"):
+        check(WITH_BATCH_NORM, Wasserstein(), regularizers, [])
+
+
+@pytest.mark.parametrize(
+    ("regularizers", "allow", "message"),
+    [
+        ({}, ["gradient_penalty_with_batch_norm"], r"allow=\[gradient_penalty_with_batch_norm\] .*leave it out"),
+        (PENALTY, ["batch_norm"], r"allow=\[batch_norm\] .*could name gradient_penalty_with_batch_norm"),
+        (CLIP, ["weight_clip_with_batch_norm"], r"names nothing that this config needs allowed"),
+    ],
+)
+def test_an_allowance_that_allows_nothing_is_refused(
+    regularizers: dict[str, Regularizer], allow: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check(WITHOUT, Wasserstein(), regularizers, allow)
+
+
+def test_weight_clipping_with_batch_norm_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    check(WITHOUT, Wasserstein(), CLIP, [])
+    assert not caplog.records
+    check(WITH_BATCH_NORM, Wasserstein(), CLIP, [])
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "regularizer=weight_clip with BatchNorm" in record.getMessage()
+    assert "model.discriminator.norm=none" in record.getMessage()
+
+
+@pytest.mark.parametrize("regularizers", [{}, {"label_noise": LabelNoise(amount=0.2)}])
+def test_an_unbounded_wasserstein_critic_is_warned_of(
+    regularizers: dict[str, Regularizer], caplog: pytest.LogCaptureFixture
+) -> None:
+    check(WITHOUT, NonSaturating(), regularizers, [])
+    assert not caplog.records
+    check(WITHOUT, Wasserstein(), regularizers, [])
+    (record,) = caplog.records
+    assert "loss: Wasserstein" in record.getMessage()
+    assert "regularizer=[gradient_penalty] or regularizer=[weight_clip]" in record.getMessage()
+
+
+@pytest.mark.parametrize("regularizers", [PENALTY, CLIP])
+def test_a_bounded_wasserstein_critic_is_not(
+    regularizers: dict[str, Regularizer], caplog: pytest.LogCaptureFixture
+) -> None:
+    check(WITHOUT, Wasserstein(), regularizers, [])
+    assert not caplog.records
+
+
+def test_batch_norm_with_micro_batches_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    objective = Objective(NonSaturating(), {})
+    check_combination(WITHOUT, objective, Config(accumulate=4))
+    check_combination(WITH_BATCH_NORM, objective, Config(accumulate=1))
+    assert not caplog.records
+    check_combination(WITH_BATCH_NORM, objective, Config(accumulate=4, batch_size=64))
+    (record,) = caplog.records
+    assert "accumulate=4: Sequential takes statistics over samples" in record.getMessage()
+    assert "each micro-batch of 16" in record.getMessage()
