@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from gantrain.command import trust
+from gantrain.command.arguments import check_own_options, print_or_leave, split
 from gantrain.command.checks import check_flags, check_keys, check_typed
 from gantrain.command.explain import explain
 from gantrain.command.folders import claimed_sweep, created, register
@@ -63,6 +63,9 @@ def run_job(composed: DictConfig, flags: Sequence[str]) -> None:
         typed=typed,
         resume_command=resume_command(folder, flags),
     )
+    if hydra_config.mode == hydra.types.RunMode.RUN and choices["task"] == "train":
+        # Importing torch takes a second and more.
+        console.print(f"gantrain {version('gantrain')}: {job.name}", markup=False, soft_wrap=True, highlight=False)
     bound_spin(config.runtime.spin)
     trust.resolve("task", config.task.get("_target_"))(job)
 
@@ -172,14 +175,17 @@ def settle_logging() -> None:
 def main() -> None:
     """Run the command with the arguments of the process, and leave with the exit status of the contract."""
     arguments = sys.argv[1:]
-    if {"--help", "-h"} & set(arguments):
-        print(help_text(arguments))
-        return
-    if "--version" in arguments:
-        print(f"gantrain {version('gantrain')}")
-        return
-
-    given = get_args_parser().parse_intermixed_args(arguments)
+    try:
+        if {"--help", "-h"} & set(arguments):
+            print_or_leave(help_text(arguments))
+            return
+        if "--version" in arguments:
+            print_or_leave(f"gantrain {version('gantrain')}")
+            return
+        given = split(arguments, config_folders(arguments))
+    except GantrainError as refusal:
+        console.print(f"gantrain: {refusal}", style="red", markup=False, soft_wrap=True)
+        sys.exit(refusal.exit_status)
     flags = without(arguments, given.overrides)
     asked = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # have Hydra hand its errors over instead of printing them
@@ -190,6 +196,7 @@ def main() -> None:
     task = Task(arguments, flags, wants_traceback=asked == "1")
     try:
         check_flags(given)
+        check_own_options(config_folders(arguments))
         if given.multirun and (size := place().world_size) > 1:
             raise ConfigError(f"-m: a sweep's runs take a process each, and torchrun started {size} for one run.")
         check_typed(given.overrides, config_folders(arguments))

@@ -61,7 +61,7 @@ def groups(folders: Sequence[Path] = (CONF,)) -> list[str]:
 
 def describe(path: Path) -> str:
     """Read the line that a config file says of itself: its first comment."""
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("# ") and not line.startswith("# @"):
             return line[2:]
     return ""

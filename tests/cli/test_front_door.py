@@ -1,0 +1,123 @@
+"""What people type first, by the habits of other programs, and what they see first."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GANTRAIN = [sys.executable, "-m", "gantrain"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["--steps", "60"], "you probably mean steps=60"),
+        (["--steps=60", "seed=1"], "you probably mean steps=60"),
+        (["--batch-size=32"], "you probably mean batch_size=32"),
+        (["--lr", "1e-3"], "you probably mean optimizer.lr=1e-3"),
+        (["--model", "wgan_gp"], "you probably mean model=wgan_gp"),
+        (["--stepz", "60"], "Did you mean steps?"),
+        (["train"], "train: gantrain trains by default; leave the word out"),
+        (["wgan_gp"], "you probably mean model=wgan_gp"),
+        (["celeba"], "you probably mean dataset=celeba"),
+        (["sample", "run=x"], "you probably mean task=sample"),
+        (["hinge"], "you probably mean loss=hinge"),
+        (["r1"], "you probably mean regularizer=[r1]"),
+        (["wgan_pg"], "Did you mean wgan_gp?"),
+        (["--cfg"], "--cfg"),
+    ],
+)
+def test_habits_of_other_programs_are_answered_with_what_was_meant(gantrain, arguments: list[str], meant: str) -> None:
+    result = gantrain(*arguments)
+    assert result.status == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("gantrain: ")
+    assert meant in line
+    assert "usage" not in result.stdout + result.stderr
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize("arguments", ["--help | head -3", "--help | true", "--version | true"])
+def test_a_reader_that_leaves_is_no_error(arguments: str) -> None:
+    command = f"set -o pipefail; {sys.executable} -m gantrain {arguments}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_help_into_a_full_disk_is_an_error_in_a_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*GANTRAIN, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["gantrain: stdout cannot be written to (No space left on device)."]
+
+
+def test_help_in_an_ascii_locale() -> None:
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([*GANTRAIN, "--help"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "input_noise" in done.stdout
+
+
+def test_something_is_printed_before_torch_is_imported(tmp_path: Path) -> None:
+    """Importing torch takes seconds; without it the line comes within one."""
+    (tmp_path / "watch.py").write_text(
+        "import sys\n"
+        "import gantrain.command.cli as cli\n"
+        "say = cli.console.print\n"
+        "def note(text, *args, **kwargs):\n"
+        "    print(str(text).splitlines()[0], 'torch' in sys.modules)\n"
+        "    say(text, *args, **kwargs)\n"
+        "    sys.exit(0)\n"
+        "cli.console.print = note\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "watch.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.split("\n")[0].endswith("dcgan-digits False"), done.stderr
+
+
+SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "steps=1", "callback=[log,samples]")
+
+
+def test_the_closing_lines_have_one_colour(tmp_path: Path) -> None:
+    environment = os.environ | {"FORCE_COLOR": "1", "COLUMNS": "200"}
+    command = [*GANTRAIN, *SMALL, "run_dir=a/b-1/2026"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    closing = done.stderr[done.stderr.index("Done: ") :]
+    assert "a/b-1/2026/samples" in closing
+    assert "\x1b[" not in closing.replace("\x1b[?25h", "")
+
+
+def test_an_option_with_a_shipped_name_is_refused(gantrain, tmp_path: Path) -> None:
+    own = tmp_path / "my/loss/hinge.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("# mine\n_target_: mine.Hinge\n")
+    result = gantrain("--config-dir", "my", "loss=hinge", "trust=[mine]")
+    assert result.status == 2
+    (line,) = result.stderr.splitlines()
+    assert "my/loss/hinge.yaml: loss=hinge is shipped with gantrain" in line
+    assert "my/loss/my_hinge.yaml" in line
+
+
+def test_a_dcgan_run_has_no_panel_of_a_wasserstein_distance(gantrain) -> None:
+    small = (*SMALL[:3], "steps=4", "log_every=1", "callback=[log,csv,curves]")
+    assert gantrain(*small, "run_dir=gan").status == 0
+    assert gantrain(*small, "run_dir=wgan", "model=wgan", "n_critic=1").status == 0
+    tags = {name: Path(name, "metrics.csv").read_text().splitlines()[0].split(",") for name in ("gan", "wgan")}
+    assert "logits/gap" in tags["gan"]
+    assert "wasserstein/estimate" not in tags["gan"]
+    assert "wasserstein/estimate" in tags["wgan"]
+
+
+def test_each_network_is_named_for_what_it_is(gantrain) -> None:
+    result = gantrain(*SMALL, "model=wgan", "n_critic=1")
+    (generator,) = [line for line in result.stderr.splitlines() if line.startswith("generator")]
+    (critic,) = [line for line in result.stderr.splitlines() if line.startswith("discriminator")]
+    assert "dcgan, BatchNorm" in generator
+    assert "dcgan, no normalization" in critic
