@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import resource
 import select
 import signal
@@ -59,7 +60,8 @@ class Process:
     def wait(self, timeout: float = 120) -> Result:
         if self.status is None:
             self.status = self.server.wait(self.pid, timeout)
-        return Result(self.status, self.stderr)
+        # The first line is printed before the task can refuse anything.
+        return Result(self.status, re.sub(r"^gantrain \S+: [\w-]+\n", "", self.stderr, flags=re.M))
 
 
 class Server:

@@ -13,9 +13,8 @@ from PIL import Image
 from processes import BUSY, SMALL, during, gantrain, server, start, work
 from runs import contents, differences, held, record, rows
 
-from gantrain.command.overrides import quote, with_saved_overrides
+from gantrain.command.overrides import quote, value_of, with_saved_overrides
 from gantrain.session import checkpoint
-from gantrain.command.overrides import value_of
 
 __all__ = ["gantrain", "server", "start", "work"]
 

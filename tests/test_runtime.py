@@ -254,7 +254,15 @@ def test_auto_takes_no_bf16_that_is_emulated(monkeypatch: pytest.MonkeyPatch) ->
         (CUDA, {"acceleration": "auto"}, Adam, [Own()], "acceleration", "eager", "Own is your own code"),
         (CUDA, {"acceleration": "graph"}, Adam, [Own()], "acceleration", "graph", None),
         (CUDA, {"acceleration": "auto"}, SGD, [], "acceleration", "graph", None),
-        (CUDA, {"acceleration": "graph"}, SGD, [Counting()], "acceleration", "eager", "Counting keeps state in Python numbers"),
+        (
+            CUDA,
+            {"acceleration": "graph"},
+            SGD,
+            [Counting()],
+            "acceleration",
+            "eager",
+            "Counting keeps state in Python numbers",
+        ),
         (CUDA, {"acceleration": "graph"}, SGD, [CountingInTensors()], "acceleration", "graph", None),
     ],
 )
@@ -493,8 +501,8 @@ def test_what_cannot_be_captured_stays_eager(
     assert advance(fast, GRAPH, steps=8) == seen
     said = [record.getMessage() for record in caplog.records]
     assert said == [
-        "The critic's update could not be captured as a CUDA graph; all updates stay eager: operation not permitted when "
-        "stream is capturing"
+        "The critic's update could not be captured as a CUDA graph; all updates stay eager: operation not permitted "
+        "when stream is capturing"
     ]
 
 

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,14 @@ class Result:
     status: int
     stdout: str
     stderr: str
+
+    def __post_init__(self) -> None:
+        self.stderr = without_greeting(self.stderr)
+
+
+def without_greeting(stderr: str) -> str:
+    """Leave out the first line, which is printed before anything can be refused by the task."""
+    return re.sub(r"^gantrain \S+: [\w-]+\n", "", stderr, flags=re.M)
 
 
 Command = Callable[..., Result]

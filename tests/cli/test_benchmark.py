@@ -14,7 +14,6 @@ from torch import nn
 from torch.optim import SGD
 
 from gantrain.assemble import build_ema
-from gantrain.session.trials import RepeatedBatch
 from gantrain.budget import critic_schedule
 from gantrain.callbacks.base import Callback
 from gantrain.datasets.batches import Batch
@@ -31,6 +30,7 @@ from gantrain.engine.timing import (
 )
 from gantrain.schedules.base import Clock
 from gantrain.seeding import seed_everything
+from gantrain.session.trials import RepeatedBatch
 from gantrain.train import TrainState, train
 from gantrain.updates import Logs
 

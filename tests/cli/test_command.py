@@ -34,7 +34,8 @@ def test_help_includes_the_users_own_configs(command, tmp_path) -> None:
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "--version"])
 def test_answers_at_once_without_torch(flag: str) -> None:
-    code = f"import sys; sys.argv[1:] = ['{flag}']; from gantrain.command.cli import main; main(); print('torch' in sys.modules)"
+    code = f"import sys; sys.argv[1:] = ['{flag}']; from gantrain.command.cli import main; main(); "
+    code += "print('torch' in sys.modules)"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -101,7 +102,7 @@ def test_tab_completion_knows_the_options(tmp_path, monkeypatch: pytest.MonkeyPa
 
 def test_a_users_own_config_and_module_are_found(gantrain, tmp_path) -> None:
     (tmp_path / "my/loss").mkdir(parents=True)
-    (tmp_path / "my/loss/hinge.yaml").write_text("# hinge\n_target_: my_losses.Hinge\nmargin: 1.0\n")
+    (tmp_path / "my/loss/hinge2.yaml").write_text("# hinge\n_target_: my_losses.Hinge\nmargin: 1.0\n")
     (tmp_path / "my_losses.py").write_text(
         "from torch.nn.functional import relu\n"
         "class Hinge:\n"
@@ -112,7 +113,7 @@ def test_a_users_own_config_and_module_are_found(gantrain, tmp_path) -> None:
         "    def generator(self, fake_logits):\n"
         "        return -fake_logits.mean()\n"
     )
-    overrides = ("loss=hinge", "model=wgan_gp", "steps=2", "batch_size=2", "run_dir=out")
+    overrides = ("loss=hinge2", "model=wgan_gp", "steps=2", "batch_size=2", "run_dir=out")
     refused = gantrain("--config-dir", "my", *overrides)
     assert refused.status == 2
     assert "if you know that code, trust it: 'trust=[my_losses]'" in refused.stderr

@@ -49,12 +49,12 @@ MISTAKES = {
     "discriminator_optimizer.lr=0": "discriminator_optimizer.lr=0: a learning rate is a number above 0",
     "model.generator.width=0": "width=0: a layer needs at least one channel",
     "model.generator.width=true": "model.generator.width=True is not of the right type; Generator takes int",
-    "model.generator.norm=bacth": "Generator takes one of batch, instance, layer, none",
+    "model.generator.norm=bacth": "Generator takes one of batch, instance, layer, spectral, none",
     "latent.z_dim=0": "z_dim=0: the generator needs at least one number",
     "runtime.device=cuda:99": "use runtime.device=cpu or runtime.device=auto",
     "runtime.device=gpu": "use runtime.device=cpu or runtime.device=auto",
     "dataset.image_size=30": "DCGAN makes images of 16 to 256 pixels a side, a multiple of 4, but the data has 30; try",
-    "runtime.num_workers=1.5": "runtime.num_workers=1.5: must be a whole number, at least 1",
+    "runtime.num_workers=1.5": "runtime.num_workers=1.5: must be a whole number",
     "run=somewhere": "run=somewhere belongs to task=sample",
     "allow=[everything]": "allow=[everything] names nothing that this config needs allowed",
     "foo=[1": "An override is key=value",
@@ -159,7 +159,7 @@ def test_an_end_before_the_first_step_leaves_no_litter(
     def end(*_: object) -> None:
         raise ending
 
-    monkeypatch.setattr("gantrain.tasks.train.build_dataset", end)
+    monkeypatch.setattr("gantrain.assemble.build_dataset", end)
     assert gantrain(*sweep, *QUICK).status in (2, 130, 143)
     assert [path.name for path in tmp_path.rglob("*")] == ["outputs"]
 
@@ -311,5 +311,5 @@ def test_a_batch_larger_than_the_data_set_is_told(gantrain, tmp_path: Path) -> N
     small = ("model.generator.width=1", "model.discriminator.width=1")
     result = gantrain(*typed, *small, "batch_size=4")
     assert result.status == 0, result.stderr
-    assert "batch_size=4: there are 3 images, so that a batch shows some of them twice" in result.stderr
+    assert "batch_size=4: there are only 3 images, so a batch holds some of them twice" in result.stderr
     assert "twice" not in gantrain(*typed, *small, "batch_size=3").stderr

@@ -101,7 +101,7 @@ def test_the_whole_contract(gantrain, tmp_path: Path) -> None:
     assert kept["dataset"]["num_images"] == 10_000
     assert kept["dataset"]["image_shape"] == [1, 28, 28]
     assert len(kept["dataset"]["fingerprint"]) == 64
-    assert set(kept["versions"]) == {"gantrain", "python", "torch"}
+    assert set(kept["versions"]) == {"gantrain", "python", "torch", "torchvision", "cuda", "driver"}
     assert kept["versions"]["torch"] == torch.__version__
     assert kept["command"][1] == "model=wgan_gp"
     assert kept["images_per_second"] == pytest.approx(48 / kept["wall_seconds"])
@@ -125,7 +125,7 @@ def test_before_the_first_step_a_summary_and_at_the_end_where_things_are(gantrai
     for stated in (
         "parameters",
         "wasserstein",
-        "gradient_penalty (10)",
+        "gradient_penalty (weight 10)",
         "Adam lr 0.0001 betas (0.0, 0.9)",
         "cpu",
         "batch 4",

@@ -70,7 +70,7 @@ def test_vectors_come_as_floats(gantrain, tmp_path: Path) -> None:
         assert archive["samples"].dtype == np.float32
     refused = gantrain("task=sample", "run=run", "output=a.png")
     assert refused.status == 2
-    assert "vectors make no picture" in refused.stderr
+    assert "vectors have no picture" in refused.stderr
 
 
 def test_the_average_is_sampled_where_there_is_one(gantrain, tmp_path: Path) -> None:

@@ -401,7 +401,12 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path: Path, case: str, way: Ru
         return make_run(tmp_path / name, width=16, every=10, way=way, case=kind)
 
     def go(run: Run, steps: int) -> None:
-        advance(run, steps, make_batches(run.dataset, batch_size=64, seed=0, device=CUDA, data_location=data_location), case=kind)
+        advance(
+            run,
+            steps,
+            make_batches(run.dataset, batch_size=64, seed=0, device=CUDA, data_location=data_location),
+            case=kind,
+        )
 
     straight, parts = make("a"), make("b")
     started(straight)
