@@ -109,6 +109,15 @@ CASES = {
     "wgan_gp": ("model=wgan_gp", "n_critic=2", *IMAGES, "ema_halflife_images=100"),
     "dcgan": ("model=dcgan", *IMAGES, "metric=[]"),
     "lazy penalty": ("model=dcgan", "model.discriminator.norm=none", *IMAGES, *LAZY_R1),
+    "statistics over the batch": (
+        *("model=dcgan", "loss=ralsgan", "regularizer=[lecam,dragan]", "regularizer.dragan.every=2", *IMAGES),
+        *("regularizer.lecam.start=2", "model.discriminator.norm=none", "augment=[diffaugment]"),
+    ),
+    "labels and lazy r1": (
+        *("network=cdcgan", "loss=relativistic", "regularizer=[r1]", "regularizer.r1.every=3", *IMAGES),
+        *("model.discriminator.norm=spectral", "model.generator.norm=layer", "accumulate=2", "schedule=[lr]"),
+        "fake_labels=empirical",
+    ),
     "dropout and noise": ("model=vanilla", *NUMBERS, *NOISE, "metric=[moments]", "model.discriminator.dropout=0.3"),
 }
 

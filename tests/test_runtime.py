@@ -24,6 +24,7 @@ from gantrain.engine.runtime import Runtime, choose
 from gantrain.errors import ConfigError
 from gantrain.game import Objective
 from gantrain.losses.nonsaturating import NonSaturating
+from gantrain.losses.relativistic import Relativistic
 from gantrain.losses.wasserstein import Wasserstein
 from gantrain.models import dcgan, mlp
 from gantrain.models.latent import Normal
@@ -32,6 +33,7 @@ from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.regularizers.input_gradient import input_gradient
 from gantrain.regularizers.input_noise import InputNoise
 from gantrain.regularizers.label_noise import LabelNoise
+from gantrain.regularizers.r1 import R1
 from gantrain.regularizers.weight_clip import WeightClip
 from gantrain.schedules.base import Clock
 from gantrain.train import TrainState, train
@@ -405,8 +407,12 @@ class Tapes:
 
     def record(self, function: Callable[[], Logs], _: torch.device) -> tuple[Callable[[], None], Logs]:
         saved, random = snapshot(self.state), torch.get_rng_state()
+        parameters = [*self.state.G.parameters(), *self.state.D.parameters()]
+        gradients = [(p.grad, p.grad.clone()) for p in parameters if p.grad is not None]
         with Tape() as tape:
             made = function()
+        for held, value in gradients:
+            held.copy_(value)
         for name, part in {"G": self.state.G, "D": self.state.D}.items():
             part.load_state_dict(saved[name])  # in place, as the tape needs it
         for name, optimizer in {"of_G": self.state.G_optimizer, "of_D": self.state.D_optimizer}.items():
@@ -434,22 +440,30 @@ def tapes(monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainState], Tapes]:
 GRAPH = Runtime(device=CPU, acceleration="graph")
 
 
+def lazy_r1() -> dict[str, Any]:
+    return {"loss": Relativistic(), "regularizers": {"r1": R1(gamma=1.0, every=2)}, "n_critic": lambda _: 1}
+
+
 @pytest.mark.parametrize(
-    ("norm", "options"),
+    ("norm", "options", "graphs"),
     [
-        ("none", {}),
-        ("batch", {"loss": NonSaturating(), "regularizers": {}, "n_critic": lambda _: 1}),
-        ("none", {"regularizers": {"weight_clip": WeightClip(limit=0.05)}}),
-        ("none", {"n_critic": lambda step: 7 if step % 5 == 0 else 2}),
+        ("none", {}, 2),
+        ("batch", {"loss": NonSaturating(), "regularizers": {}, "n_critic": lambda _: 1}, 2),
+        ("none", {"regularizers": {"weight_clip": WeightClip(limit=0.05)}}, 2),
+        ("none", {"n_critic": lambda step: 7 if step % 5 == 0 else 2}, 2),
+        ("none", lazy_r1(), 3),  # a graph for each phase
+        ("none", lazy_r1() | {"accumulate": 2}, 6),  # and for each micro-batch of it
     ],
-    ids=["wgan_gp", "dcgan", "weight clipping", "warm-up of the critic"],
+    ids=["wgan_gp", "dcgan", "weight clipping", "warm-up of the critic", "lazy r1", "lazy r1 and micro-batches"],
 )
-def test_replays_are_the_steps_to_the_bit(tapes: Callable[..., Tapes], norm: str, options: dict[str, Any]) -> None:
+def test_replays_are_the_steps_to_the_bit(
+    tapes: Callable[..., Tapes], norm: str, options: dict[str, Any], graphs: int
+) -> None:
     plain, fast = make_state(norm=norm), make_state(norm=norm)
     seen = advance(plain, Runtime(device=CPU), steps=12, **options)
     deck = tapes(fast)
     assert advance(fast, GRAPH, steps=12, **options) == seen
-    assert deck.captured == 2
+    assert deck.captured == graphs
     torch.testing.assert_close(snapshot(fast), snapshot(plain), atol=0, rtol=0)
 
 
