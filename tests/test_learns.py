@@ -104,3 +104,25 @@ def test_the_default_run_makes_all_ten_digits(tmp_path: Path) -> None:
     noise_sure, noise_kind = noise_chances.max(1)
     assert torch.bincount(noise_kind[noise_sure > 0.5], minlength=10).min() < 10
     assert (noise_sure > 0.9).float().mean() < 0.2
+
+
+def test_relativistic_pairs_with_r1_and_r2_find_25_modes(tmp_path: Path) -> None:
+    small = ("model.generator.width=128", "model.discriminator.width=128", "n_critic=1", "runtime.threads=1")
+    objective = ("loss=relativistic", "regularizer=[r1,r2]", "regularizer.r1.gamma=0.1", "regularizer.r2.gamma=0.1")
+    data = ("experiment=toy", "dataset=gaussians_25", "metric=[modes]", "callback=[evaluate,log,csv]")
+    gantrain(tmp_path, *data, *objective, *small, "optimizer.lr=1e-3", "steps=7500", "run_dir=run")
+    reached = last_row(tmp_path / "run")
+    assert reached["metric/modes_covered"] >= 24
+    assert reached["metric/high_quality"] >= 0.5
+
+
+def test_a_conditional_gan_makes_the_digits_it_is_asked_for(tmp_path: Path) -> None:
+    options = ("experiment=cgan_mnist", "dataset=digits", "callback=[log,checkpoint]", "run_dir=run")
+    gantrain(tmp_path, *options)
+    gantrain(tmp_path, "task=sample", "run=run", "num=1000", "labels=all", "output=samples.npz", "seed=1")
+    with np.load(tmp_path / "samples.npz") as archive:
+        x = to_signed(torch.from_numpy(archive["images"]).permute(0, 3, 1, 2))
+    asked = torch.arange(10).repeat_interleave(100)
+    with torch.no_grad():
+        called = train_classifier()(x).argmax(1)
+    assert (called == asked).float().mean() >= 0.85

@@ -34,8 +34,13 @@ def test_help_includes_the_users_own_configs(command, tmp_path) -> None:
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "--version"])
 def test_answers_at_once_without_torch(flag: str) -> None:
-    code = f"import sys; sys.argv[1:] = ['{flag}']; from gantrain.command.cli import main; main(); "
-    code += "print('torch' in sys.modules)"
+    code = f"""
+import sys
+sys.argv[1:] = ['{flag}']
+from gantrain.command.cli import main
+main()
+print('torch' in sys.modules)
+"""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -54,6 +54,7 @@ MISTAKES = {
     "runtime.device=cuda:99": "use runtime.device=cpu or runtime.device=auto",
     "runtime.device=gpu": "use runtime.device=cpu or runtime.device=auto",
     "dataset.image_size=30": "DCGAN makes images of 16 to 256 pixels a side, a multiple of 4, but the data has 30; try",
+    "runtime.num_workers=0": "runtime.num_workers=0: must be at least 1",
     "runtime.num_workers=1.5": "runtime.num_workers=1.5: must be a whole number",
     "run=somewhere": "run=somewhere belongs to task=sample",
     "allow=[everything]": "allow=[everything] names nothing that this config needs allowed",
