@@ -183,14 +183,14 @@ def build_objective(config: Config) -> Objective:
     )
 
 
-def build_generator(node: Node, image_shape: Sequence[int], latent: Latent, num_classes: int | None) -> nn.Module:
+def build_generator(node: Any, image_shape: Sequence[int], latent: Latent, num_classes: int | None) -> nn.Module:
     """Make G for the data's shape."""
     shape = tuple(image_shape)
     facts = (shape, latent.z_dim)
     return cast(nn.Module, make("model.generator", node, nn.Module, *facts, num_classes=num_classes))
 
 
-def build_discriminator(node: Node, image_shape: Sequence[int], num_classes: int | None, packing: int = 1) -> nn.Module:
+def build_discriminator(node: Any, image_shape: Sequence[int], num_classes: int | None, packing: int = 1) -> nn.Module:
     """Make D for the data's shape."""
 
     def build_for(shape: tuple[int, ...]) -> nn.Module:

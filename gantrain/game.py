@@ -14,7 +14,7 @@ from gantrain.losses.base import Logits, Loss, RelativisticLoss, sees_real
 from gantrain.models.calling import judged, takes_labels
 from gantrain.models.layers import couples_samples
 from gantrain.models.spectral_norm import iterate_spectral_norms
-from gantrain.regularizers.base import Auxiliary, Critic, Labels, Regularizer, UpdateBatch, overrides
+from gantrain.regularizers.base import Auxiliary, Critic, Draw, Labels, Regularizer, UpdateBatch, overrides
 from gantrain.schedules.base import Clock
 from gantrain.seeding import own_rows, whole_batch
 from gantrain.updates import Logs, LossOf, frozen, nothing
@@ -177,10 +177,20 @@ class Game:
         }
         return {name: penalty for name, penalty in made.items() if penalty is not None}
 
-    def generator_penalties(self, batch: UpdateBatch) -> dict[str, Tensor]:
+    def drawing(self, real: Batch | None) -> Draw:
+        """Return what draws latents for a penalty on G, fewer than there are real samples if these give the labels."""
+
+        def draw(n: int) -> tuple[Tensor, Labels]:
+            y = None if real is None else real.y
+            # Evenly spaced, so that every process and micro-batch takes the same part of its rows.
+            return self.draw(n, y if y is None or n >= len(y) else y[:: len(y) // n][:n])
+
+        return draw
+
+    def generator_penalties(self, batch: UpdateBatch, real: Batch | None) -> dict[str, Tensor]:
         """Compute the penalties that join G's loss, by regularizer."""
         made = {
-            f"{name}_generator": regularizer.generator_penalty(self.G_module, self.draw, batch)
+            f"{name}_generator": regularizer.generator_penalty(self.G_module, self.drawing(real), batch)
             for name, regularizer in self.objective.regularizers.items()
             if regularizer.every == 1
         }
@@ -193,8 +203,7 @@ class Game:
             def lazy_loss(real: Batch | None, clock: Clock) -> tuple[Tensor, Logs]:
                 known = required(real)
                 batch = self.batch(clock, real=lambda: known, fake=lambda: self.generate_detached(known))
-                penalty = regularizer.discriminator_penalty(self.critic(clock), batch)
-                assert penalty is not None
+                penalty = given(regularizer.discriminator_penalty(self.critic(clock), batch), name)
                 return regularizer.every * penalty, {f"penalty/{name}": penalty.detach()}
 
             return lazy_loss
@@ -211,8 +220,8 @@ class Game:
                     batch = self.batch(
                         clock, real=lambda: required(real), fake=lambda: self.generate(self.generator_rows, y)
                     )
-                    penalty = regularizer.generator_penalty(self.G_module, self.draw, batch)
-                assert penalty is not None
+                    penalty = regularizer.generator_penalty(self.G_module, self.drawing(real), batch)
+                penalty = given(penalty, name)
                 return regularizer.every * penalty, {f"penalty/{name}_generator": penalty.detach()}
 
             return lazy_loss
@@ -254,6 +263,17 @@ def required(real: Batch | None) -> Batch:
             "a penalty on the generator reads real samples, which only a loss with generator_sees_real = True brings."
         )
     return real
+
+
+def given(penalty: Tensor | None, name: str) -> Tensor:
+    """Return a penalty that has an interval of its own.
+
+    Raises:
+        ValueError: there is none, where every update of the phase needs one.
+    """
+    if penalty is None:
+        raise ValueError(f"regularizer={name} with an interval (every > 1) returned no penalty; use every=1.")
+    return penalty
 
 
 def split(logits: Float[Tensor, " both"], aux: Auxiliary, sizes: Sequence[int]) -> tuple[Verdict, Verdict]:

@@ -112,7 +112,7 @@ def train(
         with frozen(state.D):
             batch = game.generator_batch(real, clock)
             G_loss = game.generator_loss(batch)
-            penalties = game.generator_penalties(batch)
+            penalties = game.generator_penalties(batch, real)
         return add(G_loss, penalties), {"loss/generator": G_loss.detach(), **logged(penalties)}
 
     make = partial(make_player, rows=rows, accumulate=accumulate, accelerate=accelerate)

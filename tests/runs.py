@@ -16,7 +16,7 @@ from gantrain.session import checkpoint
 CLOCK = ("seconds", "throughput/images_per_second")
 """What depends on how fast it went."""
 
-COMMAND = ("config", "steps_planned", "intervals")
+COMMAND = ("config", "steps_planned", "intervals", "due_at")
 """What depends on what was typed, such as resume and run_dir."""
 
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,24 +23,33 @@ class Log(Callback):
     """Every `log_every` steps, and at the first and the last, publish the scalars of the step.
 
     A step at which an earlier callback has put in a number of its own is logged as well: a float, as metrics are, or
-    anything under its tags at its own interval. Losses and
-    penalties are noted at every step, but the device is waited for only here: a divergence is noticed at the next
-    logged step, and the step at which it began is named.
+    anything under its tags when its interval ends. Losses and penalties are noted at every step, but the device is
+    waited for only here: a divergence is noticed at the next logged step, and the step at which it began is named.
     """
 
     owns_scalars = True
 
     def __init__(self, *, every: int):
         self.every = every
+        # The last step that was logged for another reason than that the run was to end there.
+        self.due_at: int | None = None
 
     @override
     def start(self, run: Run) -> None:
+        self.earlier = [c for c in run.listeners if isinstance(c, Callback) and c.order < 0 and c.tags]
         self.rewind(run.state)
 
     @override
     def survives_rewind(self, step: int) -> bool:
-        is_measured = any(isinstance(c, Callback) and c.order < 0 and c.was_due(step) for c in self.run.listeners)
-        return not_because_of_the_end(self.run, step) or step == 1 or self.was_due(step) or is_measured
+        return not_because_of_the_end(self.run, step) or step in (1, self.due_at) or self.was_due(step)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"due_at": self.due_at}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.due_at = state.get("due_at")
 
     @override
     def rewind(self, state: TrainState) -> None:
@@ -55,8 +64,9 @@ class Log(Callback):
         tags.sort(key="loss/generator".__eq__)
         self.rows.append((state.step, tags, torch.stack([cast(Tensor, logs[tag]) for tag in tags])))
 
-        measured = any(isinstance(value, float) for value in logs.values())
-        if self.is_due(state.step) or state.step in (1, self.run.steps) or measured:
+        if state.step == 1 or self.is_due(state.step) or self.is_measured(state.step, logs):
+            self.due_at = state.step
+        if state.step in (self.due_at, self.run.steps) or any(isinstance(value, float) for value in logs.values()):
             scalars = self.read(state, logs)
             now, images = time.perf_counter(), self.run.images_seen
             scalars["throughput/images_per_second"] = (images - self.images) / (now - self.clock)
@@ -64,6 +74,17 @@ class Log(Callback):
             self.run.publish_scalars(scalars)
         elif len(self.rows) == MAX_ROWS:
             self.read(state, logs)
+
+    def is_measured(self, step: int, logs: Logs) -> bool:
+        """Tell whether an earlier callback has put in a number that was due at this step."""
+        for tag, value in logs.items():
+            owner = next((c for c in self.earlier if tag.startswith(c.tags)), None)
+            if owner is None or owner.every is None:
+                if isinstance(value, float):
+                    return True
+            elif owner.is_due(step):
+                return True
+        return False
 
     def read(self, state: TrainState, logs: Logs) -> dict[str, float]:
         """Bring the step's numbers, and those noted before, to the host in one transfer; each tensor as its mean.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.utils._pytree import tree_leaves, tree_map
 
+from gantrain.augment.base import Augment
 from gantrain.config import RuntimeConfig
 from gantrain.engine.graphs import Captured
 from gantrain.errors import ConfigError
@@ -199,7 +200,8 @@ def _uncapturable(
             return f"the optimizer {type(optimizer).__name__} cannot be captured"
     for part in parts:
         # State held in Python numbers would not change in a replay.
-        if isinstance(part, Regularizer) and any(isinstance(x, int | float) for x in tree_leaves(part.state_dict())):
+        held = part.state_dict() if isinstance(part, Regularizer | Augment) else {}
+        if any(isinstance(x, int | float) for x in tree_leaves(held)):
             return f"{type(part).__name__} keeps state in Python numbers, which a replay would not change"
     return None
 

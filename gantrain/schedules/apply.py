@@ -81,8 +81,9 @@ class Schedules:
         known: set[str] = set()
         for path, optimizer in groups.items():
             c = lazy_factor(objective.regularizers.values(), methods[path])
-            known |= {f"{path}.lr"} | ({f"{path}.beta1", f"{path}.beta2"} if "betas" in optimizer.defaults else set())
-            if c != 1 or self.by_key.keys() & known:
+            own = {f"{path}.lr"} | ({f"{path}.beta1", f"{path}.beta2"} if "betas" in optimizer.defaults else set())
+            known |= own
+            if c != 1 or self.by_key.keys() & own:
                 self.setters += self._of_optimizer(path, optimizer, c)
         known |= self._of_numbers()
         for key in self.by_key.keys() - known:

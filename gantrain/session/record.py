@@ -154,7 +154,8 @@ def git_state() -> dict[str, Any] | None:
     """Return the commit of the working directory and whether files differ from it; None outside of a repository."""
 
     def git(*arguments: str) -> str:
-        command = ["git", "--no-optional-locks", *arguments]
+        # A repository's own config may name a program for fsmonitor, which git would run.
+        command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
 
     try:

@@ -3,6 +3,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.losses.wasserstein import Wasserstein
 from gantrain.regularizers.base import Critic, Regularizer, UpdateBatch
 from gantrain.session.divergence import diverged
-from gantrain.session.run import Run
+from gantrain.session.run import Previous, Run
 from gantrain.train import TrainState
 from gantrain.updates import Logs
 
@@ -224,6 +225,52 @@ def test_losses_from_before_a_rewind_are_forgotten(make_run: MakeRun) -> None:
         log(run.state, logs_of(step))
     assert sorted(listener.heard) == [1, 10]
     assert listener.heard[10]["throughput/images_per_second"] == 0
+
+
+class Extra(Callback):
+    """Adds a number at every third step, and at the last."""
+
+    order = -1
+    tags = ("mine/",)
+    every = 3
+
+    def __init__(self, make: Callable[[float], Any]):
+        self.make = make
+
+    def __call__(self, state: TrainState, logs: Logs) -> None:
+        if self.is_due(state.step) or state.step == self.run.steps:
+            logs["mine/number"] = self.make(0.5 * state.step)
+
+
+@pytest.mark.parametrize("make", [float, np.float64, torch.tensor])
+def test_a_step_at_which_another_callback_is_due_is_logged(
+    make_run: MakeRun, complete: Complete, make: Callable[[float], Any]
+) -> None:
+    run, callbacks = make_run(log := Log(every=4), Extra(make), listener := Listener(), steps=7)
+    complete(run, callbacks)
+    assert sorted(listener.heard) == [1, 3, 4, 6, 7]
+    numbers = {step: scalars["mine/number"] for step, scalars in listener.heard.items() if "mine/number" in scalars}
+    assert numbers == {3: 1.5, 6: 3.0, 7: 3.5}
+    # Step 7 is logged only because the run ends there, which a resumed run takes back.
+    assert log.state_dict() == {"due_at": 6}
+
+
+@pytest.mark.parametrize(("step", "survives"), [(1, True), (3, True), (4, True), (5, False), (6, True), (7, False)])
+def test_a_row_at_the_step_of_a_resume_survives_if_it_was_due(
+    make_run: MakeRun, complete: Complete, step: int, survives: bool
+) -> None:
+    run, callbacks = make_run(log := Log(every=4), Extra(torch.tensor), steps=step)
+    complete(run, callbacks)
+    run.previous, run.steps = Previous(planned_steps=step, intervals=run.intervals()), 100
+    assert run.survives_rewind(step, "loss/generator") == survives
+    assert run.survives_rewind(step, "mine/number") == (step % 3 == 0)
+    assert run.survives_rewind(step - 1, "loss/generator")
+    assert not run.survives_rewind(step + 1, "loss/generator")
+    saved = log.state_dict()
+    log.load_state_dict({})
+    assert run.survives_rewind(step, "loss/generator") == (step in (1, 4))  # of a checkpoint that says nothing of it
+    log.load_state_dict(saved)
+    assert run.survives_rewind(step, "loss/generator") == survives
 
 
 def test_a_nan_penalty_is_named_before_the_loss_that_it_spoils(make_run: MakeRun, complete: Complete) -> None:
