@@ -114,15 +114,3 @@ def test_relativistic_pairs_with_r1_and_r2_find_25_modes(tmp_path: Path) -> None
     reached = last_row(tmp_path / "run")
     assert reached["metric/modes_covered"] >= 24
     assert reached["metric/high_quality"] >= 0.5
-
-
-def test_a_conditional_gan_makes_the_digits_it_is_asked_for(tmp_path: Path) -> None:
-    options = ("experiment=cgan_mnist", "dataset=digits", "callback=[log,checkpoint]", "run_dir=run")
-    gantrain(tmp_path, *options)
-    gantrain(tmp_path, "task=sample", "run=run", "num=1000", "labels=all", "output=samples.npz", "seed=1")
-    with np.load(tmp_path / "samples.npz") as archive:
-        x = to_signed(torch.from_numpy(archive["images"]).permute(0, 3, 1, 2))
-    asked = torch.arange(10).repeat_interleave(100)
-    with torch.no_grad():
-        called = train_classifier()(x).argmax(1)
-    assert (called == asked).float().mean() >= 0.85
