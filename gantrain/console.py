@@ -1,4 +1,4 @@
-"""The one console of the program, on stderr, so that messages pass above a live progress bar and not through it."""
+"""The console of the program, on stderr. All messages go through it, so they appear above a live progress bar."""
 
 import sys
 from typing import Any
@@ -7,27 +7,27 @@ from rich.console import Console
 
 
 class _Stderr:
-    """Today's sys.stderr, as long as somebody is there to read it.
+    """Writes to the current sys.stderr until a write fails, and discards everything after that.
 
-    A terminal that was closed and a pipe whose reader has gone are no reason for a run to end.
+    So closing the terminal, or the reader of a pipe, does not end a run.
     """
 
-    gone = False
+    failed = False
 
     def write(self, text: str) -> int:
-        if not self.gone:
+        if not self.failed:
             try:
                 return sys.stderr.write(text)
-            except (OSError, ValueError):  # ValueError: closed by this process
-                self.gone = True
+            except (OSError, ValueError):  # ValueError: this process closed it
+                self.failed = True
         return len(text)
 
     def flush(self) -> None:
-        if not self.gone:
+        if not self.failed:
             try:
                 sys.stderr.flush()
             except (OSError, ValueError):
-                self.gone = True
+                self.failed = True
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.stderr, name)

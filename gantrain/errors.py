@@ -1,34 +1,35 @@
-"""Errors that a person can act on: each message names the value, the rule and the remedy."""
+"""Errors for the user: each message names the value, the rule and the remedy."""
 
 
 class GantrainError(Exception):
-    """An error with a message for the user rather than a traceback.
+    """An error that is shown to the user as a message, without a traceback.
 
-    `exit_status` is what the command leaves with.
+    Attributes:
+        exit_status: exit status of the command.
     """
 
     exit_status = 1
 
 
 class UserError(GantrainError):
-    """What the user gave is wrong; found before the first step."""
+    """An error in the config or the data, found before the first step."""
 
     exit_status = 2
 
 
 class ConfigError(UserError):
-    """The config, or a combination in it, cannot work."""
+    """An option, or a combination of options, is invalid."""
 
 
 class DataError(UserError):
-    """The data is missing, broken or does not fit."""
+    """The data is missing, broken or does not fit the config."""
 
 
 class LostError(GantrainError):
-    """Another process of the run does not answer any more."""
+    """Another process of the run no longer responds."""
 
 
 class DivergedError(GantrainError):
-    """The training left the finite numbers."""
+    """Training diverged: a loss, weight or buffer became NaN or Inf."""
 
     exit_status = 3

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Write files that are either complete or absent, and explain errors of the operating system."""
 
 import errno
 import os
@@ -15,12 +15,12 @@ from filelock import FileLock, Timeout
 from gantrain.errors import ConfigError, GantrainError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The disk, the user's share of it, or the largest file allowed."""
+"""Error numbers: disk full, quota of the user exceeded, file larger than allowed."""
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a binary file that becomes `path` when the block ends well and vanishes when it does not."""
+    """Yield a binary file that replaces `path` if the block succeeds, and is removed if the block fails."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -37,7 +37,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _sync_folder(folder: Path) -> None:
-    # A name is of the folder: until that is on the disk, a power cut can undo the rename. Some disks cannot do it.
+    # Until the folder is synced too, a power failure can undo the rename. Some file systems cannot sync folders.
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -47,33 +47,33 @@ def _sync_folder(folder: Path) -> None:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Append all of `content` to a file that is there, or, where the disk is full, nothing.
+    """Append all of `content` to an existing file, or nothing if that fails.
 
     Raises:
-        OSError: nothing was appended.
+        OSError: nothing was appended, for example because the disk is full.
     """
     with path.open("r+b", buffering=0) as file:
-        end, rest = file.seek(0, os.SEEK_END), memoryview(content)
+        end, remaining = file.seek(0, os.SEEK_END), memoryview(content)
         try:
-            while rest:
-                rest = rest[file.write(rest) :]
+            while remaining:
+                remaining = remaining[file.write(remaining) :]
         except OSError:
             file.truncate(end)
             raise
 
 
 def sync(path: Path) -> None:
-    """Wait until a file that is not written atomically is on the disk as it is now."""
+    """Wait until the current content of a file is on the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Keep every other process out of a run's folder; the system ends this with the process, however that ends.
+    """Lock the folder of a run for this process; the lock ends with the process, even if it is killed.
 
     Raises:
-        ConfigError: another process is at work there, or the folder cannot be written to.
+        ConfigError: another process holds the lock, or the folder cannot be written to.
     """
     path = folder / ".hydra" / "lock"
     try:
@@ -84,8 +84,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise ConfigError(
-            f"{folder} is in use: another process is training there. Wait until it has ended, or choose "
-            "another run_dir."
+            f"{folder} is in use: another process is training there. Wait until it ends, or choose another run_dir."
         ) from None
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written to ({error.strerror}); choose another run_dir.") from error
@@ -96,10 +95,13 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def require_new_file(path: Path, option: str) -> None:
-    """Refuse a name under which nothing can be written, before the work is done that it is for.
+    """Check that a new file can be written to `path`, before any work is done.
+
+    Args:
+        option: name of the option that holds the path, for messages.
 
     Raises:
-        ConfigError: it is taken, or its folder is not there or cannot be written to.
+        ConfigError: the file exists, or its folder does not exist or cannot be written to.
     """
     if path.exists():
         raise ConfigError(f"{option}={path} exists already, and nothing is overwritten; choose another name.")
@@ -108,45 +110,45 @@ def require_new_file(path: Path, option: str) -> None:
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
-        raise ConfigError(f"{option}={path} cannot be written ({error.strerror}); choose another place.") from error
+        raise ConfigError(f"{option}={path} cannot be written ({error.strerror}); choose another path.") from error
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a killed process left of its atomic writes below `folder`, which no other may be writing to."""
+    """Remove the temporary files of killed processes below `folder`; no other process may be writing there."""
     for path in folder.rglob(".*.tmp"):
         if path.is_file():
             path.unlink(missing_ok=True)
 
 
 def explain_os_error(error: OSError, doing: str) -> GantrainError:
-    """Say what the operating system refused, as an error for the user; exit status 1."""
+    """Convert an OSError into an error for the user, with exit status 1; `doing` names the action that failed."""
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in DISK_FULL:
         return GantrainError(
-            f"The disk is full{where}: {doing} could not be finished. What was written before is whole; "
+            f"The disk is full{where}: {doing} could not be finished. Files written before are complete; "
             "free some space."
         )
     return GantrainError(f"{doing} failed{where}: {error.strerror or error}.")
 
 
 def _umask() -> int:
-    # The umask can only be read by setting it; mkstemp's files are private where a plain open would not be.
+    # The umask can only be read by setting it. mkstemp creates private files, unlike open.
     current = os.umask(0o022)
     os.umask(current)
     return current
 
 
 def free_bytes(path: Path) -> int:
-    """Free space in bytes on the disk that holds `path`, which need not exist yet."""
+    """Return the free space in bytes on the disk of `path`, which need not exist."""
     existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     return shutil.disk_usage(existing).free
 
 
 def require_space(path: Path, num_bytes: int, what: str) -> None:
-    """Refuse to start writing what the disk cannot hold.
+    """Check that the disk of `path` has `num_bytes` free, before anything is written.
 
     Raises:
-        ConfigError: fewer than `num_bytes` are free where `path` is to be.
+        ConfigError: it has less; the message starts with `what`, which is to be written.
     """
     free = free_bytes(path)
     if free < num_bytes:
@@ -157,10 +159,10 @@ def require_space(path: Path, num_bytes: int, what: str) -> None:
 
 
 def format_bytes(num_bytes: int) -> str:
-    """Write a size as people read it, in powers of 1000."""
-    size = min(num_bytes, sys.float_info.max)  # what was typed may be beyond any float
+    """Format a number of bytes with three digits and a unit, in powers of 1000."""
+    size = min(num_bytes, sys.float_info.max)  # a typed number may be larger than any float
     for unit in ("B", "kB", "MB", "GB"):
-        if size < 999.5:  # three digits would round the rest up to 1e+03
+        if size < 999.5:  # three digits would round larger values up to 1e+03
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"

@@ -1,6 +1,6 @@
-"""hydra/launcher=devices: the runs of a sweep side by side, a process each, on devices of their own.
+"""hydra/launcher=devices: run the jobs of a sweep in parallel, one process per run, each on its own device.
 
-Hydra takes its plugins from this package alone. Nothing here imports torch before a sweep begins.
+Hydra looks for plugins only in the package hydra_plugins. This module does not import torch before a sweep starts.
 """
 
 import os
@@ -27,16 +27,16 @@ from gantrain.console import console
 from gantrain.engine.cores import num_cores
 from gantrain.errors import ConfigError, GantrainError
 
-OF_THE_SWEEP = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.mode")
-"""Overrides that a single run of it does not take."""
+SWEEP_KEYS = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.mode")
+"""Prefixes of the overrides that configure the sweep, and are not passed to its runs."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one run at a time goes: a device, or a part of one.
+    """A device, or a share of one, for one run at a time.
 
     Attributes:
-        environment: what tells its process so.
+        environment: environment variables that assign the device to a process.
     """
 
     name: str
@@ -44,14 +44,15 @@ class Slot:
 
 
 class DevicesLauncher(Launcher):
-    """Starts `gantrain` once for each run, as a person would, as soon as a device is free.
+    """Starts one `gantrain` process for each run of a sweep, as soon as a device is free.
 
-    What a run says is printed behind its number. The first signal lets every run finish its step and save, and begins
-    no others; a second one ends them at once. Killed runs and refused ones do not keep the others from going on.
+    Prints the output of each run with the number of the run as a prefix. The first signal lets every running process
+    finish its step and save a checkpoint, and starts no more runs; a second signal ends the processes at once. A run
+    that fails or is killed does not stop the others.
 
     Args:
-        devices: "auto" for all GPUs, or for the CPU where there is none; numbers of GPUs; or "cpu".
-        runs_per_device: how many share a device; those on a CPU share its cores.
+        devices: "auto" (all GPUs, or the CPU if there is no GPU), a list of GPU numbers, or "cpu".
+        runs_per_device: number of runs that share a device; on the CPU they divide its cores.
     """
 
     def __init__(self, *, devices: str | int | Sequence[int | str], runs_per_device: int):
@@ -60,16 +61,16 @@ class DevicesLauncher(Launcher):
         self.devices, self.runs_per_device = devices, runs_per_device
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take in the config of the sweep."""
+        """Store the config and the task of the sweep."""
         assert isinstance(task_function, Task)
         self.task, self.config = task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run them all; what failed becomes a failure of the task.
+        """Run all jobs; failed runs are reported as failures of the task.
 
         Raises:
-            ConfigError: the devices are not there.
-            SystemExit: a signal came.
+            ConfigError: a device does not exist.
+            SystemExit: a signal was received.
         """
         slots = self.slots()
         free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
@@ -83,24 +84,24 @@ class DevicesLauncher(Launcher):
             def run(number: int, overrides: list[str]) -> int | None:
                 slot = free.get()
                 try:
-                    said = f"\nRun {number} on {slot.name}: {' '.join(overrides)}"
-                    return children.run(number, said, self.command(overrides, sweep / str(number)), slot.environment)
+                    title = f"\nRun {number} on {slot.name}: {' '.join(overrides)}"
+                    return children.run(number, title, self.command(overrides, sweep / str(number)), slot.environment)
                 finally:
                     free.put(slot)
 
             statuses = dict(zip(jobs, pool.map(run, jobs, jobs.values()), strict=True))
 
         if children.received is not None:
-            begun = sum(status is not None for status in statuses.values())
-            text = f"Stopped by {children.received.name}; {begun} of {len(jobs)} runs had begun. "
-            text += f"The same command goes on with them: run_dir={quote(str(sweep))}"
+            num_started = sum(status is not None for status in statuses.values())
+            text = f"Stopped by {children.received.name}; {num_started} of {len(jobs)} runs had started. "
+            text += f"Resume them with the same command and run_dir={quote(str(sweep))}"
             console.print(text, markup=False, soft_wrap=True)
             raise SystemExit(128 + children.received)
         for number, status in statuses.items():
             if status:
                 how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-                what = f"run {number} ({' '.join(jobs[number])}) {how}"
-                failure = GantrainError(f"{what}; what it said stands behind [{number}].")
+                run_and_reason = f"run {number} ({' '.join(jobs[number])}) {how}"
+                failure = GantrainError(f"{run_and_reason}; see its output, prefixed with [{number}].")
                 failure.exit_status = status if status > 0 else 1
                 self.task.fail(failure, failure)
         return [
@@ -109,15 +110,15 @@ class DevicesLauncher(Launcher):
         ]
 
     def command(self, overrides: Sequence[str], folder: Path) -> list[str]:
-        """Write the command of one run."""
-        of_hydra = [str(override) for override in self.config.hydra.overrides.hydra]
-        own = [override for override in (*of_hydra, *overrides) if not override.lstrip("+~").startswith(OF_THE_SWEEP)]
-        own = [override for override in own if key_of(override) != "run_dir"]
+        """Return the command of one run, as a list of words."""
+        hydra_overrides = [str(override) for override in self.config.hydra.overrides.hydra]
+        kept = [o for o in (*hydra_overrides, *overrides) if not o.lstrip("+~").startswith(SWEEP_KEYS)]
+        kept = [override for override in kept if key_of(override) != "run_dir"]
         flags = without(self.task.flags, ["-m", "--multirun"])
-        return [sys.executable, "-m", "gantrain", *flags, *own, f"run_dir={quote(str(folder))}"]
+        return [sys.executable, "-m", "gantrain", *flags, *kept, f"run_dir={quote(str(folder))}"]
 
     def slots(self) -> list[Slot]:
-        """List the slots where runs can go at the same time."""
+        """Return one slot for each run that can run at the same time."""
         names = self.names()
         if not names:
             threads = str(max(1, num_cores() // self.runs_per_device))
@@ -127,10 +128,10 @@ class DevicesLauncher(Launcher):
         return slots * self.runs_per_device
 
     def names(self) -> list[str]:
-        """List the GPUs by what CUDA_VISIBLE_DEVICES calls them; none: the CPU.
+        """Return the names of the GPUs as in CUDA_VISIBLE_DEVICES; an empty list means the CPU.
 
         Raises:
-            ConfigError: one of them is not there.
+            ConfigError: a GPU does not exist.
         """
         wanted = OmegaConf.to_object(self.devices) if OmegaConf.is_config(self.devices) else self.devices
         if wanted == "cpu" or self.config.runtime.device == "cpu":
@@ -138,31 +139,31 @@ class DevicesLauncher(Launcher):
         import torch
 
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        there = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
-        there = there[: torch.cuda.device_count()]
+        available = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+        available = available[: torch.cuda.device_count()]
         if wanted == "auto":
-            return there
-        some = [str(name) for name in (wanted if isinstance(wanted, list | tuple) else [wanted])]
-        if not some or not {*some} <= {*there}:
+            return available
+        names = [str(name) for name in (wanted if isinstance(wanted, list | tuple) else [wanted])]
+        if not names or not {*names} <= {*available}:
             raise ConfigError(
-                f"hydra.launcher.devices={wanted}: must be auto, cpu or a list of the GPUs that are here "
-                f"({', '.join(there) or 'there are none'})."
+                f"hydra.launcher.devices={wanted}: must be auto, cpu or a list of the GPUs of this machine "
+                f"({', '.join(available) or 'there are none'})."
             )
-        return some
+        return names
 
 
 class Children:
-    """The processes of the runs, which get every signal that this one gets."""
+    """The processes of the runs; forwards SIGINT, SIGTERM and SIGHUP to them."""
 
     def __init__(self, *, wants_traceback: bool) -> None:
-        self.told = {"HYDRA_FULL_ERROR": "1" if wants_traceback else ""}
+        self.environment = {"HYDRA_FULL_ERROR": "1" if wants_traceback else ""}
         self.processes: list[subprocess.Popen[str]] = []
         self.received: signal.Signals | None = None
-        self.lock = RLock()  # the handler may come upon itself
+        self.lock = RLock()  # reentrant, because a second signal can interrupt the handler of the first
 
     def __enter__(self) -> "Children":
-        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        self.previous = {s: signal.signal(s, self.forward) for s in wanted if signal.getsignal(s) != signal.SIG_IGN}
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        self.previous = {s: signal.signal(s, self.forward) for s in signals if signal.getsignal(s) != signal.SIG_IGN}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -170,7 +171,7 @@ class Children:
             signal.signal(signum, handler)
 
     def forward(self, signum: int, _: Any) -> None:
-        """Hand a signal to all."""
+        """Send a signal to every running process."""
         with self.lock:
             self.received = self.received or signal.Signals(signum)
             for process in self.processes:
@@ -178,17 +179,17 @@ class Children:
                     process.send_signal(signum)
 
     def run(self, number: int, title: str, command: Sequence[str], environment: dict[str, str]) -> int | None:
-        """Run one and print what it says behind its number; return its status, None if it was not begun."""
+        """Start a run, print its output and wait; return its exit status, or None if a signal came before the start."""
         prefix = f"[{number}] "
-        told = self.told | {"COLUMNS": str(max(40, console.width - len(prefix)))}
+        common = self.environment | {"COLUMNS": str(max(40, console.width - len(prefix)))}
         with self.lock:
             if self.received is not None:
                 return None
             console.print(title, style="bold", markup=False, soft_wrap=True)
-            # In a group of its own: the terminal would send Ctrl-C to it, and so would forward.
+            # In a process group of its own; otherwise Ctrl-C would reach it twice, from the terminal and from forward.
             process = subprocess.Popen(
                 command,
-                env=os.environ | told | environment,
+                env=os.environ | common | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

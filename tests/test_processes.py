@@ -334,7 +334,7 @@ def test_what_would_depend_on_the_number_of_processes_is_refused_or_told(ranks: 
     leader, follower = wait(ranks(*CASES["lazy penalty"], "steps=1"))
     assert (leader.status, follower.stderr) == (0, "")
     assert "LazyR1 is your own code: what it draws at random for each sample" in leader.stderr
-    with pytest.raises(ConfigError, match="BatchNorm3d in the Sequential would normalize each process's rows by"):
+    with pytest.raises(ConfigError, match="BatchNorm3d in the Sequential would normalize the rows of each process"):
         normalize_whole_batches(torch.nn.Sequential(torch.nn.BatchNorm3d(2)))
 
 

@@ -208,13 +208,13 @@ class FreshBatches:
         return other
 
     def __getitem__(self, i: int) -> Batch:
-        """Return the i-th sample of batch_size vectors."""
+        """Return the i-th batch, float32 [n, d]; with several processes, only the rows of this one."""
         whole = self.dataset.sample(self.batch_size, generator(self.seed, *self.purpose, "data", i))
         return Batch(to_device(whole if self.rows is None else whole[self.rows], self.device))
 
 
 def joined_batches(batches: Batches, i: int, *, num: int) -> Batch:
-    """Return the i-th group of `num` batches as one."""
+    """Concatenate `num` consecutive batches, starting at batch i * num."""
     if num == 1:
         return batches[i]
     parts = [batches[i * num + j] for j in range(num)]

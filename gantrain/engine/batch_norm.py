@@ -1,4 +1,4 @@
-"""BatchNorm over the rows of all processes."""
+"""Synchronize BatchNorm over all processes, with a double backward for gradient penalties."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gantrain.errors import ConfigError
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over the processes; what is differentiated is the sum of all processes' losses."""
+class _AllReduceSum(torch.autograd.Function):
+    """All-reduce (sum) whose backward pass differentiates the sum of the losses of all processes."""
 
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:
@@ -21,65 +21,66 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(_: Any, gradient: Tensor) -> Any:
-        return _Sum.apply(gradient)
+        return _AllReduceSum.apply(gradient)
 
 
 class _WholeBatchNorm(_BatchNorm):
-    """Batch normalization over the rows of all processes; it can be differentiated twice, on every device."""
+    """Normalizes over the rows of all processes; can be differentiated twice, on every device."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize by the statistics of the whole batch, in evaluation mode by the running ones."""
+        """Normalize x by the statistics of the whole batch; in evaluation mode by the running statistics."""
         if not self.training:
             return super().forward(x)
         dims, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
-        numbers = x.float() if x.dtype == torch.bfloat16 else x
-        own_mean = numbers.mean(dims)
-        own_var = (numbers - own_mean.view(shape)).square().mean(dims)
-        # Each process fills its place, so that the sum is a list of all; the variances combine as in Chan 1983.
+        values = x.float() if x.dtype == torch.bfloat16 else x
+        own_mean = values.mean(dims)
+        own_var = (values - own_mean.view(shape)).square().mean(dims)
+        # Each rank fills its own row of zeros, so the all-reduce gathers the statistics of all ranks. The variances are
+        # combined as in Chan 1983.
         size = dist.get_world_size()
-        places = torch.zeros(size, 1, 1, dtype=numbers.dtype, device=x.device)
-        places[dist.get_rank()] = 1
-        all_stats: Any = _Sum.apply(places * torch.stack([own_mean, own_var]))
+        one_hot_rank = torch.zeros(size, 1, 1, dtype=values.dtype, device=x.device)
+        one_hot_rank[dist.get_rank()] = 1
+        all_stats: Any = _AllReduceSum.apply(one_hot_rank * torch.stack([own_mean, own_var]))
         means, variances = all_stats.unbind(1)
         mean: Tensor = means.mean(0)
         var: Tensor = variances.mean(0) + (means - mean).square().mean(0)
-        self.remember(mean.detach(), var.detach(), num=size * x.numel() // x.shape[1])
-        normalized = (numbers - mean.view(shape)) * torch.rsqrt(var + self.eps).view(shape)
+        self.update_running_stats(mean.detach(), var.detach(), num=size * x.numel() // x.shape[1])
+        normalized = (values - mean.view(shape)) * torch.rsqrt(var + self.eps).view(shape)
         if self.affine:
             normalized = normalized * self.weight.view(shape) + self.bias.view(shape)
         return normalized.to(x.dtype)
 
     @torch.no_grad()
-    def remember(self, mean: Tensor, var: Tensor, *, num: int) -> None:
-        """Move the running statistics towards those of a batch of `num` numbers a channel."""
+    def update_running_stats(self, mean: Tensor, var: Tensor, *, num: int) -> None:
+        """Update the running statistics with those of a batch that has `num` values per channel."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
-        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-        self.running_var.lerp_((var * (num / (num - 1))).to(self.running_var.dtype), share)
+        weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
+        self.running_var.lerp_((var * (num / (num - 1))).to(self.running_var.dtype), weight)
 
 
 class WholeBatchNorm1d(_WholeBatchNorm, nn.BatchNorm1d):
-    """Of vectors."""
+    """BatchNorm1d over the rows of all processes."""
 
 
 class WholeBatchNorm2d(_WholeBatchNorm, nn.BatchNorm2d):
-    """Of images."""
+    """BatchNorm2d over the rows of all processes."""
 
 
 def normalize_whole_batches(network: nn.Module) -> None:
-    """Turn every batch normalization into one over all processes, its parameters and buffers staying what they are.
+    """Make every BatchNorm layer of the network normalize over all processes; parameters and buffers are kept.
 
     Raises:
-        ConfigError: one is of another kind, and would see the rows of its process alone.
+        ConfigError: the network has another type of BatchNorm layer, which would see only the rows of its own process.
     """
     kinds: dict[type, type] = {nn.BatchNorm1d: WholeBatchNorm1d, nn.BatchNorm2d: WholeBatchNorm2d}
     for module in network.modules():
         if isinstance(module, _BatchNorm) and type(module) not in (*kinds, *kinds.values(), nn.SyncBatchNorm):
             raise ConfigError(
-                f"{type(module).__name__} in the {type(network).__name__} would normalize each process's rows by "
-                "themselves; take torch's BatchNorm1d, BatchNorm2d or SyncBatchNorm, or a single process."
+                f"{type(module).__name__} in the {type(network).__name__} would normalize the rows of each process "
+                "separately; use BatchNorm1d, BatchNorm2d or SyncBatchNorm of torch, or a single process."
             )
-        # In place, for the optimizer holds the parameters already.
+        # In place, because the optimizer already refers to the parameters.
         module.__class__ = kinds.get(type(module), type(module))

@@ -1,4 +1,4 @@
-"""What torchrun, or a cluster's launcher, tells the processes that it starts; nothing here imports torch by itself."""
+"""Read the rank of this process from the environment variables of torchrun or a cluster launcher, without torch."""
 
 import os
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Place:
-    """This process among those that train one run.
+    """The rank of this process among those that train one run.
 
     Attributes:
-        rank: its number among all; 0 writes the files and talks.
-        world_size: how many there are.
-        local_rank: its number on its machine, and that of its GPU.
+        rank: 0 to world_size - 1; rank 0 writes the files and prints.
+        world_size: number of processes.
+        local_rank: rank among the processes of this machine, and the index of the GPU.
     """
 
     rank: int = 0
@@ -20,7 +20,7 @@ class Place:
 
 
 def place() -> Place:
-    """Read it off the environment; alone where torchrun did not start the process."""
+    """Read the rank of this process from the environment; rank 0 of 1 if torchrun did not start it."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return Place()
     rank, world_size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
@@ -28,12 +28,12 @@ def place() -> Place:
 
 
 def is_of_torchrun() -> bool:
-    """Whether torchrun itself started this process, which then has to hand nothing back."""
+    """Return whether torchrun itself started this process (a process of submitit must return a result)."""
     return "TORCHELASTIC_RUN_ID" in os.environ and "SUBMITIT_EXECUTOR" not in os.environ
 
 
 def adopt_submitit() -> None:
-    """Where submitit started this process among several of one job, put down what torchrun would tell them."""
+    """Set the environment variables of torchrun, if submitit started this process as one of several in a job."""
     if "SUBMITIT_EXECUTOR" not in os.environ:
         return
     from submitit import JobEnvironment

@@ -1,4 +1,4 @@
-"""What a metric is."""
+"""The interface of metrics."""
 
 from collections.abc import Callable
 from typing import ClassVar, Literal, Protocol, runtime_checkable
@@ -10,20 +10,24 @@ from gantrain.datasets.base import Dataset
 
 @runtime_checkable
 class Metric(Protocol):
-    """A judgement of the generator by its samples.
+    """Scores the samples of a generator.
 
     Attributes:
-        num_samples: how many samples it wants.
-        better: by number that it returns, whether higher or lower is better.
+        num_samples: number of generated samples that the metric uses.
+        better: for each score, whether higher or lower is better; scores without an entry have no direction.
     """
 
     num_samples: int
     better: ClassVar[dict[str, Literal["higher", "lower"]]]
 
     def check(self, real: Dataset) -> None:
-        """Refuse data that it cannot judge, before the first step; ValueError names the remedy."""
+        """Check, before the first step, that the metric applies to the data.
+
+        Raises:
+            ValueError: it does not; the message names the remedy.
+        """
         ...
 
     def __call__(self, sample: Callable[[int], Tensor], real: Dataset) -> dict[str, float]:
-        """Judge; `sample(n)` gives n samples on the CPU, float32, as the generator makes them."""
+        """Return the scores by name; `sample(n)` returns n generated samples, float32 on the CPU."""
         ...

@@ -1,4 +1,4 @@
-"""How many of a mixture's modes the generator finds."""
+"""Count the modes of a mixture that the generator covers."""
 
 from collections.abc import Callable
 from typing import ClassVar, Literal
@@ -12,13 +12,16 @@ from gantrain.metrics.moments import vectors
 
 
 class Modes:
-    """Modes covered, and the share of samples near any mode.
+    """Counts the modes covered, and measures the fraction of high-quality samples.
 
-    Source: Lin 2018 (PacGAN), section 4.1, after Srivastava 2017 (VEEGAN): a sample within 3 standard deviations of a
-    mode is of high quality, and a mode that has one is covered; 2,500 samples.
+    A sample within radius_stds standard deviations of a mode is of high quality; a mode with such a sample is covered.
+    The paper uses 3 standard deviations and 2,500 samples.
+
+    Source: Lin 2018 (PacGAN), section 4.1, after Srivastava 2017 (VEEGAN).
 
     Args:
-        radius_stds: how near a sample must be, in the mode's standard deviations.
+        num_samples: number of generated samples.
+        radius_stds: maximum distance of a high-quality sample from its mode, in standard deviations of the mode.
     """
 
     better: ClassVar[dict[str, Literal["higher", "lower"]]] = {"modes_covered": "higher", "high_quality": "higher"}
@@ -31,34 +34,34 @@ class Modes:
         self.num_samples, self.radius_stds = num_samples, radius_stds
 
     def check(self, real: Dataset) -> None:
-        """Refuse data without modes.
+        """Check that the data has modes.
 
         Raises:
-            ValueError: the dataset is no mixture.
+            ValueError: the dataset is not a mixture.
         """
         mixture(real)
 
     def __call__(self, sample: Callable[[int], Tensor], real: Dataset) -> dict[str, float]:
-        """Judge by "modes_covered", a count, and "high_quality", a share in [0, 1]."""
+        """Return "modes_covered", a count, and "high_quality", a fraction in [0, 1]."""
         modes, std = mixture(real)
         distance, nearest = torch.cdist(sample(self.num_samples), modes).min(1)
-        good = distance <= self.radius_stds * std
+        high_quality = distance <= self.radius_stds * std
         return {
-            "modes_covered": float(len(set(nearest[good].tolist()))),
-            "high_quality": good.float().mean().item(),
+            "modes_covered": float(len(set(nearest[high_quality].tolist()))),
+            "high_quality": high_quality.float().mean().item(),
         }
 
 
 def mixture(real: Dataset) -> tuple[Float[Tensor, "k d"], float]:
-    """Return the data's modes and the standard deviation around each.
+    """Return the centers and the standard deviation of the modes.
 
     Raises:
-        ValueError: the dataset is no mixture.
+        ValueError: the dataset is not a mixture.
     """
     distribution = vectors(real)
     if distribution.modes is None or distribution.mode_std is None:
         raise ValueError(
-            f"dataset={real.name}: it has no separate modes to count; leave modes out of metric=[...] or choose a "
-            "mixture of Gaussians."
+            f"dataset={real.name} has no separate modes to count; remove modes from metric=[...] or choose a mixture "
+            "such as dataset=gaussians_25."
         )
     return distribution.modes, distribution.mode_std

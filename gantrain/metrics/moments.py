@@ -1,4 +1,4 @@
-"""Mean and standard deviation of vectors."""
+"""Compare mean and standard deviation of generated vectors with those of the data."""
 
 from collections.abc import Callable
 from typing import ClassVar, Literal
@@ -10,11 +10,15 @@ from gantrain.datasets.base import Dataset, Distribution
 from gantrain.seeding import generator
 
 NUM_REAL = 100_000
-"""Real samples drawn where no closed form is known: their error is a 300th of a standard deviation."""
+"""Real samples drawn without a closed form; the standard error of their mean is 1/300 of a standard deviation."""
 
 
 class Moments:
-    """mean and std of each coordinate, and how far the worst of them is from the data's."""
+    """Measures mean and std of each coordinate, and their largest absolute error over the coordinates.
+
+    Args:
+        num_samples: number of generated samples, at least 2.
+    """
 
     better: ClassVar[dict[str, Literal["higher", "lower"]]] = {"mean_error": "lower", "std_error": "lower"}
 
@@ -24,26 +28,26 @@ class Moments:
         self.num_samples = num_samples
 
     def check(self, real: Dataset) -> None:
-        """Refuse images.
+        """Check that the data consists of vectors.
 
         Raises:
-            ValueError: the dataset is no distribution over vectors.
+            ValueError: the dataset is not a distribution over vectors.
         """
         vectors(real)
 
     def __call__(self, sample: Callable[[int], Tensor], real: Dataset) -> dict[str, float]:
-        """Judge by "mean" and "std" (with coordinates "mean_0", ...), "mean_error" and "std_error"."""
+        """Return "mean", "std" (for several coordinates "mean_0", ...), "mean_error" and "std_error"."""
         fake = sample(self.num_samples).double()
-        numbers: dict[str, float] = {}
+        scores: dict[str, float] = {}
         for name, values, target in zip(("mean", "std"), (fake.mean(0), fake.std(0)), moments(real), strict=True):
             for i, value in enumerate(values.tolist()):
-                numbers[name if len(values) == 1 else f"{name}_{i}"] = value
-            numbers[f"{name}_error"] = (values - target).abs().max().item()
-        return numbers
+                scores[name if len(values) == 1 else f"{name}_{i}"] = value
+            scores[f"{name}_error"] = (values - target).abs().max().item()
+        return scores
 
 
 def moments(real: Dataset) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the data's coordinates: in closed form, else of a large sample."""
+    """Return mean and standard deviation of each coordinate of the data [d], in closed form or from a large sample."""
     distribution = vectors(real)
     if distribution.mean is not None and distribution.std is not None:
         return torch.tensor(distribution.mean).double(), torch.tensor(distribution.std).double()
@@ -52,14 +56,14 @@ def moments(real: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def vectors(real: Dataset) -> Distribution:
-    """Return the dataset as what it is, if it is a distribution over vectors.
+    """Return the dataset itself, checked to be a distribution over vectors.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is not one.
     """
     if not isinstance(real, Distribution):
         raise ValueError(
-            f"dataset={real.name}: moments and modes are those of vectors, and this one has images; leave them out of "
-            "metric=[...] or choose data such as dataset=gaussian."
+            f"dataset={real.name} has images, but the metrics moments and modes need vectors; remove them from "
+            "metric=[...] or choose a dataset such as gaussian."
         )
     return real

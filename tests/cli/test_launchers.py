@@ -96,7 +96,7 @@ def test_a_signal_lets_all_save_and_the_same_command_goes_on(start: Any, tmp_pat
     command.process.send_signal(signal.SIGTERM)
     status, said = command.wait()
     assert status == 143, said
-    assert "Stopped by SIGTERM; 2 of 3 runs had begun. The same command goes on with them: run_dir=sweep" in said
+    assert "Stopped by SIGTERM; 2 of 3 runs had started. Resume them with the same command and run_dir=sweep" in said
     done = [record(tmp_path / f"sweep/{i}") for i in (0, 1)]
     for number, r in enumerate(done):
         assert r["status"] == "stopped"

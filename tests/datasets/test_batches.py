@@ -22,7 +22,7 @@ from gantrain.datasets.batches import (
 from gantrain.datasets.toys import gaussian, gaussians_8
 
 CPU = torch.device("cpu")
-# Data sets that the batch divides, that it does not, that are as large, a little smaller, and many times smaller.
+# (images, batch size): divisible, not divisible, equal, and datasets smaller than a batch.
 SIZES = [(12, 4), (10, 4), (7, 3), (5, 5), (5, 7), (3, 20), (1, 4)]
 
 
@@ -37,7 +37,7 @@ def batches_of(num_images: int, batch_size: int, *, seed: int = 0) -> ImageBatch
 
 
 @pytest.mark.parametrize(("num_images", "batch_size"), SIZES)
-def test_every_image_is_seen_exactly_once_an_epoch(num_images: int, batch_size: int) -> None:
+def test_every_image_is_seen_once_per_epoch(num_images: int, batch_size: int) -> None:
     batches = batches_of(num_images, batch_size)
     num_epochs = 6
     shown = torch.cat([batches.indices(i) for i in range(math.ceil(num_epochs * num_images / batch_size))])
@@ -75,8 +75,8 @@ def test_every_epoch_and_seed_has_its_own_order() -> None:
 
 def test_every_image_is_equally_likely_at_every_position() -> None:
     first = torch.stack([batches_of(5, 5, seed=seed).indices(0) for seed in range(2000)])
-    for place in first.T:
-        counts = torch.bincount(place, minlength=5)
+    for position in first.T:
+        counts = torch.bincount(position, minlength=5)
         assert stats.chisquare(counts.numpy()).pvalue > 1e-4
 
 
@@ -124,18 +124,18 @@ def drawn(num_images: int) -> ImageDataset:
 
 
 @pytest.mark.parametrize(("num_images", "batch_size"), [(200, 64), (30, 64)])
-def test_images_are_mirrored_as_numpy_does_by_fair_coins(num_images: int, batch_size: int) -> None:
+def test_images_are_mirrored_with_probability_one_half(num_images: int, batch_size: int) -> None:
     dataset = drawn(num_images)
     plain = ImageBatches(dataset, batch_size=batch_size, seed=0, device=CPU)
     mirrored = ImageBatches(dataset, batch_size=batch_size, seed=0, device=CPU, mirror=True)
-    coins = []
+    flipped = []
     for i in range(40):
         for image, shown in zip(plain[i].x.numpy(), mirrored[i].x.numpy(), strict=True):
             is_same = (image == shown).all()
             assert is_same or (image[:, :, ::-1] == shown).all()
-            coins.append(not is_same)
-    assert stats.binomtest(sum(coins), len(coins)).pvalue > 1e-3
-    epochs = [coins[k * num_images : (k + 1) * num_images] for k in range(len(coins) // num_images)]
+            flipped.append(not is_same)
+    assert stats.binomtest(sum(flipped), len(flipped)).pvalue > 1e-3
+    epochs = [flipped[k * num_images : (k + 1) * num_images] for k in range(len(flipped) // num_images)]
     assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
 
 
@@ -153,8 +153,8 @@ def test_mirrored_batches_do_not_depend_on_order_prefetching_or_sharding() -> No
     assert not torch.equal(batches(seed=1)[0].x, expected[0])
 
 
-def test_a_tensor_that_is_on_the_device_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pinning takes memory of the host alone; the coins of images that lie on the device lie there too."""
+def test_a_tensor_on_the_device_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only host memory can be pinned; with resident images the mirror flags are on the device as well."""
     pinned: list[torch.device] = []
 
     def pin(x: torch.Tensor) -> torch.Tensor:
@@ -190,7 +190,7 @@ def test_fresh_batches_follow_the_distribution() -> None:
     assert stats.kstest(samples.flatten().numpy(), "norm", (3.0, 2.0)).pvalue > 1e-3
 
 
-def test_images_come_as_permutations_and_distributions_as_fresh_samples() -> None:
+def test_make_batches_chooses_the_type_by_dataset() -> None:
     images = make_batches(numbered(10), batch_size=4, seed=0, device=CPU)
     vectors = make_batches(gaussian(mean=0.0, std=1.0), batch_size=4, seed=0, device=CPU)
     assert isinstance(images, ImageBatches)
@@ -207,7 +207,7 @@ def labelled(num_images: int) -> ImageDataset:
 
 
 def all_of(batch: Batch) -> torch.Tensor:
-    """Pixels and labels side by side, to compare both at once."""
+    """Concatenate pixels and labels, to compare both at once."""
     assert batch.y is not None
     return torch.cat([batch.x.flatten(1), batch.y[:, None]], dim=1)
 
@@ -238,7 +238,7 @@ def test_labels_are_left_out_unless_asked_for() -> None:
         assert served[0].y is None
 
 
-def test_the_generator_has_a_sequence_of_its_own() -> None:
+def test_for_generator_gives_another_order() -> None:
     images = ImageBatches(labelled(50), batch_size=8, seed=0, device=CPU, mirror=True, labels=True)
     vectors = FreshBatches(gaussian(mean=0.0, std=1.0), batch_size=8, seed=0, device=CPU)
     served: tuple[Batches, ...] = (images, Prefetcher(images), vectors)
@@ -255,7 +255,7 @@ def test_the_generator_has_a_sequence_of_its_own() -> None:
     assert sorted(shown.tolist()) == list(range(50))
 
 
-def test_joined_batches_are_consecutive_ones() -> None:
+def test_joined_batches_are_consecutive() -> None:
     batches = ImageBatches(labelled(50), batch_size=4, seed=0, device=CPU, labels=True)
     assert torch.equal(all_of(joined_batches(batches, 3, num=1)), all_of(batches[3]))
     expected = torch.cat([all_of(batches[i]) for i in (6, 7, 8)])
@@ -266,6 +266,6 @@ def test_joined_batches_are_consecutive_ones() -> None:
     assert joined.y is None
 
 
-def test_images_that_are_not_bytes_are_refused() -> None:
+def test_images_must_be_uint8() -> None:
     with pytest.raises(TypeCheckError):
         ImageDataset("floats", torch.rand(4, 1, 2, 2), labels=None, num_classes=None, fingerprint="f")

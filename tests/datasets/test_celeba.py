@@ -46,7 +46,7 @@ def expected(folder: Path, crop: int | None) -> np.ndarray:
 
 
 @pytest.mark.parametrize("crop", [178, 108, 121, None])
-def test_pixels_like_torchvision(tmp_path: Path, crop: int | None):
+def test_pixels_equal_torchvision(tmp_path: Path, crop: int | None):
     folder = tmp_path / "celeba/img_align_celeba"
     write(folder)
     dataset = load(tmp_path, tmp_path / "cache", crop=crop)
@@ -68,7 +68,7 @@ def test_folder_and_zip_give_the_same(tmp_path: Path, where: str):
     assert {load(root, tmp_path / "cache").fingerprint for root in as_root} == {first.fingerprint}
 
 
-def test_says_how_many_were_found(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch):
+def test_number_of_images_found_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch):
     write(tmp_path / "celeba/img_align_celeba")
     load(tmp_path, tmp_path / "cache")
     assert "Found 3 of 202,599 CelebA images" in next(r.message for r in caplog.records if r.levelname == "WARNING")
@@ -78,12 +78,12 @@ def test_says_how_many_were_found(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert not [r for r in caplog.records if r.levelname == "WARNING"]
 
 
-def test_missing(tmp_path: Path):
+def test_missing_files_are_an_error(tmp_path: Path):
     with pytest.raises(DataError, match=r"img_align_celeba\.zip, in .*/celeba\. Put them there.*download=true"):
         load(tmp_path, tmp_path / "cache")
 
 
-def test_download_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_failed_download_names_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def fail(*args: object) -> None:
         raise RuntimeError("too many users have viewed this file")
 

@@ -28,7 +28,7 @@ def write(folder: Path, **changes: object) -> None:
 
 
 def python2_pickle(data: np.ndarray, labels: list[int]) -> bytes:
-    """What Python 2's cPickle wrote: str is a byte string (opcodes U, T), and numpy lives in numpy.core."""
+    """Pickle a batch as cPickle of Python 2 did: str is a byte string (opcodes U, T), and numpy is in numpy.core."""
 
     def string(text: bytes) -> bytes:
         return b"U" + bytes([len(text)]) + text if len(text) < 256 else b"T" + len(text).to_bytes(4, "little") + text
@@ -49,7 +49,7 @@ def load(root: Path, *, image_size: int | None = None, download: bool = False):
     return cifar10(root=str(root), download=download, image_size=image_size, cache_dir=str(root / "cache"))
 
 
-def test_native(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_native_size(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     write(tmp_path / "cifar-10-batches-py")
     dataset = load(tmp_path)
     assert torch.equal(dataset.images, torch.from_numpy(PIXELS.reshape(20, 3, 32, 32)))
@@ -59,7 +59,7 @@ def test_native(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     assert "differ from the published pixels" in caplog.text
 
 
-def test_published_pixels_pass_in_silence(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch):
+def test_published_pixels_give_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch):
     write(tmp_path / "cifar-10-batches-py")
     for i in range(5):
         rows = b"".join(bytes([y]) + x.tobytes() for x, y in zip(PIXELS[i], LABELS[i], strict=True))
@@ -69,14 +69,14 @@ def test_published_pixels_pass_in_silence(tmp_path: Path, caplog: pytest.LogCapt
     assert not caplog.records
 
 
-def test_python2_originals(tmp_path: Path):
+def test_pickles_of_python2_are_read(tmp_path: Path):
     (tmp_path / "batch").write_bytes(python2_pickle(PIXELS[0], LABELS[0].tolist()))
     images, labels = read_batch(tmp_path / "batch")
     np.testing.assert_array_equal(images, PIXELS[0].reshape(4, 3, 32, 32))
     np.testing.assert_array_equal(labels, LABELS[0])
 
 
-def test_resized(tmp_path: Path):
+def test_resized_pixels_equal_pillow(tmp_path: Path):
     write(tmp_path / "cifar-10-batches-py")
     found = load(tmp_path, image_size=48).images[5].numpy()
     image = Image.fromarray(PIXELS[1, 1].reshape(3, 32, 32).transpose(1, 2, 0))
@@ -151,12 +151,12 @@ def test_large_files_are_not_read(tmp_path: Path):
         read_batch(tmp_path / "batch")
 
 
-def test_missing(tmp_path: Path):
+def test_missing_files_are_an_error(tmp_path: Path):
     with pytest.raises(DataError, match=r"data_batch_5 .* in .*cifar-10-batches-py.*dataset\.download=true"):
         load(tmp_path)
 
 
-def test_download_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_failed_download_names_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
     with pytest.raises(DataError, match=r"The download failed .*refused"):
         load(tmp_path, download=True)

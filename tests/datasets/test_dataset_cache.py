@@ -35,7 +35,7 @@ LABELS = np.arange(NUM) % 7
 
 
 class Counted:
-    """Decodes by looking up, counts in all processes, and fails on request."""
+    """Decodes by a lookup, counts the calls over all processes, and fails for the images in `bad`."""
 
     def __init__(self, bad: tuple[int, ...] = ()):
         self.calls, self.bad = multiprocessing.Value("i", 0), bad
@@ -84,7 +84,7 @@ def test_second_load_does_not_decode(tmp_path: Path):
         assert (dataset.name, dataset.num_classes) == ("things", 7)
 
 
-def test_files_are_what_numpy_writes(tmp_path: Path):
+def test_cache_files_can_be_read_by_numpy(tmp_path: Path):
     load(source(Counted()), tmp_path)
     key = source(Counted()).key()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -96,7 +96,7 @@ def test_files_are_what_numpy_writes(tmp_path: Path):
 
 
 @pytest.mark.parametrize("ask", ["images", "labels", "fingerprint", "prepare"])
-def test_decoded_once_when_first_asked_for(tmp_path: Path, ask: str):
+def test_decodes_once_at_first_use(tmp_path: Path, ask: str):
     decode = Counted()
     dataset = cached(source(decode), cache_dir=tmp_path / "cache", max_bad_fraction=0.0)
     assert (dataset.name, dataset.num_classes) == ("things", 7)
@@ -109,12 +109,12 @@ def test_decoded_once_when_first_asked_for(tmp_path: Path, ask: str):
     assert torch.equal(dataset.images, torch.from_numpy(IMAGES))
 
 
-def test_images_that_are_gathered_are_those_of_the_map(tmp_path: Path):
+def test_gathered_images_equal_the_mapped_images(tmp_path: Path):
     dataset = load(source(Counted()), tmp_path)
     indices = torch.tensor([99, 0, 7, 7, 50])
     gathered = dataset.gather(indices)
     assert torch.equal(gathered, torch.from_numpy(IMAGES)[indices])
-    gathered[...] = 0  # it is the caller's own
+    gathered[...] = 0  # a copy that the caller may change
     assert torch.equal(dataset.images, torch.from_numpy(IMAGES))
     assert dataset.gather(indices[:0]).shape == (0, 3, 5, 4)
     for wrong in (-1, NUM):
@@ -122,7 +122,7 @@ def test_images_that_are_gathered_are_those_of_the_map(tmp_path: Path):
             dataset.gather(torch.tensor([wrong]))
 
 
-def test_a_cache_that_shrinks_while_it_is_read_is_an_error_and_no_crash(tmp_path: Path):
+def test_a_cache_that_shrinks_is_an_error_and_not_a_crash(tmp_path: Path):
     dataset = load(source(Counted()), tmp_path)
     (path,) = tmp_path.glob("*.npy")
     os.truncate(path, path.stat().st_size - 59)  # one byte of the last image is left
@@ -130,7 +130,7 @@ def test_a_cache_that_shrinks_while_it_is_read_is_an_error_and_no_crash(tmp_path
         dataset.gather(torch.tensor([NUM - 1]))
 
 
-def test_what_was_decoded_from_is_let_go(tmp_path: Path):
+def test_the_source_is_released_after_decoding(tmp_path: Path):
     decode = Counted()
     gone = weakref.ref(decode)
     dataset = cached(source(decode), cache_dir=tmp_path, max_bad_fraction=0.0)
@@ -140,14 +140,14 @@ def test_what_was_decoded_from_is_let_go(tmp_path: Path):
     assert gone() is None
 
 
-def test_num_images_shrinks_by_the_bad_ones(tmp_path: Path):
+def test_num_images_does_not_count_bad_images(tmp_path: Path):
     dataset = cached(source(Counted(bad=(5, 6))), cache_dir=tmp_path, max_bad_fraction=0.1)
     assert dataset.num_images == NUM
     dataset.prepare()
     assert dataset.num_images == len(dataset.images) == NUM - 2
 
 
-def test_a_failed_decoding_fails_again(tmp_path: Path):
+def test_decoding_fails_again_after_a_failure(tmp_path: Path):
     dataset = cached(source(Counted(bad=(5,))), cache_dir=tmp_path, max_bad_fraction=0.0)
     for _ in range(2):
         with pytest.raises(DataError, match="1 of 100 images"):
@@ -155,16 +155,16 @@ def test_a_failed_decoding_fails_again(tmp_path: Path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_cache_larger_than_memory_is_mapped_at_once(tmp_path: Path):
+def test_a_cache_larger_than_memory_is_mapped_immediately(tmp_path: Path):
     decode, num_images = Counted(), 2**20
     many = {"names": ["x.png"] * num_images, "listing": [], "labels": None, "num_classes": None}
     made = source(decode, image_shape=(1, 1024, 1024), **many)
     stem = tmp_path / f"things-{made.key()[:16]}"
-    with Path(f"{stem}.npy").open("wb") as file:  # 1 TiB, in a file of holes
+    with Path(f"{stem}.npy").open("wb") as file:  # 1 TiB, in a sparse file
         module._write_header(file, (num_images, 1, 1024, 1024))
         file.truncate(file.tell() + 2**40)
-        noted = module._file_stamp(file)
-    facts = {"version": 2, "key": made.key(), "bad": {}, "fingerprint": "f", "file": noted}
+        stamp = module._file_stamp(file)
+    facts = {"version": 2, "key": made.key(), "bad": {}, "fingerprint": "f", "file": stamp}
     Path(f"{stem}.json").write_text(json.dumps(facts))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     dataset = load(made, tmp_path)
@@ -177,7 +177,7 @@ def test_a_cache_larger_than_memory_is_mapped_at_once(tmp_path: Path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOMEM, errno.EACCES])
-def test_a_cache_that_cannot_be_read_is_not_built_again(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch):
+def test_an_unreadable_cache_is_not_rebuilt(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch):
     load(source(Counted()), tmp_path)
 
     def fail(*_: object, **__: object) -> None:
@@ -190,7 +190,7 @@ def test_a_cache_that_cannot_be_read_is_not_built_again(tmp_path: Path, number: 
     assert decode.count == 0
 
 
-def test_what_a_killed_builder_left_is_removed_after_a_day(tmp_path: Path):
+def test_temporary_files_of_killed_processes_are_removed_after_a_day(tmp_path: Path):
     names = [".things-a.npy.x1.tmp", ".things-b.labels.npy.x2.tmp", ".things-a.npy.x3.tmp", ".others-a.npy.x4.tmp"]
     hours = [25, 30, 23, 99]
     for name, age in zip(names, hours, strict=True):
@@ -209,7 +209,7 @@ def test_what_a_killed_builder_left_is_removed_after_a_day(tmp_path: Path):
         {"name": "others"},
     ],
 )
-def test_any_change_decodes_again(tmp_path: Path, changes: dict):
+def test_any_change_of_the_source_decodes_again(tmp_path: Path, changes: dict):
     decode = Counted()
     load(source(decode), tmp_path)
     load(source(decode, **changes), tmp_path)
@@ -266,7 +266,7 @@ SPOILED = [truncate, extend, empty, reshape, flip, flip_without_a_trace, transpo
 
 
 @pytest.mark.parametrize("damage", SPOILED)
-def test_damaged_cache_is_built_again(tmp_path: Path, damage, caplog: pytest.LogCaptureFixture):
+def test_a_damaged_cache_is_rebuilt(tmp_path: Path, damage, caplog: pytest.LogCaptureFixture):
     load(source(Counted()), tmp_path)
     path = tmp_path / f"things-{source(Counted()).key()[:16]}.npy"
     damage(path)
@@ -280,14 +280,14 @@ def test_damaged_cache_is_built_again(tmp_path: Path, damage, caplog: pytest.Log
     assert decode.count == NUM
 
 
-def test_a_pipe_in_the_place_of_a_cache_is_not_waited_for(tmp_path: Path):
+def test_a_pipe_instead_of_a_cache_does_not_block(tmp_path: Path):
     load(source(Counted()), tmp_path)
     pipe(tmp_path / f"things-{source(Counted()).key()[:16]}.npy")
     with pytest.raises(DataError, match=r"things-.*\.npy cannot be read \(it is not a regular file\)"):
         load(source(Counted()), tmp_path)
 
 
-def test_a_large_cache_is_compared_when_it_was_touched_and_then_no_more(tmp_path: Path, monkeypatch):
+def test_a_large_cache_is_verified_once_after_it_was_modified(tmp_path: Path, monkeypatch):
     compared = []
     digest = hashlib.file_digest
     monkeypatch.setattr(module, "VERIFIED_BYTES", IMAGES.nbytes - 1)
@@ -306,14 +306,14 @@ def test_a_large_cache_is_compared_when_it_was_touched_and_then_no_more(tmp_path
     assert (len(compared), decode.count) == (2, 2 * NUM)
 
 
-def test_a_small_cache_is_compared_whenever_it_is_loaded(tmp_path: Path, monkeypatch):
+def test_a_small_cache_is_verified_at_every_load(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(module, "VERIFIED_BYTES", IMAGES.nbytes)
     load(source(Counted()), tmp_path)
     flip_without_a_trace(tmp_path / f"things-{source(Counted()).key()[:16]}.npy")
     assert torch.equal(load(source(Counted()), tmp_path).images, torch.from_numpy(IMAGES))
 
 
-def test_other_labels_than_when_it_was_built(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_changed_labels_rebuild_the_cache(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     load(source(Counted()), tmp_path)
     dataset = load(source(Counted(), labels=LABELS[::-1].copy()), tmp_path)
     assert dataset.labels.tolist() == LABELS[::-1].tolist()
@@ -346,7 +346,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_damaged_manifest_is_built_again(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture):
+def test_a_damaged_manifest_rebuilds_the_cache(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture):
     load(source(Counted()), tmp_path)
     path = next(tmp_path.glob("*.json"))
     hostile = HOSTILE[kind]
@@ -360,7 +360,7 @@ def test_damaged_manifest_is_built_again(tmp_path: Path, kind: str, caplog: pyte
 
 
 @pytest.mark.parametrize("noted", [None, [], {"num_bytes": "many"}, {"num_bytes": 1e999, "mtime_ns": -1}, "x"])
-def test_a_note_about_the_file_that_is_wrong_is_mended(tmp_path: Path, noted: object):
+def test_a_wrong_file_stamp_in_the_manifest_is_corrected(tmp_path: Path, noted: object):
     load(source(Counted()), tmp_path)
     path = next(tmp_path.glob("*.json"))
     before = path.read_text()
@@ -371,7 +371,7 @@ def test_a_note_about_the_file_that_is_wrong_is_mended(tmp_path: Path, noted: ob
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 7, None])
-def test_any_number_of_workers_decodes_the_same(tmp_path: Path, num_workers: int | None):
+def test_the_number_of_workers_does_not_change_the_images(tmp_path: Path, num_workers: int | None):
     workers = tmp_path / "workers"
     workers.mkdir()
 
@@ -393,15 +393,15 @@ def test_any_number_of_workers_decodes_the_same(tmp_path: Path, num_workers: int
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads decode")
-def test_what_a_worker_dies_of_is_told(tmp_path: Path):
+def test_a_killed_worker_is_an_error_that_names_the_images(tmp_path: Path):
     def decode(i: int) -> np.ndarray:
         if i == 50:
             os.kill(os.getpid(), signal.SIGKILL)
         return IMAGES[i]
 
     dataset = cached(source(decode), cache_dir=tmp_path, max_bad_fraction=0.0)
-    told = r"A process that decodes images died, at an image between .* and .*runtime\.num_workers=1"
-    with pytest.raises(GantrainError, match=told) as raised:
+    message = r"A process that decodes images died, at an image between .* and .*runtime\.num_workers=1"
+    with pytest.raises(GantrainError, match=message) as raised:
         dataset.prepare(num_workers=2)
     first, last = re.search(r"between (\S+) and (\S+)\.", str(raised.value)).groups()
     names = list(source(decode).names)
@@ -410,8 +410,8 @@ def test_what_a_worker_dies_of_is_told(tmp_path: Path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads decode")
-def test_workers_ignore_what_this_process_ignores(tmp_path: Path):
-    """A terminal that goes away sends SIGHUP to all; nohup has it ignored."""
+def test_workers_inherit_ignored_signals(tmp_path: Path):
+    """Closing a terminal sends SIGHUP to every process; nohup sets it to be ignored."""
 
     def decode(i: int) -> np.ndarray:
         signal.raise_signal(signal.SIGHUP)
@@ -427,14 +427,14 @@ def test_workers_ignore_what_this_process_ignores(tmp_path: Path):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not limit cores")
-def test_cores_that_a_job_may_not_use_get_no_workers(tmp_path: Path):
+def test_num_cores_respects_the_cpu_affinity(tmp_path: Path):
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
     code += "from gantrain.engine.cores import num_cores; print(num_cores())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
 
 
-def test_runs_that_begin_side_by_side_decode_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_concurrent_runs_decode_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     caplog.set_level("INFO")
     decode = Counted()
 
@@ -454,7 +454,7 @@ def test_runs_that_begin_side_by_side_decode_once(tmp_path: Path, caplog: pytest
     assert sum("is decoding into" in line for line in caplog.messages) == 2
 
 
-def test_a_fault_in_a_worker_is_that_fault(tmp_path: Path):
+def test_an_exception_in_a_worker_is_raised(tmp_path: Path):
     def decode(i: int) -> np.ndarray:
         return IMAGES[i] if i < 50 else 1 / 0  # type: ignore[return-value]
 
@@ -481,7 +481,7 @@ with decoding(decode, range(10**6), (3, 2, 2), 2) as images:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads decode")
-def test_workers_do_not_outlive_what_they_work_for(tmp_path: Path):
+def test_workers_exit_when_their_parent_is_killed(tmp_path: Path):
     subprocess.run([sys.executable, "-c", ORPHANS, str(tmp_path)], check=False)
     workers = [Path("/proc") / path.name for path in tmp_path.iterdir()]
     assert len(workers) == 2
@@ -492,8 +492,8 @@ def test_workers_do_not_outlive_what_they_work_for(tmp_path: Path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads decode")
-def test_the_decoding_is_left_to_the_workers(tmp_path: Path):
-    """Where this process did a part of it, two cores would not be twice as fast as one."""
+def test_decoding_takes_no_time_in_the_parent_process(tmp_path: Path):
+    """If the parent process decoded too, two cores would not be twice as fast as one."""
 
     def decode(i: int) -> np.ndarray:
         end = time.process_time() + 0.001
@@ -552,7 +552,7 @@ FULL = r"GantrainError 1 The disk that holds dataset\.cache_dir=.* is full .*dat
 
 
 @pytest.mark.parametrize(("side", "limit"), [(64, 10**6), (1, 500)], ids=["pixels", "manifest"])
-def test_a_disk_that_fills_leaves_no_half_cache(tmp_path: Path, side: int, limit: int):
+def test_a_full_disk_leaves_no_incomplete_cache(tmp_path: Path, side: int, limit: int):
     load(source(Counted()), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert re.match(FULL, fill(tmp_path, side=side, limit=limit))
@@ -561,7 +561,7 @@ def test_a_disk_that_fills_leaves_no_half_cache(tmp_path: Path, side: int, limit
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_a_small_disk_that_fills(tmp_path: Path):
+def test_a_full_tmpfs_leaves_no_incomplete_cache(tmp_path: Path):
     disk = tmp_path / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
@@ -576,7 +576,7 @@ def test_a_small_disk_that_fills(tmp_path: Path):
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_interrupted_build_leaves_nothing(tmp_path: Path):
+def test_an_interrupted_build_leaves_no_files(tmp_path: Path):
     def decode(i: int) -> np.ndarray:
         if i == 70:
             raise KeyboardInterrupt
@@ -588,13 +588,15 @@ def test_interrupted_build_leaves_nothing(tmp_path: Path):
 
 
 @pytest.mark.parametrize("labels", [LABELS, None], ids=["labels", "none"])
-def test_bad_images_leave_no_hole(tmp_path: Path, labels: np.ndarray | None, caplog: pytest.LogCaptureFixture):
+def test_bad_images_are_left_out_of_the_cache(
+    tmp_path: Path, labels: np.ndarray | None, caplog: pytest.LogCaptureFixture
+):
     made = source(Counted(bad=(0, 41, 99)), labels=labels)
     with pytest.raises(DataError, match=r"3 of 100 images of somewhere are bad: 0\.png is broken; 41\.png .*=0\.03\."):
         load(made, tmp_path)
     assert made.decode.count == NUM
     dataset = load(made, tmp_path, 0.03)
-    assert made.decode.count == NUM  # the failed attempt was not wasted
+    assert made.decode.count == NUM  # the failed attempt left a usable cache
     good = np.delete(np.arange(NUM), [0, 41, 99])
     assert torch.equal(dataset.images, torch.from_numpy(IMAGES[good]))
     assert dataset.labels is None if labels is None else dataset.labels.tolist() == LABELS[good].tolist()
@@ -619,7 +621,7 @@ def test_two_builds_at_once(tmp_path: Path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_full_disk_is_noticed_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_too_little_space_is_an_error_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=NUM))
     decode = Counted()
@@ -628,14 +630,16 @@ def test_full_disk_is_noticed_before(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert decode.count == 0
 
 
-def test_cache_dir_that_is_a_file(tmp_path: Path):
+def test_cache_dir_must_not_be_a_file(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"dataset\.cache_dir=.*file cannot be written"):
         load(source(Counted()), tmp_path / "file")
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
-def test_a_cache_dir_that_can_only_be_read_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int):
+def test_a_read_only_cache_dir_is_an_error_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+):
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -669,8 +673,8 @@ def test_progress_in_a_terminal(capsys: pytest.CaptureFixture, monkeypatch: pyte
     assert "images/s" in capsys.readouterr().err
 
 
-def test_key_is_stable():
-    # Guards caches of users: a change here makes everyone decode again and has to raise FORMAT_VERSION.
+def test_the_key_is_stable():
+    # A change of the key makes every user decode again, and must increase FORMAT_VERSION.
     made = source(Counted(), listing=[["a.png", 1, 2]])
     assert module.FORMAT_VERSION == 2
     assert made.key() == source(Counted(), listing=[("a.png", 1, 2)]).key()

@@ -75,7 +75,7 @@ def test_a_gzip_bomb_is_not_decompressed(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_a_header_that_lies_takes_no_memory(tmp_path: Path, pack):
+def test_a_false_size_in_the_header_takes_no_memory(tmp_path: Path, pack):
     (tmp_path / "a").write_bytes(pack(struct.pack(">HBB3I", 0, 8, 3, 2**11, 2**10, 2**10) + bytes(100)))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(DataError, match="it ends after 100 of 2048x1024x1024 bytes"):
@@ -92,7 +92,7 @@ def test_large_files_are_not_read(tmp_path: Path):
         read_idx(tmp_path / "holes")
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path):
+def test_a_pipe_does_not_block(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match="pipe cannot be read: it is not a regular file"):
         read_idx(tmp_path / "pipe")

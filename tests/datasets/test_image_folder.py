@@ -35,7 +35,7 @@ def load(root: Path | None, cache: Path, *, image_size: int = 16, channels: int 
 
 
 def only(folder: Path, image: Image.Image, name: str, *, channels: int = 3, **options: object) -> np.ndarray:
-    """Save the image as the only one of a folder and load that folder."""
+    """Save one image in a new folder, and load the folder."""
     folder.mkdir()
     image.save(folder / name, **options)
     return load(folder, folder.parent / "cache", channels=channels).images[0].numpy()
@@ -62,7 +62,7 @@ def test_colour_becomes_luma(tmp_path: Path):
     np.testing.assert_allclose(found[0], luma, atol=1)
 
 
-def test_palette(tmp_path: Path):
+def test_palette_becomes_rgb(tmp_path: Path):
     image = Image.fromarray(GREY % 8).convert("L")
     image.putpalette([value for i in range(8) for value in (i * 30, 255 - i * 30, i)])
     index = (GREY % 8).astype(int)
@@ -84,7 +84,7 @@ def test_transparent_palette_entry_is_white(tmp_path: Path):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_cmyk(tmp_path: Path):
+def test_cmyk_becomes_rgb(tmp_path: Path):
     found = only(tmp_path / "a", Image.new("CMYK", (16, 16), (255, 0, 0, 0)), "x.jpg")
     np.testing.assert_allclose(found[:, 8, 8], [0, 255, 255], atol=4)
 
@@ -95,7 +95,7 @@ def test_sixteen_bits_are_scaled_down(tmp_path: Path):
     np.testing.assert_array_equal(found[0], np.arange(256).reshape(16, 16))
 
 
-def test_black_and_white(tmp_path: Path):
+def test_one_bit_becomes_black_and_white(tmp_path: Path):
     found = only(tmp_path / "a", Image.fromarray(GREY > 127), "x.png", channels=1)
     np.testing.assert_array_equal(found[0], np.where(GREY > 127, 255, 0))
 
@@ -114,7 +114,7 @@ def test_webp_and_uppercase_suffix(tmp_path: Path):
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (61, 37), (9, 16), (16, 16)])
-def test_shorter_side_then_centre_like_torchvision(tmp_path: Path, shape: tuple[int, int]):
+def test_resize_and_center_crop_equal_torchvision(tmp_path: Path, shape: tuple[int, int]):
     pixels = RNG.integers(0, 256, (*shape, 3), dtype=np.uint8)
     found = only(tmp_path / "a", Image.fromarray(pixels), "x.png")
     expected = F.center_crop(F.resize(Image.fromarray(pixels), 16), 16)
@@ -168,7 +168,7 @@ def test_a_zip_is_open_until_it_is_decoded(tmp_path: Path):
 
 
 @pytest.mark.parametrize("names", [("1.png", "2.png"), ("a/1.png", "a/2.png"), ("a/1.png", "b/2.png", "3.png")])
-def test_otherwise_there_are_no_labels(tmp_path: Path, names: tuple[str, ...]):
+def test_without_class_folders_there_are_no_labels(tmp_path: Path, names: tuple[str, ...]):
     write_tree(tmp_path / "photos", names)
     dataset = load(tmp_path / "photos", tmp_path / "cache")
     assert (dataset.labels, dataset.num_classes, dataset.num_images) == (None, None, len(names))
@@ -212,7 +212,7 @@ def test_bad_images_are_named_or_left_out(tmp_path: Path, kind: str, zipped: boo
     assert caplog.records[-1].levelno == logging.WARNING
 
 
-def test_only_the_first_bad_images_are_named(tmp_path: Path):
+def test_only_the_first_five_bad_images_are_named(tmp_path: Path):
     write_tree(tmp_path / "photos", ("z.png",))
     for i in range(7):
         (tmp_path / f"photos/{i}.png").write_bytes(b"")
@@ -220,7 +220,7 @@ def test_only_the_first_bad_images_are_named(tmp_path: Path):
         load(tmp_path / "photos", tmp_path / "cache")
 
 
-def test_all_bad(tmp_path: Path):
+def test_all_images_bad_is_an_error(tmp_path: Path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/x.jpg").write_bytes(b"x")
     with pytest.raises(DataError, match=r"1 of 1 .*x\.jpg is not a PNG, JPEG or WebP image\. None is left"):
@@ -229,7 +229,7 @@ def test_all_bad(tmp_path: Path):
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_files_of_absurd_size(tmp_path: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch):
+def test_very_large_files_are_bad_images(tmp_path: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch):
     root = tmp_path / "photos"
     write_tree(root, TREE)
     if zipped:
@@ -240,7 +240,7 @@ def test_files_of_absurd_size(tmp_path: Path, zipped: bool, monkeypatch: pytest.
         load(root, tmp_path / "cache")
 
 
-def test_long_and_thin_images_do_not_blow_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_long_and_thin_images_are_bad_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 5000)
     (tmp_path / "photos").mkdir()
     Image.new("L", (1, 4000)).save(tmp_path / "photos/x.png")
@@ -248,7 +248,7 @@ def test_long_and_thin_images_do_not_blow_up(tmp_path: Path, monkeypatch: pytest
         load(tmp_path / "photos", tmp_path / "cache")
 
 
-def test_damaged_zip_member(tmp_path: Path):
+def test_a_damaged_zip_member_is_a_bad_image(tmp_path: Path):
     write_tree(tmp_path / "photos", TREE)
     zip_tree(tmp_path / "photos", tmp_path / "photos.zip")
     content = bytearray((tmp_path / "photos.zip").read_bytes())
@@ -259,23 +259,23 @@ def test_damaged_zip_member(tmp_path: Path):
         load(tmp_path / "photos.zip", tmp_path / "cache")
 
 
-def test_root_not_set(tmp_path: Path):
+def test_missing_root_option_is_an_error(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"dataset\.root is not set: .* for example dataset\.root=photos"):
         load(None, tmp_path)
 
 
-def test_root_missing(tmp_path: Path):
+def test_nonexistent_root_is_an_error(tmp_path: Path):
     with pytest.raises(DataError, match=r"nowhere does not exist; set dataset\.root"):
         load(tmp_path / "nowhere", tmp_path)
 
 
-def test_empty_folder(tmp_path: Path):
+def test_an_empty_folder_is_an_error(tmp_path: Path):
     (tmp_path / "photos").mkdir()
     with pytest.raises(DataError, match=r"dataset\.root=.*photos is empty; put PNG, JPEG or WebP images there\.$"):
         load(tmp_path / "photos", tmp_path / "cache")
 
 
-def test_folder_of_other_files(tmp_path: Path):
+def test_a_folder_without_images_is_an_error(tmp_path: Path):
     (tmp_path / "photos/deep").mkdir(parents=True)
     for name in ("a.gif", "deep/b.GIF", "README"):
         (tmp_path / "photos" / name).touch()
@@ -284,14 +284,14 @@ def test_folder_of_other_files(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [b"", b"Rar!", b"PK\x03\x04" + bytes(50)], ids=range(3))
-def test_unreadable_zip(tmp_path: Path, content: bytes):
+def test_an_unreadable_zip_is_an_error(tmp_path: Path, content: bytes):
     (tmp_path / "photos.zip").write_bytes(content)
     with pytest.raises(DataError, match=r"photos\.zip is neither a folder nor a readable zip"):
         load(tmp_path / "photos.zip", tmp_path / "cache")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_folder_without_permission(tmp_path: Path):
+def test_a_folder_without_permission_is_an_error(tmp_path: Path):
     (tmp_path / "photos").mkdir(mode=0)
     with pytest.raises(DataError, match="cannot be listed"):
         load(tmp_path / "photos", tmp_path / "cache")
@@ -305,6 +305,6 @@ def test_folder_without_permission(tmp_path: Path):
         ({"max_bad_fraction": 1.5}, r"dataset\.max_bad_fraction=1\.5 must be a number from 0 to 1"),
     ],
 )
-def test_bad_settings(tmp_path: Path, changes: dict, message: str):
+def test_invalid_options_are_errors(tmp_path: Path, changes: dict, message: str):
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, tmp_path / "cache", **changes)

@@ -1,4 +1,4 @@
-"""Data larger than memory: a run begins at once, and takes no more memory the longer it reads."""
+"""Data larger than memory: a run starts within seconds, and its memory does not grow while it reads."""
 
 import json
 import math
@@ -26,12 +26,12 @@ SIZE, NUM = 256, 102_000  # 20 GB
 
 @pytest.fixture
 def photos(work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of 102,000 pictures with a finished cache, which is a file of holes."""
+    """Make a folder of 102,000 images with a finished cache, which is a sparse file."""
     folder = work / "photos"
     folder.mkdir()
     Image.new("RGB", (8, 8)).save(work / "one.png")
     for i in range(NUM):
-        if i % 50_000 == 0:  # a file may have so many names only
+        if i % 50_000 == 0:  # file systems limit the number of hard links to a file
             (work / f"{i}.png").write_bytes((work / "one.png").read_bytes())
         os.link(work / f"{i - i % 50_000}.png", folder / f"{i}.png")
     sources: list[Any] = []
@@ -49,10 +49,10 @@ def photos(work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with Path(f"{stem}.npy").open("wb") as file:
         module._write_header(file, (NUM, *source.image_shape))
         file.truncate(file.tell() + NUM * SIZE * SIZE * 3)
-        noted = module._file_stamp(file)
-    facts = {"version": module.FORMAT_VERSION, "key": source.key(), "bad": {}, "fingerprint": "f", "file": noted}
+        stamp = module._file_stamp(file)
+    facts = {"version": module.FORMAT_VERSION, "key": source.key(), "bad": {}, "fingerprint": "f", "file": stamp}
     Path(f"{stem}.json").write_text(json.dumps(facts))
-    assert noted["num_bytes"] > 20e9
+    assert stamp["num_bytes"] > 20e9
     return folder
 
 
@@ -65,7 +65,7 @@ def test_20_gb_reach_step_1_within_3_seconds_of_the_imports(
     before = "import time; open('began.txt', 'w').write(str(time.time()))"
 
     def seconds_to_step_1(run: str) -> float:
-        process = start(*small, *data, "steps=2", f"run_dir={run}", before=before)  # all is imported already
+        process = start(*small, *data, "steps=2", f"run_dir={run}", before=before)  # everything is already imported
         assert process.until(lambda: "step 1/2" in process.stderr)
         seconds = time.time() - float((work / "began.txt").read_text()) - waited_for_a_core(process.pid)
         assert process.wait().status == 0, process.stderr
@@ -97,7 +97,7 @@ for i in range(int(sys.argv[1])):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(("shape", "num_batches"), [((1, 28, 28), 3000), ((3, 64, 64), 1000), ((3, 256, 256), 120)])
 def test_mapped_images_are_read_in_constant_memory(tmp_path: Path, shape: tuple[int, ...], num_batches: int) -> None:
-    """Small images too, each of which brings its neighbours in the file into memory."""
+    """Also for small images, whose pages contain many other images of the file."""
     num = int(1.5e9) // math.prod(shape)
     with (tmp_path / "images.npy").open("wb") as file:
         module._write_header(file, (num, *shape))
@@ -106,6 +106,6 @@ def test_mapped_images_are_read_in_constant_memory(tmp_path: Path, shape: tuple[
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     held = list(map(int, done.stdout.split()))
     assert len(held) == num_batches
-    grown = max(held) - held[1]
-    print(f"{shape}: grows by {grown / 1e6:.0f} MB at most")
-    assert grown < 100e6  # two batches of the largest, as float32
+    growth = max(held) - held[1]
+    print(f"{shape}: grows by at most {growth / 1e6:.0f} MB")
+    assert growth < 100e6  # two batches of the largest, as float32

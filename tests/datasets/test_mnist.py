@@ -34,7 +34,7 @@ def load(root: Path, function=mnist, *, image_size: int | None = None, download:
 
 @pytest.mark.parametrize("gz", [False, True])
 @pytest.mark.parametrize(("function", "folder"), [(mnist, "MNIST"), (fashion_mnist, "FashionMNIST")])
-def test_native_stays_in_memory(tmp_path: Path, function, folder: str, gz: bool):
+def test_native_size_is_not_cached(tmp_path: Path, function, folder: str, gz: bool):
     write(tmp_path / folder / "raw", gz=gz)
     dataset = load(tmp_path, function)
     assert dataset.name == function.__name__
@@ -44,14 +44,14 @@ def test_native_stays_in_memory(tmp_path: Path, function, folder: str, gz: bool)
     assert not (tmp_path / "cache").exists()
 
 
-def test_fingerprint_is_of_the_content(tmp_path: Path):
+def test_the_fingerprint_depends_on_the_content(tmp_path: Path):
     write(tmp_path / "MNIST/raw")
     first = load(tmp_path)
     write(tmp_path / "MNIST/raw", labels=LABELS[::-1].copy())
     assert len({first.fingerprint, load(tmp_path).fingerprint}) == 2
 
 
-def test_resized_through_the_cache(tmp_path: Path):
+def test_resized_images_are_cached(tmp_path: Path):
     write(tmp_path / "MNIST/raw")
     dataset = load(tmp_path, image_size=16)
     expected = [np.asarray(Image.fromarray(image).resize((16, 16), Image.Resampling.BILINEAR)) for image in IMAGES]
@@ -61,12 +61,12 @@ def test_resized_through_the_cache(tmp_path: Path):
     assert load(tmp_path, image_size=16).fingerprint == dataset.fingerprint
 
 
-def test_missing_without_download(tmp_path: Path):
+def test_missing_files_are_an_error(tmp_path: Path):
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte .*plain or \.gz.* in .*MNIST/raw.*download=true"):
         load(tmp_path)
 
 
-def test_download_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_failed_download_names_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
     with pytest.raises(DataError, match=r"in .*MNIST/raw. The download failed .*refused.*by hand"):
         load(tmp_path, download=True)
@@ -74,7 +74,7 @@ def test_download_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "MNIST/raw").mkdir(parents=True)
     with pytest.raises(DataError, match="The download failed"):
         load(tmp_path, download=True)
-    assert not list((tmp_path / "MNIST/raw").iterdir())  # the folder was the user's
+    assert not list((tmp_path / "MNIST/raw").iterdir())  # the folder existed before, so it is kept
 
 
 def test_download_from_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve):
@@ -100,13 +100,13 @@ def test_download_from_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         (IMAGES[:0], LABELS[:0], "announces 0x28x28 bytes"),
     ],
 )
-def test_files_that_do_not_fit(tmp_path: Path, images: np.ndarray, labels: np.ndarray, message: str):
+def test_inconsistent_files_are_errors(tmp_path: Path, images: np.ndarray, labels: np.ndarray, message: str):
     write(tmp_path / "MNIST/raw", images, labels)
     with pytest.raises(DataError, match=message):
         load(tmp_path)
 
 
-def test_image_size_negative(tmp_path: Path):
+def test_negative_image_size_is_an_error(tmp_path: Path):
     write(tmp_path / "MNIST/raw")
     with pytest.raises(ConfigError, match=r"dataset\.image_size=-3"):
         load(tmp_path, image_size=-3)

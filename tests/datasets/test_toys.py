@@ -32,18 +32,18 @@ def test_samples_have_the_stated_mean_and_std(name: str):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_samples_are_a_function_of_the_generator(name: str):
+def test_samples_depend_only_on_the_random_generator(name: str):
     dataset = ALL[name]()
     assert torch.equal(draw(dataset, 50), draw(dataset, 50))
     assert not torch.equal(draw(dataset, 50), draw(dataset, 50, seed=1))
 
 
-def test_fingerprints_tell_parameters_apart():
+def test_different_parameters_have_different_fingerprints():
     datasets = [*(make() for make in ALL.values()), gaussian(mean=3.0, std=2.0)]
     assert len({dataset.fingerprint for dataset in datasets}) == 5
 
 
-def test_swiss_roll_against_numerical_integration():
+def test_swiss_roll_moments_equal_numerical_integration():
     t = torch.linspace(1.5 * math.pi, 4.5 * math.pi, 1_000_001, dtype=torch.float64)
     curve = torch.stack([t * t.cos(), t * t.sin()], 1) / 7.5
     dataset = swiss_roll(std=0.25, scale=7.5)
@@ -71,11 +71,11 @@ def test_every_mode_is_equally_likely(name: str, num_modes: int, std: float):
     distance, nearest = torch.cdist(x, dataset.modes).min(1)
     share = nearest.bincount(minlength=num_modes) / NUM
     assert_close(share, torch.full((num_modes,), 1 / num_modes), atol=0.004, rtol=0)
-    # The distance to the centre is Rayleigh distributed: its mean square is twice the variance.
+    # The distance to the center is Rayleigh distributed: its mean square is twice the variance.
     assert_close(distance.square().mean().sqrt().item(), std * math.sqrt(2), rtol=0.01, atol=0)
 
 
-def test_centres():
+def test_centers_of_the_mixtures():
     eight, grid = ALL["gaussians_8"]().modes, ALL["gaussians_25"]().modes
     assert_close(eight.norm(dim=1), torch.full((8,), 2 / 1.414))
     assert_close(torch.pdist(eight).min().item(), 4 / 1.414 * math.sin(math.pi / 8), atol=1e-5, rtol=0)
@@ -93,6 +93,6 @@ def test_centres():
         (lambda: swiss_roll(std=0.1, scale=0.0), r"dataset\.scale=0\.0 must be a finite number above 0"),
     ],
 )
-def test_bad_parameters(make, message: str):
+def test_invalid_parameters_are_errors(make, message: str):
     with pytest.raises(ConfigError, match=message):
         make()

@@ -12,20 +12,20 @@ def judge(points: Tensor) -> dict[str, float]:
     return Modes(num_samples=len(points), radius_stds=3.0)(lambda n: points[:n], MIXTURE)
 
 
-def test_a_sample_within_three_deviations_captures_its_mode() -> None:
+def test_a_sample_within_three_stds_covers_its_mode() -> None:
     assert MIXTURE.modes is not None
     near, far = MIXTURE.modes[:7] + torch.tensor([0.149, 0]), MIXTURE.modes[7:] + torch.tensor([0.151, 0])
     assert judge(torch.cat([near, far])) == pytest.approx({"modes_covered": 7, "high_quality": 7 / 25})
 
 
-def test_a_mode_counts_once() -> None:
+def test_a_mode_is_counted_once() -> None:
     assert MIXTURE.modes is not None
     assert judge(MIXTURE.modes[3].expand(40, 2)) == {"modes_covered": 1, "high_quality": 1}
     assert judge(torch.full((40, 2), 1.0)) == {"modes_covered": 0, "high_quality": 0}
     assert judge(torch.full((40, 2), torch.nan)) == {"modes_covered": 0, "high_quality": 0}
 
 
-def test_the_data_itself_covers_all_modes() -> None:
+def test_real_samples_cover_all_modes() -> None:
     numbers = judge(MIXTURE.sample(2500, torch.Generator().manual_seed(0)))
     assert numbers["modes_covered"] == 25
     # In two dimensions a Gaussian has 1 - exp(-9 / 2) = 0.989 of its mass within 3 deviations.
@@ -33,11 +33,11 @@ def test_the_data_itself_covers_all_modes() -> None:
 
 
 @pytest.mark.parametrize("dataset", [gaussian(mean=0.0, std=1.0), swiss_roll(std=0.25, scale=7.5)])
-def test_data_without_modes_are_refused(dataset: object) -> None:
+def test_data_without_modes_is_an_error(dataset: object) -> None:
     with pytest.raises(ValueError, match="no separate modes"):
         Modes(num_samples=10, radius_stds=3.0).check(dataset)  # type: ignore[arg-type]
 
 
-def test_knobs_must_be_positive() -> None:
+def test_options_must_be_positive() -> None:
     with pytest.raises(ValueError, match="radius_stds=0"):
         Modes(num_samples=10, radius_stds=0.0)

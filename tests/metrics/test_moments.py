@@ -20,7 +20,7 @@ def test_moments_of_known_numbers() -> None:
     assert numbers == pytest.approx({"mean": 3.0, "std": std, "mean_error": 0.5, "std_error": std - 1})
 
 
-def test_the_error_is_that_of_the_worst_coordinate() -> None:
+def test_the_error_is_the_maximum_over_coordinates() -> None:
     dataset = gaussians_8(radius=2.0, std=0.02, scale=1.0)
 
     def sample(n: int) -> Tensor:
@@ -36,7 +36,7 @@ def test_the_error_is_that_of_the_worst_coordinate() -> None:
     )  # fmt: skip
 
 
-def test_a_perfect_generator_has_a_small_error_with_and_without_a_closed_form() -> None:
+def test_a_perfect_generator_has_a_small_error() -> None:
     for dataset in (swiss_roll(std=0.25, scale=7.5), gaussian(mean=3.0, std=1.0), without_closed_form()):
         numbers = Moments(num_samples=50_000)(
             lambda n, data=dataset: data.sample(n, torch.Generator().manual_seed(1)),  # type: ignore[misc]
@@ -62,12 +62,12 @@ def without_closed_form() -> Dataset:
     return unknown
 
 
-def test_images_are_refused() -> None:
+def test_images_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"dataset=pictures.*metric=\["):
         Moments(num_samples=10).check(images())
     Moments(num_samples=10).check(gaussian(mean=0.0, std=1.0))
 
 
-def test_one_sample_has_no_deviation() -> None:
+def test_one_sample_is_an_error() -> None:
     with pytest.raises(ValueError, match="num_samples=1"):
         Moments(num_samples=1)
