@@ -49,6 +49,12 @@ def check_combination(D: nn.Module, objective: Objective, config: Config) -> Non
                 f"allow=[{name}] names nothing that this config needs allowed; "
                 f"{'it could name ' + ', '.join(sorted(nameable)) if nameable else 'leave it out'}."
             )
+    for name, regularizer in regularizers.items() if not hasattr(D, "num_aux_classes") else ():
+        if getattr(regularizer, "needs_classifier", False):
+            raise ConfigError(
+                f"regularizer={name} trains a classifier, and {type(D).__module__}.{type(D).__name__} has none: use "
+                "network=acgan, or leave the regularizer out."
+            )
     for name, regularizer in regularizers.items() if has_batch_norm(D) else ():
         allowance = f"{name}_with_batch_norm"
         if regularizer.with_batch_norm == "wrong" and allowance not in config.allow:

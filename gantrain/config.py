@@ -6,11 +6,11 @@ answer at once.
 """
 
 import ast
-import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -207,11 +207,10 @@ def _settings(owner: Any, prefix: str) -> Iterator[Setting]:
 
 
 def field_texts(owner: type) -> dict[str, str]:
-    """Read the text under each field of a dataclass."""
-    body = ast.parse(inspect.getsource(owner)).body[0]
-    assert isinstance(body, ast.ClassDef)
+    """Read the text under each field of a dataclass of this file."""
+    body = _classes()[owner.__name__].body
     found = {}
-    for statement, after in zip(body.body, body.body[1:], strict=False):
+    for statement, after in pairwise(body):
         if (
             isinstance(statement, ast.AnnAssign)
             and isinstance(after, ast.Expr)
@@ -219,6 +218,13 @@ def field_texts(owner: type) -> dict[str, str]:
         ):
             found[statement.target.id] = str(ast.literal_eval(after.value))
     return found
+
+
+@cache
+def _classes() -> dict[str, ast.ClassDef]:
+    # inspect.getsource would read the file once more for each class.
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def keys_for_task(task: str) -> tuple[str, ...]:

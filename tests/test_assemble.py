@@ -27,6 +27,7 @@ from gantrain.losses.base import Loss
 from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.losses.wasserstein import Wasserstein
 from gantrain.models.latent import Normal, Uniform
+from gantrain.regularizers.auxiliary_classifier import AuxiliaryClassifier
 from gantrain.regularizers.base import Regularizer
 from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.regularizers.label_noise import LabelNoise
@@ -355,3 +356,12 @@ def test_batch_norm_with_micro_batches_is_warned_of(caplog: pytest.LogCaptureFix
     (record,) = caplog.records
     assert "accumulate=4: Sequential takes statistics over samples" in record.getMessage()
     assert "each micro-batch of 16" in record.getMessage()
+
+
+def test_a_classifiers_loss_needs_a_classifier() -> None:
+    classify: dict[str, Regularizer] = {"mine": AuxiliaryClassifier(weight_real=1.0, weight_generator=0.1)}
+    with pytest.raises(ConfigError, match=r"regularizer=mine trains a classifier, and .*Sequential has none"):
+        check(WITHOUT, NonSaturating(), classify, [])
+    with_classifier = nn.Sequential(nn.Linear(2, 2))
+    with_classifier.num_aux_classes = 10  # type: ignore[assignment]
+    check(with_classifier, NonSaturating(), classify, [])

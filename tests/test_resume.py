@@ -50,6 +50,15 @@ CASES = {
     "lsgan": ("model=lsgan", "optimizer=sgd", "discriminator_optimizer=rmsprop"),
     "gaussian": ("experiment=gaussian", "sample_every=9", "evaluate_every=4", "checkpoint.best=mean_error"),
     "toy": ("experiment=toy", "n_critic=2", "sample_every=9", "ema_halflife_images=8"),
+    "lazy": (
+        *("network=cdcgan", "loss=relativistic", "model.discriminator.norm=none", "regularizer=[r1,lecam]"),
+        *("regularizer.r1.every=4", "augment=[diffaugment]", "first=generator", "accumulate=2"),
+    ),
+    "schedules": (
+        *("loss=ralsgan", "model.discriminator.norm=spectral", "regularizer=[r1]", "regularizer.r1.every=3"),
+        *("augment=[diffaugment]", "ema_halflife_images=10", "schedule=[lr,betas,penalty,ema_halflife,augment]"),
+        "schedule.penalty.of=[regularizer.r1.gamma]",
+    ),
     "own": ("--config-dir", "my", "regularizer=[running_mean]", "trust=[own]"),
 }
 
@@ -69,7 +78,7 @@ def test_parts_make_the_same_run(gantrain, work: Path, case: str) -> None:
     assert gantrain(*command, "steps=13", "run_dir=straight").status == 0
 
     run = work / "parts"
-    if case == "noise":  # which decays with the part of the steps that is done: the budget is a hyperparameter
+    if case in ("noise", "schedules"):  # which follow the part of the steps that is done: the budget matters
         done = gantrain(*command, "steps=13", "run_dir=parts", before=during(EACH_STEP, SIGTERM, call=5))
         assert done.status == 143, done.stderr
     else:

@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,9 +40,9 @@ def split(arguments: Sequence[str], folders: Sequence[Path]) -> argparse.Namespa
             following = arguments[i + 1] if i + 1 < len(arguments) else ""
             raise ConfigError(flag_meant(name, value or (following if is_value(following) else ""), folders))
     given = parser.parse_intermixed_args(list(arguments))
-    for override in given.overrides:
-        if not given.shell_completion and override.isidentifier():
-            raise ConfigError(word_meant(override, folders))
+    for word, following in zip_longest(given.overrides, given.overrides[1:], fillvalue=""):
+        if not given.shell_completion and re.fullmatch(r"[^\W\d][\w-]*", word):
+            raise ConfigError(word_meant(word, following if is_value(following) else "", folders))
     return given
 
 
@@ -57,28 +59,42 @@ def is_value(argument: str) -> bool:
 def flag_meant(flag: str, value: str, folders: Sequence[Path]) -> str:
     """Answer a flag of another program's kind, as --batch-size=32, with the override that sets the same."""
     key = flag.removeprefix("--").replace("-", "_")
-    keys = [*(setting.key for setting in settings()), *groups(folders)]
-    if key in keys:
-        return f"{flag}: settings are given as key=value; you probably mean {key}={value or '...'}"
-    if key in ("lr", "learning_rate"):
-        return f"{flag}: settings are given as key=value; you probably mean optimizer.lr={value or '...'}"
-    return f"{flag}: there is no such flag.{nearest(key, keys)} Settings are given as key=value; see gantrain --help."
+    if meant := override_meant(key, value, folders):
+        return f"{flag}: settings are given as key=value; you probably mean {meant}"
+    hint = nearest(key, [*(setting.key for setting in settings()), *groups(folders)])
+    return f"{flag}: there is no such flag.{hint} Settings are given as key=value; see gantrain --help."
 
 
-def word_meant(word: str, folders: Sequence[Path]) -> str:
+def override_meant(key: str, value: str, folders: Sequence[Path]) -> str | None:
+    """Write the override that sets a key by its full name or by the last part of it; None: there is no such key."""
+    names, keys = groups(folders), [setting.key for setting in settings()]
+    ends = [k for k in ("optimizer.lr", "optimizer.betas", *keys) if k.rpartition(".")[2] == key]
+    if key not in keys and key.partition(".")[0] not in names:
+        if len(ends) != 1 and key != "learning_rate":
+            return None
+        key = ends[0] if ends else "optimizer.lr"
+    value = value or "..."
+    if key == "schedule/shape":
+        return f"schedule=[lr] schedule/shape@schedule.lr={value}"
+    return f"{key}=[{value.strip('[]')}]" if key in LIST_GROUPS else f"{key}={value}"
+
+
+def word_meant(word: str, following: str, folders: Sequence[Path]) -> str:
     """Answer a word without a value, as wgan_gp, with the override that chooses the option of that name."""
     if word == "train":
         return "train: gantrain trains by default; leave the word out."
-    order = ["task", "experiment", *ORDER]
-    names = sorted(groups(folders), key=lambda group: (order.index(group) if group in order else 99, group))
-    found = [group for group in names if word in options(group, folders)]
-    preferred = [group for group in ("model", "dataset", *names) if group in found]
-    if preferred:
-        group = preferred[0]
-        meant = f"{group}=[{word}]" if group in LIST_GROUPS else f"{group}={word}"
-        return f"{word}: options are chosen by group=option; you probably mean {meant}"
+    option, names = word.replace("-", "_"), groups(folders)
+    if option in (*names, *(setting.key for setting in settings())):
+        meant = override_meant(option, following, folders)
+        return f"{word}: settings are given as key=value; you probably mean {meant}"
+    order = ["model", "dataset", "task", "experiment", *ORDER]
+    names.sort(key=lambda group: (order.index(group) if group in order else 99, group))
+    for group in names:
+        if option in options(group, folders):
+            meant = override_meant(group, option, folders)
+            return f"{word}: options are chosen by group=option; you probably mean {meant}"
     known = [option for group in names for option in options(group, folders)]
-    return f"{word}: settings are given as key=value.{nearest(word, known)} See gantrain --help."
+    return f"{word}: settings are given as key=value.{nearest(option, known)} See gantrain --help."
 
 
 def check_own_options(folders: Sequence[Path]) -> None:
@@ -87,14 +103,15 @@ def check_own_options(folders: Sequence[Path]) -> None:
     Raises:
         ConfigError: naming the file and the remedy.
     """
+    shipped = [path.relative_to(CONF) for path in CONF.rglob("*.yaml")]
     for folder in folders:
-        for path in sorted(folder.rglob("*.yaml")) if folder != CONF else ():
-            name = path.relative_to(folder)
-            if (CONF / name).exists():
-                new = path.with_name(f"my_{path.name}")
+        for name in shipped if folder.resolve() != CONF.resolve() else ():
+            path = folder / name
+            if path.exists():
+                option = f"{name.parent}={name.stem}" if name.parent.name else name.stem
                 raise ConfigError(
-                    f"{path}: {name.parent}={name.stem} is shipped with gantrain, and Hydra would take one of the two "
-                    f"without a word; rename yours, for example {new}."
+                    f"{path}: {option} is shipped with gantrain, and one of the two would be ignored; rename yours, "
+                    f"for example {path.with_name(f'my_{path.name}')}."
                 )
 
 

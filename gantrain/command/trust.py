@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import _locate
 from omegaconf import DictConfig, OmegaConf
 
@@ -96,13 +97,18 @@ def guard() -> None:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Guard while the block runs."""
-    load = ConfigLoaderImpl.load_configuration
+    """Guard while the block runs, and let -m alone decide whether it is a sweep.
+
+    Hydra would ask the config for hydra.mode too, and compose all of it once more for that.
+    """
+    load, get_mode = ConfigLoaderImpl.load_configuration, Hydra.get_mode
     guard()
+    Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
     try:
         yield
     finally:
         ConfigLoaderImpl.load_configuration = load  # type: ignore[method-assign]
+        Hydra.get_mode = get_mode  # type: ignore[method-assign]
 
 
 def check_hydra(hydra: DictConfig) -> None:

@@ -119,8 +119,8 @@ class Processes(Place):
                 f"batch_size={batch_size}: {self.world_size} processes take equal parts of each batch; start {fewer}, "
                 f"or use batch_size={near}."
             )
-        seeding.shard = seeding.Shard(self.rank, self.world_size, rows=batch_size // self.world_size)
         if self.world_size > 1:
+            seeding.shard = seeding.Shard(self.rank, self.world_size, rows=batch_size // self.world_size)
             for optimizer in (state.G_optimizer, state.D_optimizer):
                 optimizer.register_step_pre_hook(lambda optimizer, *_: average_gradients(optimizer, self.world_size))
             for network in (state.G, state.D, state.G_ema):

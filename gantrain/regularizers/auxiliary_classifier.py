@@ -1,6 +1,7 @@
 """The classification losses of ACGAN."""
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -23,7 +24,12 @@ class AuxiliaryClassifier(Regularizer):
 
     Raises:
         ValueError: a weight is negative. From the penalties: D returns no class logits, or there are no labels.
+
+    Attributes:
+        needs_classifier: D must have `num_aux_classes`; checked before the training starts.
     """
+
+    needs_classifier: ClassVar[bool] = True
 
     def __init__(self, *, weight_real: float, weight_generator: float):
         for name, weight, usual in (("weight_real", weight_real, 1), ("weight_generator", weight_generator, 0.1)):

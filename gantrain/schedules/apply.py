@@ -99,21 +99,22 @@ class Schedules:
         setters: list[Callable[[Clock], None]] = []
         of_lr = self.by_key.get(f"{path}.lr")
         of_betas = [self.by_key.get(f"{path}.beta1"), self.by_key.get(f"{path}.beta2")]
-        for group in optimizer.param_groups:
-            initial_lr = group.setdefault("initial_lr", float(group["lr"]))
+        # By their numbers: loading a checkpoint replaces the groups themselves.
+        for i, first in enumerate(optimizer.param_groups):
+            initial_lr = first.setdefault("initial_lr", float(first["lr"]))
 
-            def set_lr(clock: Clock, group: dict[str, Any] = group, initial_lr: float = initial_lr) -> None:
+            def set_lr(clock: Clock, i: int = i, initial_lr: float = initial_lr) -> None:
+                group = optimizer.param_groups[i]
                 factor = 1.0 if of_lr is None else of_lr(clock)
                 group["lr"] = self._number(group["lr"], initial_lr * factor * c)
 
             setters.append(set_lr)
-            if "betas" not in group or (c == 1 and not any(of_betas)):
+            if "betas" not in first or (c == 1 and not any(of_betas)):
                 continue
-            initial_betas = group.setdefault("initial_betas", [float(beta) for beta in group["betas"]])
+            initial_betas = first.setdefault("initial_betas", [float(beta) for beta in first["betas"]])
 
-            def set_betas(
-                clock: Clock, group: dict[str, Any] = group, initial_betas: list[float] = initial_betas
-            ) -> None:
+            def set_betas(clock: Clock, i: int = i, initial_betas: list[float] = initial_betas) -> None:
+                group = optimizer.param_groups[i]
                 values = [b if of is None else of(clock) for b, of in zip(initial_betas, of_betas, strict=True)]
                 scheduled = [
                     self._number(old, value**c) if of is not None else value**c

@@ -12,6 +12,7 @@ from PIL import Image
 from gantrain.config import CONF
 
 SMALL = ("batch_size=2", "steps=2", "n_critic=1", "callback=[evaluate,log]")
+CRITIC = ("network=dcgan_critic",)
 NARROW = ("model.generator.width=2", "model.discriminator.width=2")
 
 
@@ -39,8 +40,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(4):
         face = rng.integers(0, 256, (218, 178, 3), dtype=np.uint8)
         Image.fromarray(face).save(root / f"celeba/img_align_celeba/{i + 1:06d}.jpg")
-    (root / "photos/cats").mkdir(parents=True)
-    Image.fromarray(rng.integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(root / "photos/cats/one.png")
+    for kind in ("cats", "dogs"):
+        (root / "photos" / kind).mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(root / "photos" / kind / "one.png")
     return root
 
 
@@ -78,10 +80,70 @@ def test_every_model_trains_on_every_dataset(gantrain, data: Path, model: str, d
 
 
 @pytest.mark.parametrize("loss", names("loss"))
-@pytest.mark.parametrize("regularizer", ["", *names("regularizer"), "gradient_penalty,input_noise,label_noise"])
+@pytest.mark.parametrize(
+    "regularizer", ["", *names("regularizer"), "gradient_penalty,input_noise,label_noise", "r1,r2"]
+)
 def test_every_loss_trains_with_every_regularizer(gantrain, loss: str, regularizer: str) -> None:
-    critic = "network=dcgan_critic"
-    result = gantrain(f"loss={loss}", f"regularizer=[{regularizer}]", critic, *SMALL, *NARROW, "run_dir=out")
+    # A classifier's loss needs a discriminator that classifies; the others need none.
+    classifies = regularizer == "auxiliary_classifier"
+    critic = ["network=acgan", "model.discriminator.norm=none"] if classifies else ["network=dcgan_critic"]
+    result = gantrain(f"loss={loss}", f"regularizer=[{regularizer}]", *critic, *SMALL, *NARROW, "run_dir=out")
+    assert result.status == 0, result.stderr
+
+
+def test_a_classifiers_loss_without_a_classifier_is_refused(gantrain) -> None:
+    result = gantrain("regularizer=[auxiliary_classifier]", *SMALL, *NARROW, "run_dir=out")
+    assert result.status == 2, result.stderr
+    assert "regularizer=auxiliary_classifier trains a classifier" in result.stderr
+    assert "network=acgan" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("network", ["cmlp", "cdcgan", "acgan"])
+@pytest.mark.parametrize("loss", names("loss"))
+def test_every_loss_trains_conditional_networks(gantrain, network: str, loss: str) -> None:
+    result = gantrain(f"loss={loss}", f"network={network}", *SMALL, *NARROW, "run_dir=out")
+    assert result.status == 0, result.stderr
+
+
+@pytest.mark.parametrize("labels", ["real", "empirical", "uniform"])
+def test_every_choice_of_labels_trains(gantrain, labels: str) -> None:
+    result = gantrain("network=cdcgan", f"fake_labels={labels}", *SMALL, *NARROW, "run_dir=out")
+    assert result.status == 0, result.stderr
+
+
+@pytest.mark.parametrize("dataset", names("dataset"))
+def test_conditional_networks_train_where_there_are_labels(gantrain, data: Path, dataset: str) -> None:
+    size = ["dataset.image_size=16"] if dataset in ("celeba", "image_folder", "cifar10") else []
+    result = gantrain("network=cdcgan", f"dataset={dataset}", *on(data, dataset), *size, *SMALL, *NARROW, "run_dir=out")
+    labelled = {"digits", "mnist", "fashion_mnist", "cifar10", "image_folder"}
+    assert result.status == (0 if dataset in labelled else 2), result.stderr
+    if dataset not in labelled:
+        assert f"dataset={dataset} has no labels" in result.stderr
+
+
+@pytest.mark.parametrize("augment", names("augment"))
+@pytest.mark.parametrize("loss", names("loss"))
+def test_every_loss_trains_through_every_augmentation(gantrain, augment: str, loss: str) -> None:
+    result = gantrain(
+        f"augment=[{augment}]", f"loss={loss}", "regularizer=[r1]", *SMALL, *NARROW, *CRITIC, "run_dir=out"
+    )
+    assert result.status == 0, result.stderr
+
+
+@pytest.mark.parametrize("schedule", names("schedule"))
+def test_every_schedule_trains(gantrain, schedule: str) -> None:
+    # With everything that a schedule may drive.
+    parts = ("model=wgan_gp", "augment=[diffaugment]", "ema_halflife_images=10")
+    result = gantrain(f"schedule=[{schedule}]", *parts, *SMALL, *NARROW, "run_dir=out")
+    assert result.status == 0, result.stderr
+
+
+@pytest.mark.parametrize("shape", names("schedule/shape"))
+def test_every_shape_of_a_schedule_trains(gantrain, shape: str) -> None:
+    typed = ("schedule=[lr]", f"schedule/shape@schedule.lr={shape}")
+    result = gantrain(*typed, *SMALL, *NARROW, "callback=[log]", "log_every=1", "run_dir=out")
     assert result.status == 0, result.stderr
 
 
@@ -119,8 +181,8 @@ def test_a_cross_that_is_wrong_by_theory_can_be_allowed_by_name(gantrain) -> Non
 @pytest.mark.parametrize(
     ("cross", "warning"),
     [
-        (("model=wgan", "network=dcgan"), "regularizer=weight_clip with batch normalization"),
-        (("model=dcgan", "loss=wasserstein"), "loss: Wasserstein with nothing to keep the critic Lipschitz"),
+        (("model=wgan", "network=dcgan"), "regularizer=weight_clip with BatchNorm"),
+        (("model=dcgan", "loss=wasserstein"), "loss: Wasserstein without anything that keeps the critic Lipschitz"),
     ],
 )
 def test_a_doubtful_cross_is_warned_of_and_trains(gantrain, cross: tuple[str, ...], warning: str) -> None:

@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from gantrain.config import CONF
 
 ROOT = Path(__file__).parents[2]
 GANTRAIN = [sys.executable, "-m", "gantrain"]
@@ -19,13 +22,24 @@ GANTRAIN = [sys.executable, "-m", "gantrain"]
         (["--batch-size=32"], "you probably mean batch_size=32"),
         (["--lr", "1e-3"], "you probably mean optimizer.lr=1e-3"),
         (["--model", "wgan_gp"], "you probably mean model=wgan_gp"),
-        (["--stepz", "60"], "Did you mean steps?"),
+        (["--stepz", "60"], "--stepz: there is no such flag. Did you mean steps?"),
+        (["--gpu"], "--gpu: there is no such flag. Settings are given as key=value; see gantrain --help."),
+        (["-z"], "-z; see gantrain --help"),
+        (["--optimizer.lr", "1e-3"], "you probably mean optimizer.lr=1e-3"),
+        (["--model.generator.width=32"], "you probably mean model.generator.width=32"),
+        (["--device", "cuda"], "you probably mean runtime.device=cuda"),
+        (["--regularizer", "r1"], "you probably mean regularizer=[r1]"),
         (["train"], "train: gantrain trains by default; leave the word out"),
         (["wgan_gp"], "you probably mean model=wgan_gp"),
         (["celeba"], "you probably mean dataset=celeba"),
         (["sample", "run=x"], "you probably mean task=sample"),
         (["hinge"], "you probably mean loss=hinge"),
         (["r1"], "you probably mean regularizer=[r1]"),
+        (["cosine"], "you probably mean schedule=[lr] schedule/shape@schedule.lr=cosine"),
+        (["wgan-gp"], "you probably mean model=wgan_gp"),
+        (["model", "wgan_gp"], "you probably mean model=wgan_gp"),
+        (["steps", "60", "seed=1"], "you probably mean steps=60"),
+        (["model"], "you probably mean model=..."),
         (["wgan_pg"], "Did you mean wgan_gp?"),
         (["--cfg"], "--cfg"),
     ],
@@ -94,15 +108,52 @@ def test_the_closing_lines_have_one_colour(tmp_path: Path) -> None:
     assert "\x1b[" not in closing.replace("\x1b[?25h", "")
 
 
-def test_an_option_with_a_shipped_name_is_refused(gantrain, tmp_path: Path) -> None:
-    own = tmp_path / "my/loss/hinge.yaml"
+SHIPPED = sorted({path.parent for path in CONF.glob("*/**/*.yaml")})
+
+
+@pytest.mark.parametrize("group", SHIPPED, ids=[str(folder.relative_to(CONF)) for folder in SHIPPED])
+def test_an_option_with_a_shipped_name_is_refused(gantrain, tmp_path: Path, group: Path) -> None:
+    shipped = min(group.glob("*.yaml"))
+    own = tmp_path / "my" / shipped.relative_to(CONF)
     own.parent.mkdir(parents=True)
-    own.write_text("# mine\n_target_: mine.Hinge\n")
-    result = gantrain("--config-dir", "my", "loss=hinge", "trust=[mine]")
+    own.write_text("# mine\n_target_: mine.Thing\n")
+    result = gantrain("--config-dir", "my", "steps=1", "trust=[mine]")
     assert result.status == 2
     (line,) = result.stderr.splitlines()
-    assert "my/loss/hinge.yaml: loss=hinge is shipped with gantrain" in line
-    assert "my/loss/my_hinge.yaml" in line
+    folder = group.relative_to(CONF)
+    assert f"my/{folder}/{shipped.name}: {folder}={shipped.stem} is shipped with gantrain" in line
+    assert f"my/{folder}/my_{shipped.name}" in line
+    assert not Path("outputs").exists()
+
+
+def test_a_primary_config_of_ones_own_is_refused(gantrain, tmp_path: Path) -> None:
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my/train.yaml").write_text("steps: 3\n")
+    result = gantrain("--config-dir", "my", "steps=1")
+    assert result.status == 2
+    assert "my/train.yaml: train is shipped with gantrain" in result.stderr
+
+
+def test_an_option_with_a_name_of_its_own_is_taken(gantrain, tmp_path: Path) -> None:
+    (tmp_path / "my/loss").mkdir(parents=True)
+    (tmp_path / "my/loss/my_hinge.yaml").write_text("# mine\n_target_: gantrain.losses.hinge.Hinge\n")
+    result = gantrain("--config-dir", "my", "loss=my_hinge", *SMALL)
+    assert result.status == 0, result.stderr
+
+
+def test_the_first_line_comes_once_and_only_where_nothing_else_says_it(tmp_path: Path) -> None:
+    def said(*arguments: str) -> list[str]:
+        done = subprocess.run([*GANTRAIN, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+        return done.stderr.splitlines()
+
+    greeting = f"gantrain {version('gantrain')}: dcgan-digits"
+    trained = said(*SMALL)
+    assert trained[0] == greeting
+    assert trained.count(greeting) == 1
+    swept = said("-m", "seed=0", *SMALL)
+    assert any(line.startswith("Run 0: seed=0") for line in swept)
+    assert greeting not in swept
+    assert len(said("task=sample", "run=nowhere", "output=x.npz")) == 1
 
 
 def test_a_dcgan_run_has_no_panel_of_a_wasserstein_distance(gantrain) -> None:

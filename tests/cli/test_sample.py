@@ -103,3 +103,64 @@ def test_memory_is_bounded(gantrain, run: Path, monkeypatch: pytest.MonkeyPatch)
         tracemalloc.stop()
     assert images("6400.npz").nbytes > 5_000_000
     assert peaks[1] < peaks[0] + 2_000_000
+
+
+@pytest.fixture
+def conditional_run(gantrain, tmp_path: Path) -> Path:
+    assert gantrain(*SMALL, "network=cdcgan", "steps=3", "run_dir=run").status == 0
+    return tmp_path / "run"
+
+
+def test_labels_choose_the_classes(gantrain, conditional_run: Path) -> None:
+    from gantrain.models.conditional_dcgan import Generator
+    from gantrain.seeding import generator
+
+    assert gantrain("task=sample", "run=run", "labels=[3,7]", "num=10", "output=a.npz").status == 0
+    options = {"width": 2, "norm": "batch", "activation": "relu", "slope": 0.2, "bias": "none", "init": "dcgan"}
+    G = Generator((1, 28, 28), 100, num_classes=10, embedding_dim=10, **options)
+    G.load_state_dict(torch.load(conditional_run / "checkpoints/step_00000003.pt", weights_only=True)["G"])
+    z = torch.randn(64, 100, generator=generator(0, "sample", 0))[:10]
+    with torch.no_grad():
+        made = [((G.eval()(z, torch.full((10,), y)) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy() for y in (3, 7)]
+    expected = np.where((np.arange(10) < 5)[:, None, None, None], *made)
+    # Blocks of another size may round differently.
+    assert np.abs(images("a.npz").astype(int) - expected).max() <= 1
+    assert (made[0] != made[1]).mean() > 0.1
+
+
+def test_all_labels_make_a_row_of_each_class(gantrain, conditional_run: Path) -> None:
+    assert gantrain("task=sample", "run=run", "labels=all", "num=30", "output=a.png").status == 0
+    width, height = Image.open("a.png").size
+    assert height / width == pytest.approx(10 / 3, rel=0.1)
+    assert gantrain("task=sample", "run=run", "labels=all", "output=b.npz").status == 0
+    assert len(images("b.npz")) == 80  # eight of each, where num is not typed
+
+
+def test_without_labels_the_classes_are_drawn_and_sample_i_stays(gantrain, conditional_run: Path) -> None:
+    for name, num in (("a", 130), ("b", 5)):
+        assert gantrain("task=sample", "run=run", f"num={num}", f"output={name}.npz").status == 0
+    np.testing.assert_array_equal(images("a.npz")[:5], images("b.npz"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["labels=[10]"], "labels=[10]: must be all, or a list of classes from 0 to 9, for example labels=[3]"),
+        (["labels=[-1]"], "must be all, or a list of classes from 0 to 9"),
+        (["labels=[]"], "must be all, or a list of classes from 0 to 9"),
+        (["labels=three"], "must be all, or a list of classes from 0 to 9"),
+        (["labels=[true]"], "must be all, or a list of classes from 0 to 9"),
+        (["labels=all", "num=25"], "num=25: must be a multiple of the 10 classes of labels=all"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(gantrain, conditional_run: Path, typed: list[str], message: str) -> None:
+    result = gantrain("task=sample", "run=run", "output=a.npz", *typed)
+    assert result.status == 2
+    assert message in result.stderr
+    assert not Path("a.npz").exists()
+
+
+def test_labels_of_an_unconditional_run_are_refused(gantrain, run: Path) -> None:
+    result = gantrain("task=sample", "run=run", "output=a.npz", "labels=[3]")
+    assert result.status == 2
+    assert "labels=[3]: the generator of this run is unconditional; leave labels out" in result.stderr

@@ -1,0 +1,103 @@
+"""Small DCGAN trainings without a config, run in the ways that a Runtime has."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch.optim import Adam
+
+from gantrain.datasets.base import ImageDataset
+from gantrain.datasets.batches import make_batches
+from gantrain.ema import EMA
+from gantrain.engine.runtime import Runtime
+from gantrain.game import Objective
+from gantrain.losses.wasserstein import Wasserstein
+from gantrain.models import dcgan
+from gantrain.models.latent import Normal
+from gantrain.regularizers.base import Regularizer
+from gantrain.regularizers.gradient_penalty import GradientPenalty
+from gantrain.regularizers.input_noise import InputNoise
+from gantrain.regularizers.label_noise import LabelNoise
+from gantrain.train import TrainState, train
+from gantrain.updates import Logs
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+SHAPE = (3, 16, 16)
+PENALTY: dict[str, Regularizer] = {"gradient_penalty": GradientPenalty(weight=10.0, every=1)}
+NOISE: dict[str, Regularizer] = {"input_noise": InputNoise(std=0.5), "label_noise": LabelNoise(amount=0.5)}
+
+
+def make_state(
+    *, norm: str = "none", width: int = 4, dtype: torch.dtype = torch.float32, fused: bool = True
+) -> TrainState:
+    torch.manual_seed(0)
+    common: dict[str, Any] = {"width": width, "init": "dcgan", "bias": "ends", "slope": 0.2}
+    G = dcgan.Generator(SHAPE, 8, activation="relu", norm="batch", **common).to(dtype)
+    D = dcgan.Discriminator(SHAPE, activation="leaky_relu", norm=norm, **common).to(dtype)
+    G_ema = deepcopy(G).requires_grad_(False)
+    optimizers = [Adam(net.parameters(), lr=1e-3, betas=(0.0, 0.9), fused=fused) for net in (G, D)]
+    return TrainState(G, D, *optimizers, G_ema)
+
+
+def images(num: int = 64) -> ImageDataset:
+    pixels = torch.randint(0, 256, (num, *SHAPE), generator=torch.Generator().manual_seed(0)).byte()
+    return ImageDataset("noise", pixels, labels=None, num_classes=None, fingerprint="f")
+
+
+class Interrupted(Exception):
+    pass
+
+
+def advance(
+    state: TrainState,
+    way: Runtime,
+    *,
+    steps: int,
+    until: int | None = None,
+    then: Callable[[TrainState], None] = lambda state: None,
+    **options: Any,
+) -> list[dict[str, float]]:
+    """Train, perhaps not to the end, do something after each step, and return what was observed at each."""
+    seen: list[dict[str, float]] = []
+
+    def look(now: TrainState, logs: Logs) -> None:
+        seen.append({tag: float(torch.as_tensor(value).mean()) for tag, value in logs.items()})
+        then(now)
+        if now.step == until:
+            raise Interrupted
+
+    way.prepare(state)
+    objective = Objective(options.pop("loss", Wasserstein()), options.pop("regularizers", PENALTY))
+    defaults: dict[str, Any] = {"n_critic": lambda _: 2}
+    with suppress(Interrupted):
+        train(
+            state,
+            make_batches(images(), batch_size=8, seed=0, device=CPU),
+            Normal(z_dim=8),
+            objective,
+            steps=steps,
+            seed=0,
+            device=CPU,
+            ema=EMA(halflife_images=100.0, rampup=None),
+            precision=way.run,
+            accelerate=way.accelerate(state),
+            callbacks=[look],
+            **defaults | options,
+        )
+    return seen
+
+
+def snapshot(state: TrainState) -> dict[str, Any]:
+    parts = {"G": state.G, "D": state.D, "G_ema": state.G_ema, "of_G": state.G_optimizer, "of_D": state.D_optimizer}
+    return deepcopy({name: part.state_dict() for name, part in parts.items() if part is not None})
+
+
+def restored(saved: dict[str, Any], **options: Any) -> TrainState:
+    state = make_state(**options)
+    parts = {"G": state.G, "D": state.D, "G_ema": state.G_ema, "of_G": state.G_optimizer, "of_D": state.D_optimizer}
+    for name, part in parts.items():
+        assert part is not None
+        part.load_state_dict(saved[name])
+    return state
