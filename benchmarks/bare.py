@@ -1,6 +1,6 @@
-"""The least PyTorch code that does gantrain's arithmetic: it shows what gantrain's other work costs.
+"""Train with the least PyTorch code that has gantrain's arithmetic, to measure gantrain's overhead.
 
-One batch that stays on the device, latents drawn there, no logging, no pictures, no checkpoints.
+It uses one batch that stays on the device, and has no logging, sample grids or checkpoints.
 """
 
 import sys
@@ -17,7 +17,7 @@ from gantrain.train import TrainState
 
 
 def main() -> None:
-    """Train when it is this program's turn."""
+    """Run the steps that compare.py asks for."""
     case = CASES[sys.argv[1]]
     config = composed(case, *sys.argv[2:])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -28,17 +28,17 @@ def main() -> None:
 
 
 def step(state: TrainState, latent: Latent, objective: Objective, x: Tensor, config: Config) -> None:
-    """Update the critic n_critic times, each time on x [n, ...], then the generator."""
+    """Update the critic n_critic times on x [n, ...], then update the generator once."""
     G, D, G_ema, G_optimizer, D_optimizer = state.G, state.D, state.G_ema, state.G_optimizer, state.D_optimizer
-    n, loss, weight, apart = len(x), objective.loss, penalty_weight(config), couples_samples(state.D)
+    n, loss, weight, separate = len(x), objective.loss, penalty_weight(config), couples_samples(state.D)
     for _ in range(config.n_critic):
         with torch.no_grad():
             fake = G(latent(n, device=x.device))
-        real_logits, fake_logits = (D(x), D(fake)) if apart else D(torch.cat([x, fake])).split(n)
+        real_logits, fake_logits = (D(x), D(fake)) if separate else D(torch.cat([x, fake])).split(n)
         D_loss = loss.discriminator(real_logits, fake_logits)
         if weight:
-            mixed = torch.lerp(fake, x, torch.rand(n, *[1] * (x.dim() - 1), device=x.device)).requires_grad_()
-            (gradient,) = torch.autograd.grad(D(mixed).sum(), mixed, create_graph=True)
+            interpolated = torch.lerp(fake, x, torch.rand(n, *[1] * (x.dim() - 1), device=x.device)).requires_grad_()
+            (gradient,) = torch.autograd.grad(D(interpolated).sum(), interpolated, create_graph=True)
             D_loss = D_loss + weight * (gradient.flatten(1).norm(dim=1) - 1).square().mean()
         D_optimizer.zero_grad()
         D_loss.backward()
@@ -50,8 +50,8 @@ def step(state: TrainState, latent: Latent, objective: Objective, x: Tensor, con
     G_optimizer.step()
     D.requires_grad_(True)
     if G_ema is not None:
-        share = 1 - 0.5 ** (n / config.ema_halflife_images)
-        torch._foreach_lerp_(list(G_ema.parameters()), list(G.parameters()), share)
+        update_weight = 1 - 0.5 ** (n / config.ema_halflife_images)
+        torch._foreach_lerp_(list(G_ema.parameters()), list(G.parameters()), update_weight)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""Measure gantrain alone, beside a busy process and beside a second run, in turn, and print medians and ratios.
+"""Measure gantrain alone, beside a busy process and beside a second run, in turn; print medians and ratios.
 
-    python benchmarks/busy.py                                    # every case
-    python benchmarks/busy.py default gaussian --rounds 5        # some
+    python benchmarks/busy.py                                    # all cases
+    python benchmarks/busy.py default gaussian --rounds 5        # some cases
     python benchmarks/busy.py default --override runtime.threads=1
     python benchmarks/busy.py default --environment GOMP_SPINCOUNT=1000
 
-Each turn is a new process of the command with its default callbacks, in a folder that is removed. Its speed is read
-from metrics.csv, after some seconds of warm-up. The busy process computes on one core all the time. Of two runs the
-mean is reported. Other programs should rest meanwhile: the last column is how many cores they used (Linux only).
+Each turn starts a new process of the command with its default callbacks, in a temporary folder. The speed is read from
+metrics.csv, after some seconds of warm-up. The busy process keeps one core busy. For two runs their mean speed is
+reported. No other programs should run at the same time; the last column is the number of cores that they used (only on
+Linux).
 """
 
 import argparse
@@ -34,7 +35,7 @@ class Case:
     """A config to measure.
 
     Attributes:
-        log_every: steps between two rows of metrics.csv, about a fifth of a second of an undisturbed run.
+        log_every: steps between two rows of metrics.csv; they take about 0.2 s in a run alone.
     """
 
     overrides: tuple[str, ...]
@@ -52,22 +53,22 @@ ENDLESS = "steps=100000000"
 
 
 @dataclass(frozen=True)
-class Turn:
-    """What was measured in one turn: images per second, and how many cores other programs used."""
+class Measurement:
+    """The result of one turn: images per second, and the number of cores that other programs used."""
 
     speed: float
     others: float
 
 
 def main() -> None:
-    """Measure the cases that were asked for."""
+    """Measure the cases and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="case", help=", ".join(CASES))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=10.0, help="that are measured in each turn")
-    parser.add_argument("--warmup", type=float, default=4.0, help="seconds of training before that")
-    parser.add_argument("--override", action="append", default=[], help="of the config, as gantrain takes it")
-    parser.add_argument("--environment", action="append", default=[], metavar="NAME=VALUE", help="of the runs")
+    parser.add_argument("--seconds", type=float, default=10.0, help="seconds to measure in each turn")
+    parser.add_argument("--warmup", type=float, default=4.0, help="seconds of training before the measurement")
+    parser.add_argument("--override", action="append", default=[], help="a config override, as runtime.threads=1")
+    parser.add_argument("--environment", action="append", default=[], metavar="NAME=VALUE", help="set for the runs")
     arguments = parser.parse_args()
     if unknown := [case for case in arguments.cases if case not in CASES]:
         parser.error(f"{unknown[0]}: must be one of {', '.join(CASES)}")
@@ -77,7 +78,8 @@ def main() -> None:
     cores = os.cpu_count()
     print(f"{date.today()}, {platform.machine()} CPU, {cores} cores, Python {platform.python_version()}, ", end="")
     print(f"torch {torch.__version__}\n")
-    print("| case | alone, images/s | beside a busy process | of alone | beside a second run | of alone | others |")
+    columns = "alone, images/s | beside a busy process | ratio to alone | beside a second run | ratio to alone"
+    print(f"| case | {columns} | cores of other programs |")
     print("|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as data:
         write_mnist(Path(data) / "MNIST" / "raw")
@@ -96,14 +98,16 @@ def main() -> None:
 
 
 def case_command(name: str, data: Path) -> list[str]:
-    """Return the command that trains the case without end."""
+    """Return the command that trains the case until it is killed."""
     case = CASES[name]
-    place = [f"dataset.root={data}", f"dataset.cache_dir={data}/cache"] if name == "mlp_mnist" else []
-    return [sys.executable, "-m", "gantrain", *case.overrides, *place, ENDLESS, f"log_every={case.log_every}"]
+    data_overrides = [f"dataset.root={data}", f"dataset.cache_dir={data}/cache"] if name == "mlp_mnist" else []
+    return [sys.executable, "-m", "gantrain", *case.overrides, *data_overrides, ENDLESS, f"log_every={case.log_every}"]
 
 
-def measure(situation: str, command: Sequence[str], environment: dict[str, str], warmup: float, seconds: float) -> Turn:
-    """Train in the given situation until enough is measured; end the runs without waiting for their last files."""
+def measure(
+    situation: str, command: Sequence[str], environment: dict[str, str], warmup: float, seconds: float
+) -> Measurement:
+    """Train in the given situation for warmup and seconds, then kill the runs; return the mean speed."""
     with tempfile.TemporaryDirectory() as folder:
         names = ["first", "second"] if situation == "beside a second run" else ["first"]
         with (
@@ -116,28 +120,28 @@ def measure(situation: str, command: Sequence[str], environment: dict[str, str],
             start = time.monotonic()
             time.sleep(seconds)
             wait_for_rows(runs, Path(folder), max(at for _, at in before.values()) + seconds / 2)
-            taken = time.monotonic() - start
-            others = (busy_seconds() - used - sum(map(cpu_seconds, [*helpers, *runs])) + own) / taken
+            elapsed = time.monotonic() - start
+            others = (busy_seconds() - used - sum(map(cpu_seconds, [*helpers, *runs])) + own) / elapsed
             after = {name: last_row(Path(folder) / name) for name in names}
     speeds = [(after[name][0] - before[name][0]) / (after[name][1] - before[name][1]) for name in names]
-    return Turn(statistics.mean(speeds), others)
+    return Measurement(statistics.mean(speeds), others)
 
 
 @contextmanager
-def busy_process(wanted: bool) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Keep one core busy while the block runs, where that is wanted."""
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"])] if wanted else []
+def busy_process(enabled: bool) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Keep one core busy while the block runs, if `enabled`."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"])] if enabled else []
     try:
         yield processes
     finally:
-        end(processes)
+        kill(processes)
 
 
 @contextmanager
 def running(
     command: Sequence[str], environment: dict[str, str], folder: Path, names: Sequence[str]
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start the runs, each in a folder of its own, and end them with the block."""
+    """Start the runs, each in its own folder, and kill them at the end of the block."""
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for name in names:
@@ -146,18 +150,18 @@ def running(
                 processes.append(subprocess.Popen(arguments, env=environment, stdout=log, stderr=subprocess.STDOUT))
         yield processes
     finally:
-        end(processes)
+        kill(processes)
 
 
-def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End processes at once."""
+def kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Kill processes and wait for them."""
     for process in processes:
         process.kill()
         process.wait()
 
 
 def wait_for_rows(runs: Sequence[subprocess.Popen[bytes]], folder: Path, seconds: float) -> None:
-    """Wait until every run has logged a row after so many seconds of training."""
+    """Wait until each run has logged a row after this many seconds of training."""
     for process, name in zip(runs, ["first", "second"], strict=False):
         while last_row(folder / name)[1] < seconds:
             if process.poll() is not None:
@@ -166,7 +170,7 @@ def wait_for_rows(runs: Sequence[subprocess.Popen[bytes]], folder: Path, seconds
 
 
 def last_row(folder: Path) -> tuple[int, float]:
-    """Read how many images a run has seen and after how many seconds, from the last whole row of its metrics.csv."""
+    """Return the images and seconds in the last complete row of a run's metrics.csv; zeros if there is none."""
     path = folder / "metrics.csv"
     if not path.exists():
         return 0, 0.0
@@ -176,7 +180,7 @@ def last_row(folder: Path) -> tuple[int, float]:
 
 
 def busy_seconds() -> float:
-    """Sum the time that all cores have computed since the machine started; 0 where the system does not say."""
+    """Return the seconds that all cores were busy since boot, summed; 0 on systems without /proc."""
     path = Path("/proc/stat")
     if not path.exists():
         return 0.0
@@ -185,7 +189,7 @@ def busy_seconds() -> float:
 
 
 def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
-    """Return how long a process has computed; 0 where the system does not say."""
+    """Return the CPU seconds of a process; 0 on systems without /proc."""
     path = Path(f"/proc/{process.pid}/stat")
     if not path.exists():
         return 0.0
@@ -193,20 +197,20 @@ def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def report(case: str, rounds: Sequence[dict[str, Turn]]) -> None:
-    """Print a row: medians of the speeds, and of the ratios of each round."""
+def report(case: str, rounds: Sequence[dict[str, Measurement]]) -> None:
+    """Print a row of the table: medians of the speeds, and of the ratios of each round."""
     speeds = {situation: [turns[situation].speed for turns in rounds] for situation in SITUATIONS}
     alone = speeds["alone"]
     cells = [f"{statistics.median(alone):,.4g}"]
     for situation in SITUATIONS[1:]:
         ratios = [speed / other for speed, other in zip(speeds[situation], alone, strict=True)]
         cells += [f"{statistics.median(speeds[situation]):,.4g}", spread(ratios)]
-    others = statistics.median(turn.others for turns in rounds for turn in turns.values())
+    others = statistics.median(measured.others for turns in rounds for measured in turns.values())
     print(f"| {case} | {' | '.join(cells)} | {max(others, 0.0):.2f} |", flush=True)
 
 
 def spread(ratios: Sequence[float]) -> str:
-    """Write the median, the smallest and the largest."""
+    """Format the median with the minimum and the maximum."""
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 

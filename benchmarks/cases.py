@@ -1,4 +1,4 @@
-"""The cases that are measured: configs of gantrain, and the same networks and data for every program."""
+"""Define the benchmark cases: configs of gantrain, and the networks and data that every program uses."""
 
 import sys
 import time
@@ -26,11 +26,12 @@ from gantrain.train import TrainState
 
 @dataclass(frozen=True)
 class Case:
-    """A config, and the shape of its data.
+    """A config and its data.
 
     Attributes:
-        source: where the naive loop reads its images from: "files", "arrays" or, for vectors, "numbers".
-        num_images: of the real data set: a data loader starts anew after each pass over it.
+        image_shape: shape of a sample, (c, h, w) or (d,).
+        source: what the naive loop reads: "files", "arrays", or "numbers" for vectors.
+        num_images: size of the dataset; a data loader restarts its workers after each epoch.
     """
 
     overrides: tuple[str, ...]
@@ -50,14 +51,14 @@ CASES = {
     "default": Case((), (1, 28, 28), "arrays", 10_000),
 }
 NATIVE_SIZE = {"dcgan_cifar10": (3, 32, 32)}
-"""Size of the stored images, where it is not the size that is trained on."""
+"""(c, h, w) of the stored images, if they are resized for training."""
 
 NUM_FILES = 512
 WARMUP_STEPS = 2
 
 
 def composed(case: Case, *overrides: str) -> Config:
-    """Compose the case's config as the command does."""
+    """Compose the config of a case as the gantrain command does."""
     register(fixed_run_dir=False)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF.absolute()), version_base="1.3"):
@@ -68,24 +69,24 @@ def composed(case: Case, *overrides: str) -> Config:
 
 
 def networks(case: Case, config: Config, device: torch.device) -> tuple[TrainState, Latent, Objective]:
-    """Build networks, optimizers, the distribution of z, the loss and the regularizers of the case."""
+    """Build the networks and optimizers, the latent distribution, and the objective of a case."""
     latent = build_latent(config.latent)
     if case.source == "numbers":
         dataset = build_dataset(config.dataset)
-    else:  # networks need the shape alone
+    else:  # only the shape is used
         image = torch.zeros(1, *case.image_shape, dtype=torch.uint8)
         dataset = ImageDataset("none", image, labels=None, num_classes=None, fingerprint="")
     return build_state(config, dataset, latent, device), latent, build_objective(config)
 
 
 def penalty_weight(config: Config) -> float:
-    """Return the weight of the gradient penalty; 0 where there is none."""
+    """Return the weight of the gradient penalty; 0 if there is none."""
     node = config.regularizer.get("gradient_penalty")
     return float(node["weight"]) if node else 0.0
 
 
 def make_files(folder: Path) -> None:
-    """Write JPEGs of CelebA's size, as smooth as photographs."""
+    """Write JPEGs of CelebA's size, smooth like photographs so that they compress like them."""
     folder.mkdir(parents=True, exist_ok=True)
     numbers = np.random.default_rng(0)
     for i in range(NUM_FILES):
@@ -102,10 +103,10 @@ def make_arrays(name: str, case: Case) -> np.ndarray:
 
 
 class Turns:
-    """Steps to make, in turns: each line of standard input is a number of steps.
+    """Yields once for each step to run; each line of standard input is the number of steps of the next turn.
 
-    At the end of a turn the seconds per step go to standard output. So several running programs can be measured
-    alternately.
+    At the end of a turn the seconds per step are printed. So compare.py can measure several running programs in turn.
+    The first steps are a warm-up, which belongs to no turn.
     """
 
     def __init__(self, device: torch.device):
@@ -119,7 +120,7 @@ class Turns:
             print((self.now() - start) / int(line), flush=True)
 
     def now(self) -> float:
-        """Wait for the device, and return the time."""
+        """Wait for the device and return the time in seconds."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()

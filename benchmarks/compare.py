@@ -1,11 +1,11 @@
-"""Measure the naive loop, the bare loop and gantrain alternately, A B C A B C, and print medians and ratios.
+"""Measure the naive loop, the bare loop and gantrain in turn (A B C A B C), and print medians and ratios.
 
-    python benchmarks/compare.py                       # every case
-    python benchmarks/compare.py gaussian default      # some
+    python benchmarks/compare.py                       # all cases
+    python benchmarks/compare.py gaussian default      # some cases
     python benchmarks/compare.py default --override batch_size=256
 
-Each program is a process that makes some steps and waits while the others make theirs. gantrain's figure includes its
-callbacks at their default intervals. Ratios are computed round by round, and shown as median (quartiles).
+Each program is a process that runs some steps, then waits while the others run theirs. gantrain's figure includes its
+callbacks at their default intervals. Ratios are computed for each round, and printed as median (quartiles).
 """
 
 import argparse
@@ -54,15 +54,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="case", help=", ".join(CASES))
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--override", action="append", default=[], help="of the config, as gantrain takes it")
-    parser.add_argument("--steps", type=int, help="of each turn; by default what suits the case and the device")
+    parser.add_argument("--override", action="append", default=[], help="a config override, for example batch_size=256")
+    parser.add_argument("--steps", type=int, help="steps in each turn; the default depends on the case and the device")
     arguments = parser.parse_args()
     if unknown := [case for case in arguments.cases if case not in CASES]:
         parser.error(f"{unknown[0]}: must be one of {', '.join(CASES)}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU, {os.cpu_count()} cores"
     print(f"{date.today()}, {name}, Python {platform.python_version()}, torch {torch.__version__}\n")
-    print("| case | naive, ms a step | bare | gantrain | gantrain is faster than naive | and of bare |")
+    columns = "case | naive, ms/step | bare, ms/step | gantrain, ms/step | speedup over naive | speedup over bare"
+    print(f"| {columns} |")
     print("|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as data:
         prepare(Path(data))
@@ -72,14 +73,14 @@ def main() -> None:
 
 
 def prepare(data: Path) -> None:
-    """Write the data of gantrain's runs, in the real formats."""
+    """Write the data of gantrain's runs in the published formats."""
     make_files(data / "celeba" / "img_align_celeba")
     write_mnist(data / "MNIST" / "raw")
     write_cifar(data / "cifar-10-batches-py")
 
 
 def write_mnist(folder: Path) -> None:
-    """Write gantrain's digits, six times over, as MNIST's files."""
+    """Write gantrain's 10,000 digits, repeated six times, in the files of MNIST."""
     folder.mkdir(parents=True)
     dataset = digits(image_size=None)
     images, labels = dataset.images.repeat(6, 1, 1, 1).numpy(), dataset.labels.repeat(6).numpy()
@@ -90,32 +91,32 @@ def write_mnist(folder: Path) -> None:
 
 
 def write_cifar(folder: Path) -> None:
-    """Write noise as CIFAR-10's files."""
+    """Write noise in the files of CIFAR-10."""
     folder.mkdir(parents=True)
-    numbers = np.random.default_rng(0)
+    random = np.random.default_rng(0)
     for i in range(1, 6):
-        data = numbers.integers(0, 256, (1000, 3072), dtype=np.uint8)
-        batch = {"data": data, "labels": numbers.integers(0, 10, 1000).tolist()}
+        data = random.integers(0, 256, (1000, 3072), dtype=np.uint8)
+        batch = {"data": data, "labels": random.integers(0, 10, 1000).tolist()}
         (folder / f"data_batch_{i}").write_bytes(pickle.dumps(batch, protocol=2))
 
 
 @dataclass
 class Program:
-    """One of the three programs, which makes steps when asked to."""
+    """One of the three programs; it runs steps when asked to."""
 
     name: str
     process: Any
     errors: Path
 
     def turn(self, steps: int) -> float:
-        """Let it make some steps; return the seconds of each."""
+        """Run some steps and return the seconds per step."""
         with suppress(BrokenPipeError):
             self.process.stdin.write(f"{steps}\n")
             self.process.stdin.flush()
         return float(self.process.stdout.readline() or self.finish())
 
     def finish(self) -> str:
-        """Close its input, wait until it ends, and return the rest of its output."""
+        """Close its input, wait until it exits, and return the rest of its output."""
         with suppress(BrokenPipeError):
             self.process.stdin.close()
         output = self.process.stdout.read()
@@ -127,10 +128,10 @@ class Program:
 
 def measure(case: str, steps: int, rounds: int, data: Path, overrides: list[str]) -> list[dict[str, float]]:
     """Return the milliseconds per step of each program, in each round."""
-    more = {"naive": [], "bare": [], "product": [str(steps * rounds), str(data)]}
+    arguments = {"naive": [], "bare": [], "product": [str(steps * rounds), str(data)]}
     programs = []
-    for name, its_own in more.items():
-        command = [sys.executable, HERE / f"{name}.py", case, *its_own, *overrides]
+    for name, own_arguments in arguments.items():
+        command = [sys.executable, HERE / f"{name}.py", case, *own_arguments, *overrides]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         errors = data / f"{case}-{name}.log"
         with errors.open("w") as file:
@@ -145,21 +146,21 @@ def measure(case: str, steps: int, rounds: int, data: Path, overrides: list[str]
         for program in programs:
             program.process.kill()
     for taken in seconds:
-        taken["product"] += float(outputs["product"])  # callbacks and lazy penalties, each at its own interval
+        taken["product"] += float(outputs["product"])  # callbacks and lazy penalties at their intervals
     return [{name: 1e3 * s for name, s in taken.items()} for taken in seconds]
 
 
 def report(case: str, rounds: list[dict[str, float]]) -> None:
-    """Print a row: medians, and the ratios round by round."""
-    middle = {program: statistics.median(r[program] for r in rounds) for program in rounds[0]}
-    faster = [r["naive"] / r["product"] for r in rounds]
-    share = [r["bare"] / r["product"] for r in rounds]
-    cells = [f"{ms:,.4g}" for ms in middle.values()] + [spread(faster), spread(share)]
+    """Print a row of the table: medians of the times and of the ratios."""
+    medians = {program: statistics.median(r[program] for r in rounds) for program in rounds[0]}
+    over_naive = [r["naive"] / r["product"] for r in rounds]
+    over_bare = [r["bare"] / r["product"] for r in rounds]
+    cells = [f"{ms:,.4g}" for ms in medians.values()] + [spread(over_naive), spread(over_bare)]
     print(f"| {case} | {' | '.join(cells)} |", flush=True)
 
 
 def spread(ratios: list[float]) -> str:
-    """Write the median, and the quartiles of four ratios or more."""
+    """Format the median, with quartiles if there are at least four ratios."""
     if len(ratios) < 4:
         return f"{statistics.median(ratios):.2f}"
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")

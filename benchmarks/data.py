@@ -1,9 +1,9 @@
-"""Measure the data path: decoding against one Pillow thread, and batches of mapped images.
+"""Measure the data path: decoding, compared with one Pillow thread, and batches from a finished cache.
 
     python benchmarks/data.py
 
-JPEGs of CelebA's size are resized to 64x64. The decoders run in turn, A B A B, on the same files; batches come from a
-finished cache that is already in the page cache.
+JPEGs of CelebA's size are resized to 64x64. The methods run in turn on the same files. The finished cache is already
+in the page cache of the system.
 """
 
 import argparse
@@ -29,25 +29,27 @@ SIZE, BATCH_SIZE = 64, 64
 
 
 def main() -> None:
-    """Print a table."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        make_files(root / "few")
-        few = sorted((root / "few").iterdir())
+        make_files(root / "originals")
+        originals = sorted((root / "originals").iterdir())
         (root / "photos").mkdir()
         for i in range(arguments.images):
-            (root / f"photos/{i:06d}.jpg").hardlink_to(few[i % len(few)])
-        ways = {
+            (root / f"photos/{i:06d}.jpg").hardlink_to(originals[i % len(originals)])
+        methods = {
             "one Pillow thread": lambda _: one_thread(root / "photos"),
             f"{num_cores()} workers": lambda _: decode(root / "photos"),
-            "and a cache made": lambda n: cached(root, f"cache-{n}"),
+            "workers and cache": lambda n: cached(root, f"cache-{n}"),
         }
-        turns = [{name: seconds(partial(way, n)) for name, way in ways.items()} for n in range(arguments.rounds)]
-        for name in ways:
+        turns = [
+            {name: seconds(partial(method, n)) for name, method in methods.items()} for n in range(arguments.rounds)
+        ]
+        for name in methods:
             rate = arguments.images / statistics.median(turn[name] for turn in turns)
             ratio = statistics.median(turn["one Pillow thread"] / turn[name] for turn in turns)
             print(f"{name:<20} {rate:,.0f} images/s, {ratio:.2f}", flush=True)
@@ -56,25 +58,25 @@ def main() -> None:
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Return how long a call takes."""
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def one_thread(photos: Path) -> None:
-    """Decode, resize and crop each file in this thread, and keep nothing."""
+    """Decode, resize and crop each file in this thread, and discard the result."""
     for path in sorted(photos.iterdir()):
         with Image.open(path) as image:
-            whole = image.convert("RGB")
-            width, height = (side * SIZE // min(whole.size) for side in whole.size)
+            rgb = image.convert("RGB")
+            width, height = (side * SIZE // min(rgb.size) for side in rgb.size)
             left, top = (width - SIZE) // 2, (height - SIZE) // 2
-            resized = whole.resize((width, height), Image.Resampling.BILINEAR)
+            resized = rgb.resize((width, height), Image.Resampling.BILINEAR)
             resized.crop((left, top, left + SIZE, top + SIZE)).tobytes()
 
 
 def decode(photos: Path) -> None:
-    """Decode each file, and keep nothing."""
+    """Decode each file with gantrain's workers, and discard the result."""
     files = open_image_files(photos)
     with decoding(lambda i: square(files, i, 3, SIZE), files.names, (3, SIZE, SIZE), None) as images:
         for _ in images:
@@ -82,7 +84,7 @@ def decode(photos: Path) -> None:
 
 
 def cached(root: Path, cache: str) -> ImageDataset:
-    """Make the cache, or map the existing one."""
+    """Build the cache, or map the existing one."""
     options = {"image_size": SIZE, "channels": 3, "max_bad_fraction": 0.0}
     dataset = image_folder(root=str(root / "photos"), cache_dir=str(root / cache), **options)
     dataset.prepare()
@@ -90,7 +92,7 @@ def cached(root: Path, cache: str) -> ImageDataset:
 
 
 def batches(dataset: ImageDataset, rounds: int) -> list[float]:
-    """Return the images per second of an epoch, as float32 in [-1, 1], in each round after the first."""
+    """Return the images per second of one epoch for each round, as float32 in [-1, 1]; one epoch is a warm-up."""
     made = make_batches(dataset, batch_size=BATCH_SIZE, seed=0, device=torch.device("cpu"))
     num = dataset.num_images // BATCH_SIZE
 

@@ -1,8 +1,8 @@
-"""The loop of most public scripts, which gantrain should be faster than.
+"""Train with the loop of most public scripts, as a baseline for gantrain.
 
-A data loader that decodes and transforms image by image, latents drawn on the host and copied, a forward pass of the
-critic each for real, fake and interpolated samples, fakes that are not detached from the generator, losses read off
-the device in every update, plain optimizers, float32.
+A data loader decodes and transforms each image, latents are drawn on the host and copied to the device, the critic has
+a forward pass each for real, generated and interpolated samples, generated samples are not detached from G, every
+update reads its losses from the device, optimizers are not fused, and everything is float32.
 """
 
 import sys
@@ -24,7 +24,7 @@ NUM_WORKERS = num_cores()
 
 
 class Images(Dataset[Tensor]):
-    """Files or arrays, opened and transformed one by one; the items repeat up to `num`."""
+    """Image files or arrays, opened and transformed one by one; they repeat until there are `num` samples."""
 
     def __init__(self, items: Any, num: int, transform: Any):
         self.items, self.num, self.transform = items, num, transform
@@ -56,13 +56,13 @@ def batches(name: str, case: Case, batch_size: int, folder: Path) -> Iterator[Te
 
 
 def gradient_penalty(D: nn.Module, real: Tensor, fake: Tensor, weight: float) -> Tensor:
-    """Compute the penalty between real and fake samples; the fakes are not detached here either."""
+    """Compute the gradient penalty; generated samples are not detached here either."""
     epsilon = torch.rand(len(real), *[1] * (real.dim() - 1)).to(real.device)
-    mixed = (epsilon * real + (1 - epsilon) * fake).requires_grad_(True)
-    scores = D(mixed)
+    interpolated = (epsilon * real + (1 - epsilon) * fake).requires_grad_(True)
+    scores = D(interpolated)
     (gradient,) = torch.autograd.grad(
         outputs=scores,
-        inputs=mixed,
+        inputs=interpolated,
         grad_outputs=torch.ones(scores.size()).to(real.device),
         create_graph=True,
         retain_graph=True,
@@ -71,7 +71,7 @@ def gradient_penalty(D: nn.Module, real: Tensor, fake: Tensor, weight: float) ->
 
 
 def main() -> None:
-    """Train when it is this program's turn."""
+    """Run the steps that compare.py asks for."""
     name = sys.argv[1]
     case = CASES[name]
     config = composed(case, *sys.argv[2:])
@@ -102,7 +102,7 @@ def main() -> None:
                 total = D_loss + (gradient_penalty(D, real, fake, weight) if weight else 0)
                 total.backward()
                 D_optimizer.step()
-                numbers = (D_loss.item(), real_scores.mean().item(), fake_scores.mean().item(), total.item())
+                row = (D_loss.item(), real_scores.mean().item(), fake_scores.mean().item(), total.item())
             G_optimizer.zero_grad()
             scores = D(G(latent(batch_size, device=torch.device("cpu")).to(device)))
             G_loss = -scores.mean() if wasserstein else bce(scores, torch.ones(batch_size).to(device))
@@ -112,7 +112,7 @@ def main() -> None:
                 decay = 0.5 ** (batch_size / config.ema_halflife_images)
                 for average, current in zip(G_ema.parameters(), G.parameters(), strict=True):
                     average.data.mul_(decay).add_(current.data * (1 - decay))
-            log.append((*numbers, G_loss.item()))
+            log.append((*row, G_loss.item()))
 
 
 if __name__ == "__main__":

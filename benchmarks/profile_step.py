@@ -1,4 +1,4 @@
-"""Profile a plain eager float32 step: its time by operator.
+"""Profile an eager float32 step, and print its time by operator.
 
 python benchmarks/profile_step.py wgan_gp_celeba_f128
 python benchmarks/profile_step.py default --steps 20 --rows 20
@@ -11,14 +11,15 @@ import torch
 from cases import CASES, composed, networks
 from torch.profiler import ProfilerActivity, profile
 
-from gantrain.assemble import RepeatedBatch, build_ema
+from gantrain.assemble import build_ema
 from gantrain.budget import critic_schedule
 from gantrain.datasets.batches import Batch
+from gantrain.session.trials import RepeatedBatch
 from gantrain.train import train
 
 
 def main() -> None:
-    """Profile some steps of a case on one batch, after one to warm up."""
+    """Profile some steps of a case on one batch, after one warm-up step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", choices=CASES)
     parser.add_argument("--steps", type=int, default=1)
