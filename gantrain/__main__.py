@@ -1,4 +1,4 @@
-"""The command, from its first moment on: `gantrain` and `python -m gantrain` begin here."""
+"""Entry point of `gantrain` and of `python -m gantrain`."""
 
 import os
 import signal
@@ -10,29 +10,29 @@ from typing import NoReturn
 
 
 def main() -> None:
-    """Run the command; a signal that comes while it is still being imported ends it without a traceback."""
+    """Run the command; a signal during the imports ends the process without a traceback."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         with suppress(ValueError):  # not in the main thread
             signal.signal(signum, lambda received, _: os._exit(128 + received))
     from gantrain.command.cli import main as command
-    from gantrain.engine.torchrun import is_of_torchrun
+    from gantrain.engine.torchrun import is_started_by_torchrun
 
-    if is_of_torchrun():
-        leave_at_once_after(command)
+    if is_started_by_torchrun():
+        run_and_exit(command)
     command()
 
 
-def leave_at_once_after(command: Callable[[], None]) -> NoReturn:
-    """Run the command and end the process with nothing taken to pieces.
+def run_and_exit(command: Callable[[], None]) -> NoReturn:
+    """Run the command and exit without tearing down torch's connections.
 
-    Where another process has left before, taking torch's connections to pieces aborts now and then ("terminate called
-    without an active exception", torch 2.14).
+    If another rank has already exited, the teardown sometimes aborts ("terminate called without an active exception",
+    torch 2.14).
     """
     status = 0
     try:
         command()
-    except SystemExit as leaving:
-        status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except SystemExit as request:
+        status = request.code if isinstance(request.code, int) else int(request.code is not None)
     except BaseException:
         traceback.print_exc()
         status = 1

@@ -1,4 +1,4 @@
-"""From the config to the parts of a training, which fit together."""
+"""Build all parts of a training from the config, and check that they fit together."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -13,19 +13,19 @@ from torch.optim import Optimizer
 from gantrain.augment.base import Augment
 from gantrain.budget import count_steps, critic_schedule
 from gantrain.callbacks.base import Callback, Callbacks
-from gantrain.combinations import check_combination, check_data, warn_of_own_code
+from gantrain.combinations import check_combination, check_data, warn_of_user_code
 from gantrain.config import Config, Node, RuntimeConfig, hyperparameters
 from gantrain.datasets.base import Dataset, ImageDataset
 from gantrain.datasets.batches import Batches, FreshBatches, ImageBatches, Prefetcher, make_batches
 from gantrain.datasets.labels import count_classes, make_fake_labels
 from gantrain.ema import EMA
 from gantrain.engine.device import choose_device
-from gantrain.engine.distributed import SINGLE, Processes
+from gantrain.engine.distributed import SINGLE_PROCESS, Processes
 from gantrain.engine.memory import require_memory
 from gantrain.engine.runtime import choose
 from gantrain.errors import ConfigError
 from gantrain.game import Objective
-from gantrain.instantiate import make, make_all, takes_fact
+from gantrain.instantiate import make, make_all, takes_parameter
 from gantrain.losses.base import Loss, RelativisticLoss
 from gantrain.metrics.base import Metric
 from gantrain.models.calling import takes_labels
@@ -45,7 +45,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Training:
-    """Everything that the config names, built and fitting together, but nothing written yet."""
+    """All parts of a training, built but not started; no file is written yet.
+
+    Attributes:
+        fake_labels: from (n, the labels of the real batch) to labels of n generated samples; None: unconditional.
+    """
 
     run: Run
     callbacks: Callbacks
@@ -54,7 +58,7 @@ class Training:
     fake_labels: Callable[[int, Labels], Labels] | None
 
     def __call__(self, callbacks: Sequence[Callable[[TrainState, Logs], None]]) -> None:
-        """Train from where the state stands until the run has its steps."""
+        """Train from the current step of the state to the last step of the run."""
         run, config = self.run, self.run.config
         averaging = [run.processes.average_logs] if run.processes.world_size > 1 else []
         with run.runtime.threaded():
@@ -79,13 +83,16 @@ class Training:
             )
 
 
-def assemble(job: Job, config: Config, processes: Processes = SINGLE) -> Training:
-    """Build what the config names.
+def assemble(job: Job, config: Config, processes: Processes = SINGLE_PROCESS) -> Training:
+    """Build the parts that the config names, and load the data.
+
+    Args:
+        processes: the processes that train the run; each of them calls this function.
 
     Raises:
         UserError: the config or the data is wrong.
     """
-    with processes.failing_together():
+    with processes.raise_on_all_ranks():
         device = choose_device(config.runtime.device)
         objective, ema = build_objective(config), build_ema(config)
         metrics, callbacks = build_metrics(config.metric), build_callbacks(config.callback)
@@ -101,14 +108,14 @@ def assemble(job: Job, config: Config, processes: Processes = SINGLE) -> Trainin
         runtime.prepare(state)
         processes.split_batches(config.batch_size, state)
         if processes.world_size > 1 and processes.is_main:
-            warn_of_own_code([state.G, state.D, *parts], processes.world_size)
+            warn_of_user_code([state.G, state.D, *parts], processes.world_size)
         check_combination(state.D, objective, config)
         check_data(config, dataset)
         schedules = build_schedules(config.schedule, state, objective, ema, device, captures=runtime.captures)
-        count_steps(config, dataset.num_images)  # refuses epochs of data without end, before decoding
+        count_steps(config, dataset.num_images)  # raises for epochs of a distribution, before minutes of decoding
     prepare_data(dataset, config.runtime, processes)
     conditional = takes_labels(state.G) or takes_labels(state.D) or hasattr(state.D, "num_aux_classes")
-    with processes.failing_together():
+    with processes.raise_on_all_ranks():
         batches = build_batches(config, dataset, device, processes, labels=conditional)
         class_counts = count_classes(dataset) if conditional else None
         steps = count_steps(config, dataset.num_images)
@@ -136,9 +143,9 @@ def assemble(job: Job, config: Config, processes: Processes = SINGLE) -> Trainin
 
 
 def prepare_data(dataset: Dataset, runtime: RuntimeConfig, processes: Processes) -> None:
-    """Decode the images, where they are not in the cache yet; one process on each machine does it."""
+    """Decode the images if they are not cached yet: local rank 0 of each machine, before the others load the cache."""
     for is_turn in (processes.local_rank == 0, processes.local_rank > 0):
-        with processes.failing_together():
+        with processes.raise_on_all_ranks():
             if is_turn:
                 dataset.prepare(num_workers=runtime.num_workers)
 
@@ -146,10 +153,10 @@ def prepare_data(dataset: Dataset, runtime: RuntimeConfig, processes: Processes)
 def build_batches(
     config: Config, dataset: Dataset, device: torch.device, processes: Processes, *, labels: bool
 ) -> ImageBatches | Prefetcher | FreshBatches:
-    """Choose how the data are served to this rank."""
+    """Make the batches of this rank, and warn if there are fewer images than a batch has."""
     if isinstance(dataset, ImageDataset) and config.batch_size > dataset.num_images and processes.is_main:
         logger.warning(
-            "batch_size=%s: there are only %s images, so a batch holds some of them twice.",
+            "batch_size=%s: there are only %s images, so a batch contains some of them twice.",
             *(config.batch_size, f"{dataset.num_images:,}"),
         )
     return make_batches(
@@ -165,7 +172,7 @@ def build_batches(
 
 
 def build_dataset(node: Node) -> Dataset:
-    """Load the data."""
+    """Make the dataset; images that must be decoded are loaded later, by prepare_data."""
     return cast(Dataset, make("dataset", node, Dataset))
 
 
@@ -184,14 +191,14 @@ def build_objective(config: Config) -> Objective:
 
 
 def build_generator(node: Any, image_shape: Sequence[int], latent: Latent, num_classes: int | None) -> nn.Module:
-    """Make G for the data's shape."""
+    """Make G for samples of the data's shape."""
     shape = tuple(image_shape)
-    facts = (shape, latent.z_dim)
-    return cast(nn.Module, make("model.generator", node, nn.Module, *facts, num_classes=num_classes))
+    made = make("model.generator", node, nn.Module, shape, latent.z_dim, num_classes=num_classes)
+    return cast(nn.Module, made)
 
 
 def build_discriminator(node: Any, image_shape: Sequence[int], num_classes: int | None, packing: int = 1) -> nn.Module:
-    """Make D for the data's shape."""
+    """Make D for samples of the data's shape, packed by `packing`."""
 
     def build_for(shape: tuple[int, ...]) -> nn.Module:
         return cast(nn.Module, make("model.discriminator", node, nn.Module, shape, num_classes=num_classes))
@@ -203,23 +210,23 @@ def build_discriminator(node: Any, image_shape: Sequence[int], num_classes: int 
 
 
 def build_state(config: Config, dataset: Dataset, latent: Latent, device: torch.device) -> TrainState:
-    """Make networks and optimizers, a function of the config alone."""
+    """Make the networks and optimizers; their initial values depend only on the config."""
     shape, num_classes = dataset.image_shape, dataset.num_classes
     for part in ("generator", "discriminator") if num_classes is None else ():
-        if takes_fact(f"model.{part}", config.model[part], "num_classes"):
+        if takes_parameter(f"model.{part}", config.model[part], "num_classes"):
             raise ConfigError(
-                f"model.{part} is class-conditional, and dataset={dataset.name} has no labels: use labelled data "
+                f"model.{part} is class-conditional, but dataset={dataset.name} has no labels: use labelled data "
                 "(digits, mnist, fashion_mnist, cifar10, a folder with a subfolder for each class), or an "
                 "unconditional network such as network=dcgan."
             )
-    # Each from a key of its own, so that a change of one network leaves the start of the other as it was.
+    # One key for each network, so that changing one does not change the initial weights of the other.
     seed_everything(config.seed, "weights", "G", device=torch.device("cpu"))
     G = build_generator(config.model["generator"], shape, latent, num_classes).to(device)
     seed_everything(config.seed, "weights", "D", device=torch.device("cpu"))
     D = build_discriminator(config.model["discriminator"], shape, num_classes, config.packing).to(device)
-    own = {key: value for key, value in config.discriminator_optimizer.items() if value is not None}
-    # Without a target of its own it only changes what it names.
-    D_optimizer = own if "_target_" in own else config.optimizer | own
+    options = {key: value for key, value in config.discriminator_optimizer.items() if value is not None}
+    # Without a _target_, discriminator_optimizer overrides single options of the generator's optimizer.
+    D_optimizer = options if "_target_" in options else config.optimizer | options
     return TrainState(
         G=G,
         D=D,
@@ -230,15 +237,15 @@ def build_state(config: Config, dataset: Dataset, latent: Latent, device: torch.
 
 
 def build_optimizer(path: str, node: Node, module: nn.Module) -> Optimizer:
-    """Make the optimizer of the module's parameters."""
+    """Make an optimizer of the module's parameters."""
     if "betas" in node:
-        # torch refuses betas of which one is an int, as 0 is.
+        # torch refuses an int as a beta, for example 0.
         node = node | {"betas": [float(beta) for beta in node["betas"]]}
     return cast(Optimizer, make(path, node, Optimizer, list(module.parameters())))
 
 
 def build_ema(config: Config) -> EMA | None:
-    """Make the rule of G's average, where one is wanted."""
+    """Make the EMA of G, or return None if the config has none."""
     if config.ema_halflife_images is None:
         return None
     return EMA(halflife_images=config.ema_halflife_images, rampup=config.ema_rampup)
@@ -247,7 +254,11 @@ def build_ema(config: Config) -> EMA | None:
 def build_schedules(
     nodes: Node, state: TrainState, objective: Objective, ema: EMA | None, device: torch.device, *, captures: bool
 ) -> Schedules:
-    """Make the schedules, and what lazy penalties change in the optimizers."""
+    """Make the schedules, and the rescaling of optimizers with lazy penalties.
+
+    Args:
+        captures: whether updates are captured as CUDA graphs.
+    """
     schedules = cast(dict[str, Schedule], make_all("schedule", nodes, Schedule))
     return Schedules(state, objective, ema=ema, schedules=schedules, capture=device if captures else None)
 
@@ -258,7 +269,7 @@ def build_metrics(nodes: Node) -> dict[str, Metric]:
 
 
 def build_callbacks(nodes: Node) -> list[Callback]:
-    """Make the callbacks, in the order given."""
+    """Make the callbacks, in the order of the config."""
     made = make_all("callback", nodes, Callback)
     for name, callback in made.items():
         callback.name = name

@@ -1,4 +1,4 @@
-"""Parts that do not fit together: refused where theory forbids it, warned of where it is doubtful."""
+"""Refuse combinations of parts that theory rules out, and warn of doubtful ones."""
 
 import logging
 from collections.abc import Sequence
@@ -7,52 +7,53 @@ from torch import nn
 
 from gantrain.config import Config
 from gantrain.datasets.base import Dataset, ImageDataset
-from gantrain.engine.runtime import own_code
+from gantrain.engine.runtime import find_user_code
 from gantrain.errors import ConfigError
 from gantrain.game import Objective
 from gantrain.models.layers import couples_samples, has_batch_norm
+from gantrain.models.spectral_norm import has_spectral_norm
 
 logger = logging.getLogger(__name__)
 
 
-def warn_of_own_code(parts: Sequence[object], world_size: int) -> None:
-    """Warn where code of the user's own could draw the same random numbers on every rank."""
-    if (name := own_code(parts)) is not None:
+def warn_of_user_code(parts: Sequence[object], world_size: int) -> None:
+    """Warn that the user's own code could draw the same random numbers on every rank."""
+    if (name := find_user_code(parts)) is not None:
         logger.warning(
-            "%s is your own code: what it draws at random for each sample it must draw by gantrain.seeding.own_rows, "
-            "or the %s processes draw the same numbers for different samples.",
+            "%s is your own code: it must draw the random numbers of each sample with gantrain.seeding.own_rows, "
+            "because otherwise all %s processes use the same numbers.",
             *(name, world_size),
         )
 
 
 def check_data(config: Config, dataset: Dataset) -> None:
-    """Refuse settings that need another kind of data.
+    """Refuse settings that do not apply to the data.
 
     Raises:
-        ConfigError: naming the setting and the remedy.
+        ConfigError: horizontal_flip with vectors.
     """
     if config.horizontal_flip and not isinstance(dataset, ImageDataset):
-        raise ConfigError(f"horizontal_flip=true: {dataset.name} are vectors, which have no sides; leave it out.")
+        raise ConfigError(f"horizontal_flip=true: the samples of {dataset.name} are vectors, not images; leave it out.")
 
 
 def check_combination(D: nn.Module, objective: Objective, config: Config) -> None:
-    """Refuse what is wrong by theory unless it is allowed by name, and warn of what is doubtful.
+    """Refuse combinations that theory rules out, except those in `config.allow`, and warn of doubtful ones.
 
     Raises:
-        ConfigError: naming what does not go together, the remedy, and how to allow it.
+        ConfigError: a combination is refused; the message names the remedy, and how to allow the combination.
     """
     loss, regularizers = objective.loss, objective.regularizers
-    nameable = {f"{name}_with_batch_norm" for name, r in regularizers.items() if r.with_batch_norm == "wrong"}
+    refusable = {f"{name}_with_batch_norm" for name, r in regularizers.items() if r.with_batch_norm == "wrong"}
     for name in config.allow:
-        if name not in nameable:
+        if name not in refusable:
             raise ConfigError(
-                f"allow=[{name}] names nothing that this config needs allowed; "
-                f"{'it could name ' + ', '.join(sorted(nameable)) if nameable else 'leave it out'}."
+                f"allow=[{name}] is not a combination in this config that can be allowed; "
+                f"{'those are ' + ', '.join(sorted(refusable)) if refusable else 'leave it out'}."
             )
     for name, regularizer in regularizers.items() if not hasattr(D, "num_aux_classes") else ():
         if getattr(regularizer, "needs_classifier", False):
             raise ConfigError(
-                f"regularizer={name} trains a classifier, and {type(D).__module__}.{type(D).__name__} has none: use "
+                f"regularizer={name} trains a classifier, but {type(D).__module__}.{type(D).__name__} has none: use "
                 "network=acgan, or leave the regularizer out."
             )
     for name, regularizer in regularizers.items() if has_batch_norm(D) else ():
@@ -65,14 +66,16 @@ def check_combination(D: nn.Module, objective: Objective, config: Config) -> Non
             )
         if regularizer.with_batch_norm == "doubtful":
             logger.warning(
-                "regularizer=%s with BatchNorm in the discriminator: the critic is no longer Lipschitz in a single "
-                "sample; model.discriminator.norm=none is safer.",
+                "regularizer=%s with BatchNorm in the discriminator: the regularizer does not bound the Lipschitz "
+                "constant of BatchNorm; model.discriminator.norm=none is safer.",
                 name,
             )
-    if getattr(loss, "needs_lipschitz", False) and not any(r.bounds_lipschitz for r in regularizers.values()):
+    bounded = has_spectral_norm(D) or any(r.bounds_lipschitz for r in regularizers.values())
+    if getattr(loss, "needs_lipschitz", False) and not bounded:
         logger.warning(
-            "loss: %s without anything that keeps the critic Lipschitz: its scores will grow without bound; "
-            "add regularizer=[gradient_penalty] or regularizer=[weight_clip].",
+            "loss: %s, but nothing bounds the critic's Lipschitz constant, so its logits will grow without bound; "
+            "add regularizer=[gradient_penalty] or regularizer=[weight_clip], or set "
+            "model.discriminator.norm=spectral.",
             type(loss).__name__,
         )
     if config.accumulate > 1:
@@ -81,6 +84,6 @@ def check_combination(D: nn.Module, objective: Objective, config: Config) -> Non
         coupling += [type(x).__name__ for x in parts if getattr(x, "couples_samples", False) is True]
         if coupling:
             logger.warning(
-                "accumulate=%s: %s takes statistics over samples, and takes them over each micro-batch of %s.",
+                "accumulate=%s: %s computes statistics over samples; they are those of each micro-batch of %s samples.",
                 *(config.accumulate, ", ".join(dict.fromkeys(coupling)), config.batch_size // config.accumulate),
             )

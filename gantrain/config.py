@@ -1,8 +1,8 @@
-"""Every setting of gantrain, with its type, its default and what it means.
+"""All top-level settings of gantrain, with their types, defaults and help texts.
 
-The text under each field is its line in `gantrain --help`. The settings of a part (a loss, a network, a dataset) are
-options of its class, with their values in conf/. Nothing here imports torch, so that `gantrain --help` and `--cfg job`
-answer at once.
+`gantrain --help` shows the docstring under each field of Config. The options of a part (a loss, a network, a dataset)
+are parameters of its class, with their values in conf/. This module does not import torch, so that `gantrain --help`
+and `--cfg job` start fast.
 """
 
 import ast
@@ -21,22 +21,22 @@ from gantrain.errors import ConfigError
 CONF = next(
     folder for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if folder.is_dir()
 )
-"""The shipped configs: beside the modules in an installed package, above them in a checkout."""
+"""The folder of the shipped configs: in the package if it is installed, beside it in a checkout."""
 
 Node = dict[str, Any]
-"""A part of the config that names its class by `_target_`; or a whole config as plain Python."""
+"""A part of the config as a dict, with its class under the key `_target_`; or a config as nested dicts."""
 
 LIST_GROUPS = ("regularizer", "augment", "schedule", "metric", "callback")
-"""Groups of which a config takes a list of options, by name."""
+"""Config groups from which several options can be selected; the others take exactly one."""
 
 
 def outside_training(default: Any = MISSING, **options: Any) -> Any:
-    """Declare a setting that changes what is written and where, and not what is trained; a resumed run may differ."""
+    """Declare a setting that does not affect the weights, only the files; it may change when a run is resumed."""
     return _setting(default, changes_training=False, **options)
 
 
 def for_task(task: str, default: Any) -> Any:
-    """Declare a setting that one task alone reads."""
+    """Declare a setting that only this task reads."""
     return _setting(default, changes_training=False, task=task)
 
 
@@ -47,61 +47,61 @@ def _setting(default: Any, **metadata: Any) -> Any:
 
 
 def group() -> Any:
-    """Declare a part that is chosen by group=option, or a list of them."""
+    """Declare a config group: a part, or a dict of parts, selected by group=option."""
     return field(default_factory=dict)
 
 
 @dataclass
 class RuntimeConfig:
-    """How the arithmetic is run; conf/runtime has the values."""
+    """How the arithmetic is executed; conf/runtime has the values."""
 
     device: str = MISSING
-    """auto, cpu, cuda, cuda:1, mps"""
+    """auto, cpu, cuda, cuda:1 or mps"""
     precision: str = MISSING
-    """auto, float32, tf32, bf16"""
+    """auto, float32, tf32 or bf16"""
     acceleration: str = MISSING
-    """auto, eager, graph (each update replayed as one CUDA graph)"""
+    """auto, eager, or graph (replay each update as one CUDA graph)"""
     layout: str = MISSING
-    """auto, contiguous, channels_last"""
+    """memory format: auto, contiguous or channels_last"""
     data: str = MISSING
-    """auto, device (all images lie on the GPU), host"""
+    """where the images are stored: auto, device (all of them on the GPU) or host"""
     threads: Any = MISSING
-    """auto, or the number of threads that compute on a CPU"""
+    """auto, or the number of CPU threads"""
     spin: Any = "auto"
-    """auto, system, or how many iterations OpenMP's threads spin while they wait"""
+    """iterations for which waiting OpenMP threads spin; or auto, or system (the default of OpenMP)"""
     num_workers: int | None = MISSING
-    """processes that decode images; null: one a core"""
+    """number of processes that decode images; null: one per core"""
 
 
 @dataclass
 class CriticWarmup:
-    """More critic updates in the first steps, and now and then afterwards (Arjovsky 2017, released code)."""
+    """More critic updates in the first steps, and at regular steps afterwards (Arjovsky 2017, released code)."""
 
     n_critic: int = 100
-    """discriminator updates in a step of the warm-up"""
+    """discriminator updates per generator update during the warm-up"""
     steps: int = 0
-    """steps of the warm-up"""
+    """number of warm-up steps at the start"""
     every: int | None = None
-    """also every so many steps afterwards"""
+    """after that, repeat one warm-up step every this many steps, for example 500; null: never"""
 
 
 @dataclass
 class CheckpointConfig:
-    """When to save a checkpoint, and which to keep."""
+    """When to save checkpoints, and which to keep."""
 
     every: int = 1000
-    """steps between two checkpoints"""
+    """save a checkpoint every this many steps"""
     keep: int = 3
-    """how many of the newest checkpoints to keep"""
+    """number of newest checkpoints to keep"""
     keep_every: int | None = None
-    """keep those of every so many steps for good, for example 10000"""
+    """also save a checkpoint every this many steps and never delete it, for example 10000; null: none"""
     best: str | None = None
-    """also keep, as best.pt, that with the best value of this metric, for example mean_error of metric=[moments]"""
+    """also save best.pt, the checkpoint with the best value of this metric, for example mean_error"""
 
 
 @dataclass
 class Config:
-    """The settings at the top level."""
+    """The top-level settings and the config groups."""
 
     task: dict[str, Any] = outside_training(dict)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
@@ -118,68 +118,75 @@ class Config:
     dataset: dict[str, Any] = group()
 
     steps: int | None = None
-    """budget in generator updates; give this or epochs"""
+    """length of the training in generator updates; set either steps or epochs"""
     epochs: float | None = 10
-    """budget in passes over the data"""
+    """length of the training in passes of the discriminator over the data; set either steps or epochs"""
     batch_size: int = 64
-    """samples in each update, over all processes"""
+    """samples per batch, summed over all processes"""
     accumulate: int = 1
-    """micro-batches that each batch is cut into, to save memory; their gradients are averaged"""
+    """split each batch into this many micro-batches to save memory; their gradients are averaged"""
     seed: int = 0
-    """all randomness is a function of the seed and the step"""
+    """seed of all random numbers"""
     first: str = "discriminator"
-    """the player whose updates begin a step: discriminator or generator"""
+    """which network is updated first in each step: discriminator or generator"""
     n_critic: int = 1
-    """discriminator updates for each generator update"""
+    """discriminator updates per generator update"""
     critic_warmup: CriticWarmup | None = field(default_factory=CriticWarmup)
     generator_batch_multiple: int = 1
-    """the generator's batch, as a multiple of batch_size"""
+    """size of the generator's batch, as a multiple of batch_size"""
     fake_labels: str = "real"
-    """labels of generated samples: real (those of the batch), empirical (drawn as the data has them), uniform"""
+    """labels of generated samples: real (those of the real batch), empirical (frequencies of the data) or uniform"""
     packing: int = 1
-    """samples that the discriminator judges at a time as one (PacGAN)"""
+    """number of samples that are concatenated to one input of the discriminator (PacGAN)"""
     ema_halflife_images: float | None = None
-    """half-life, in images, of the average of G's weights; null: no average. Samples come from the average"""
+    """half-life, in images, of the EMA of the generator's weights, from which samples are made; null: no EMA"""
     ema_rampup: float | None = None
-    """limit the half-life to this part of the images seen so far, for example 0.05"""
+    """limit the half-life of the EMA to this fraction of the images seen so far, for example 0.05; null: no limit"""
     horizontal_flip: bool = False
-    """show images mirrored half of the time, which suits faces and not digits"""
+    """mirror real images left to right with probability 1/2; good for faces, wrong for digits"""
     allow: list[str] = field(default_factory=list)
-    """combinations that are wrong by theory but wanted, for example [gradient_penalty_with_batch_norm]"""
+    """combinations to accept although theory rules them out, for example [gradient_penalty_with_batch_norm]"""
     log_every: int = outside_training(50)
-    """steps between two rows of scalars"""
+    """log the scalars every this many steps"""
     sample_every: int = outside_training(100)
-    """steps between two sample grids"""
+    """save a grid of samples every this many steps"""
     evaluate_every: int = outside_training(1000)
-    """steps between two evaluations of the metrics"""
+    """compute the metrics every this many steps"""
     checkpoint: CheckpointConfig = outside_training(CheckpointConfig)
     on_divergence: str = outside_training("stop")
-    """stop, or rollback: resume from the last checkpoint with other random numbers"""
+    """what to do after NaN or Inf: stop, or rollback (continue from the last checkpoint with other random numbers)"""
     max_rollbacks: int = outside_training(3)
-    """how often to roll back at most"""
+    """maximum number of rollbacks in a run"""
     run_dir: str = outside_training("outputs/${now:%Y-%m-%d}/${now:%H-%M-%S}")
-    """folder of the run; the same command with the same folder resumes it"""
+    """folder of the run; the same command with the same folder resumes the run"""
     resume: str | None = outside_training("auto")
-    """auto: resume the run in run_dir if there is one; null: refuse to; or the folder of the run to resume"""
+    """folder of the run to resume; auto: the run in run_dir, if there is one; null: refuse a run_dir that has a run"""
     allow_change: list[str] = outside_training(list)
-    """settings that change the training and may differ when a run is resumed, for example [optimizer.lr]"""
+    """settings that may change when a run is resumed although they affect its weights, for example [optimizer.lr]"""
     init_from: str | None = outside_training(None)
-    """start a new run with the networks of another: its folder, or one of its checkpoints"""
+    """start a new run with the weights of another run: its folder or one of its checkpoints"""
     trust: list[str] = outside_training(list)
-    """your own modules that configs may name, for example [hinge2]; only on the command line"""
+    """your own Python modules that configs may use, for example [my_losses]; can only be set on the command line"""
     run: str | None = for_task("sample", None)
-    """the folder of the run to sample from"""
+    """task=sample: folder of the run, or one of its checkpoints"""
     num: int = for_task("sample", 64)
-    """how many samples"""
+    """task=sample: number of samples"""
     labels: Any = for_task("sample", None)
-    """the classes to sample, for example [3], or all (a row for each class); null: as the data has them"""
+    """task=sample: classes of the samples, for example [3]; all: every class; null: class frequencies of the data"""
     output: str | None = for_task("sample", None)
-    """the file to write, .npz or .png"""
+    """file to write: .npz or .png for task=sample, .json for task=benchmark"""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting as --help and the checks see it."""
+    """A setting of Config, for the help and the checks.
+
+    Attributes:
+        key: dotted for nested settings, for example "checkpoint.every".
+        text: the help text.
+        changes_training: whether the weights depend on it.
+        task: the only task that reads it; None: every task.
+    """
 
     key: str
     default: Any
@@ -190,7 +197,7 @@ class Setting:
 
 @cache
 def settings() -> tuple[Setting, ...]:
-    """List every typed setting, nested ones by their dotted key."""
+    """List the fields of Config, nested ones by their dotted keys."""
     return tuple(_settings(Config, ""))
 
 
@@ -207,7 +214,7 @@ def _settings(owner: Any, prefix: str) -> Iterator[Setting]:
 
 
 def field_texts(owner: type) -> dict[str, str]:
-    """Read the text under each field of a dataclass of this file."""
+    """Return the docstring under each field of a dataclass of this module, by field name."""
     body = _classes()[owner.__name__].body
     found = {}
     for statement, after in pairwise(body):
@@ -222,71 +229,71 @@ def field_texts(owner: type) -> dict[str, str]:
 
 @cache
 def _classes() -> dict[str, ast.ClassDef]:
-    # inspect.getsource would read the file once more for each class.
+    # Python discards these docstrings, so they are read from the source.
     tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
     return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def keys_for_task(task: str) -> tuple[str, ...]:
-    """List the settings that a task alone reads."""
+    """List the keys of the settings that only this task reads."""
     return tuple(setting.key for setting in settings() if setting.task == task)
 
 
-def not_training() -> tuple[str, ...]:
-    """List the top-level settings and groups that change what is written and where, not what is trained."""
+def keys_outside_training() -> tuple[str, ...]:
+    """List the top-level keys on which the weights do not depend."""
     names = [f.name for f in fields(Config) if not f.metadata.get("changes_training", True)]
     return (*names, "hydra")
 
 
-def plain(config: Config) -> Node:
+def to_dict(config: Config) -> Node:
     """Return the config as nested dicts."""
     return asdict(config)
 
 
 def from_saved(node: Node) -> Config:
-    """Read a config that a run has saved, also an older version of gantrain; settings that it lacks get their default.
+    """Read a config that a run has saved; settings that an older version of gantrain did not save get their defaults.
 
     Raises:
         ConfigError: a value is not of its setting's type.
     """
-    filled: Config = _filled(Config, node)
-    return filled
+    config: Config = _from_dict(Config, node)
+    return config
 
 
-def _filled(owner: Any, node: Node) -> Any:
+def _from_dict(owner: Any, node: Node) -> Any:
     values = {}
     for f in fields(owner):
         if f.name in node:
             value = node[f.name]
             is_section = is_dataclass(f.default_factory) and isinstance(value, dict)
-            values[f.name] = _filled(f.default_factory, value) if is_section else value
+            values[f.name] = _from_dict(f.default_factory, value) if is_section else value
     return owner(**values)
 
 
 def is_number(value: object) -> bool:
-    """Tell whether it is an int or a float, and not a bool."""
+    """Return whether the value is an int or a float, but not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def chosen(nodes: Node, group: str) -> list[str]:
-    """List the options taken of a group that takes several.
+def selected_options(nodes: Node, group: str) -> list[str]:
+    """List the selected options of a group in LIST_GROUPS.
 
-    An experiment may set an option of one that the user did not take, which leaves a node without a target.
+    Nodes without a `_target_` are not selected: an experiment may set a parameter of an option that the user left out.
 
     Raises:
         ConfigError: an option's value is not a mapping.
     """
     for name, node in nodes.items():
         if not isinstance(node, dict):
-            raise ConfigError(f"{group}.{name}={node}: must be a mapping of options; remove it by {group}=[...].")
+            raise ConfigError(f"{group}.{name}={node}: must be a mapping of options; remove it with ~{group}.{name}.")
     return [name for name, node in nodes.items() if "_target_" in node]
 
 
 def lookup(config: Any, key: str) -> Any:
-    """Find the value under a dotted key.
+    """Return the value under a dotted key.
 
     Raises:
-        KeyError, AttributeError, TypeError: there is none.
+        KeyError, AttributeError, TypeError: the key does not exist.
     """
     for part in key.split("."):
         config = config[part] if isinstance(config, dict) else getattr(config, part)
@@ -294,21 +301,25 @@ def lookup(config: Any, key: str) -> Any:
 
 
 def hyperparameters(config: Config, choices: Node, typed: Sequence[str]) -> dict[str, bool | float | str]:
-    """Flatten what the runs of a sweep are compared by: what was typed, and what one always wants to know.
+    """Return the settings to compare runs by in TensorBoard: a few usual ones, and those set on the command line.
 
-    No more than that: TensorBoard shows only the first few at once.
+    No others, because TensorBoard shows only the first few.
+
+    Args:
+        choices: the selected option of each config group.
+        typed: the overrides on the command line.
     """
     keys = [override.lstrip("+~").split("=")[0].split("@")[0] for override in typed]
-    keys = [key for key in keys if key.split(".")[0] not in not_training()]
+    keys = [key for key in keys if key.split(".")[0] not in keys_outside_training()]
     flat: dict[str, bool | float | str] = {}
     for key in dict.fromkeys(["model", "dataset", "batch_size", "optimizer.lr", "seed", *keys]):
         try:
             value = choices[key] if key in choices else lookup(config, key)
         except (KeyError, TypeError, AttributeError):
-            continue  # taken out, or of an optimizer without it
+            continue  # removed by ~key, or not an option of this optimizer
         if isinstance(value, list):
             value = ", ".join(map(str, value))
-        # Whatever is beyond any float is no number to TensorBoard.
+        # TensorBoard cannot store an int that is too large for a float.
         is_plain = isinstance(value, bool) or (is_number(value) and abs(value) <= sys.float_info.max)
         flat[key] = value if is_plain else str(value)
     return flat

@@ -1,44 +1,44 @@
-"""The rules that hold for settings and between them, beyond their types."""
+"""Check settings against rules that their types do not express."""
 
 import math
 from collections.abc import Sequence
 
-from gantrain.config import Config, Node, chosen, is_number, lookup, settings
+from gantrain.config import Config, Node, is_number, lookup, selected_options, settings
 from gantrain.errors import ConfigError
 
 
 def check(config: Config) -> None:
-    """Check what the types leave open.
+    """Check the ranges of settings, and the rules between them.
 
     Raises:
-        ConfigError: naming the value, the rule and the remedy.
+        ConfigError: a rule is broken; the message names the value, the rule and the remedy.
     """
-    whole = ("batch_size", "accumulate", "n_critic", "generator_batch_multiple", "packing")
-    for key in (*whole, "log_every", "sample_every", "evaluate_every", "checkpoint.every", "checkpoint.keep"):
-        at_least(config, key, 1)
+    counts = ("batch_size", "accumulate", "n_critic", "generator_batch_multiple", "packing")
+    for key in (*counts, "log_every", "sample_every", "evaluate_every", "checkpoint.every", "checkpoint.keep"):
+        check_at_least(config, key, 1)
     for key in ("steps", "checkpoint.keep_every", "runtime.num_workers"):
         if lookup(config, key) is not None:
-            at_least(config, key, 1)
-    at_least(config, "max_rollbacks", 1)
-    one_of(config, "runtime.data", ("auto", "device", "host"))
+            check_at_least(config, key, 1)
+    check_at_least(config, "max_rollbacks", 1)
+    check_one_of(config, "runtime.data", ("auto", "device", "host"))
     if config.runtime.spin not in ("auto", "system"):
-        at_least(config, "runtime.spin", 0)
-    one_of(config, "first", ("discriminator", "generator"))
-    one_of(config, "fake_labels", ("real", "empirical", "uniform"))
-    one_of(config, "on_divergence", ("stop", "rollback"))
-    if config.on_divergence == "rollback" and "checkpoint" not in chosen(config.callback, "callback"):
+        check_at_least(config, "runtime.spin", 0)
+    check_one_of(config, "first", ("discriminator", "generator"))
+    check_one_of(config, "fake_labels", ("real", "empirical", "uniform"))
+    check_one_of(config, "on_divergence", ("stop", "rollback"))
+    if config.on_divergence == "rollback" and "checkpoint" not in selected_options(config.callback, "callback"):
         raise ConfigError(
-            "on_divergence=rollback resumes from a checkpoint, and none is written: add callback checkpoint."
+            "on_divergence=rollback needs checkpoints, and none are written: add checkpoint to callback=[...]."
         )
     for key in ("epochs", "ema_halflife_images", "ema_rampup"):
-        above_zero(config, key)
+        check_positive(config, key)
     if config.ema_rampup is not None and config.ema_halflife_images is None:
-        raise ConfigError(f"ema_rampup={config.ema_rampup}: there is no average; set ema_halflife_images as well.")
+        raise ConfigError(f"ema_rampup={config.ema_rampup}: there is no EMA to limit; set ema_halflife_images too.")
     if config.critic_warmup is not None:
-        at_least(config, "critic_warmup.n_critic", 1)
-        at_least(config, "critic_warmup.steps", 0)
+        check_at_least(config, "critic_warmup.n_critic", 1)
+        check_at_least(config, "critic_warmup.steps", 0)
         if config.critic_warmup.every is not None:
-            at_least(config, "critic_warmup.every", 1)
+            check_at_least(config, "critic_warmup.every", 1)
     for key in ("accumulate", "packing"):
         if config.batch_size % lookup(config, key):
             raise ConfigError(f"{key}={lookup(config, key)}: must divide batch_size={config.batch_size}.")
@@ -47,21 +47,22 @@ def check(config: Config) -> None:
             value = lookup(config, setting.key)
             if setting.default is None:
                 raise ConfigError(
-                    f"{setting.key}={value} belongs to task={setting.task}; add task={setting.task} or leave it out."
+                    f"{setting.key}={value} has an effect only with task={setting.task}; add that, or leave "
+                    f"{setting.key} out."
                 )
     for key, node in (("optimizer", config.optimizer), ("discriminator_optimizer", config.discriminator_optimizer)):
         check_optimizer(key, node)
 
 
 def check_optimizer(key: str, optimizer: Node) -> None:
-    """Check learning rate and betas, which every optimizer names alike.
+    """Check the learning rate and the betas, if the optimizer has them.
 
     Raises:
-        ConfigError: naming the value, the rule and the remedy.
+        ConfigError: a value is missing or out of range.
     """
-    for name in ("lr", "betas"):
+    for name, example in (("lr", "2e-4"), ("betas", "[0.5,0.999]")):
         if key == "optimizer" and name in optimizer and optimizer[name] is None:
-            raise ConfigError(f"{key}.{name}=null: must be given, for example optimizer.lr=2e-4.")
+            raise ConfigError(f"{key}.{name}=null: must be set, for example {key}.{name}={example}.")
     rate, betas = optimizer.get("lr"), optimizer.get("betas")
     if rate is not None and (not is_number(rate) or not 0 < rate < math.inf):
         raise ConfigError(f"{key}.lr={rate}: a learning rate is a number above 0, for example {key}.lr=2e-4.")
@@ -73,34 +74,34 @@ def check_optimizer(key: str, optimizer: Node) -> None:
             )
 
 
-def one_of(config: Config, key: str, names: Sequence[str]) -> None:
-    """Check that a value is one of a few names.
+def check_one_of(config: Config, key: str, names: Sequence[str]) -> None:
+    """Check that a setting has one of the names.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it has another value.
     """
     if lookup(config, key) not in names:
         raise ConfigError(f"{key}={lookup(config, key)}: must be one of {', '.join(names)}.")
 
 
-def at_least(config: Config, key: str, low: int) -> None:
-    """Check a lower bound.
+def check_at_least(config: Config, key: str, low: int) -> None:
+    """Check that a setting is an int of at least `low`.
 
     Raises:
-        ConfigError: the value is below it.
+        ConfigError: it is below, or not an int.
     """
     value = lookup(config, key)
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if not is_whole or value < low:
-        kind = "" if is_whole else "a whole number, "
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if not is_int or value < low:
+        kind = "" if is_int else "a whole number, "
         raise ConfigError(f"{key}={value}: must be {kind}at least {low}, for example {key}={max(low, 1)}.")
 
 
-def above_zero(config: Config, key: str) -> None:
-    """Check that a value, where there is one, is positive and finite.
+def check_positive(config: Config, key: str) -> None:
+    """Check that a setting is null, or a positive and finite number.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is something else.
     """
     value = lookup(config, key)
     if value is not None and not 0 < value < math.inf:

@@ -8,16 +8,19 @@ from torch import nn
 
 @dataclass(kw_only=True)
 class EMA:
-    """Average the weights with a memory given in images, so that it means the same at every batch size.
+    """Average the weights exponentially, with a half-life in images, so that it does not depend on the batch size.
 
-    Source: Karras 2018 (Progressive GAN), section 4, there with a fixed decay a step; the ramp-up is that of
-        the training of Karras 2020 (StyleGAN2-ADA).
+    Source: Karras 2018 (Progressive GAN), section 4, there with a fixed decay per step; the ramp-up is that of
+        Karras 2020 (StyleGAN2-ADA, released code).
 
     Attributes:
-        halflife_images: after so many images half of the old weights is left; 0 copies the current ones. A schedule may
-            change it at each step.
-        rampup: caps the half-life at this part of the images seen so far, so that the average soon forgets the random
-            initialization (0.05 is usual); None: no cap.
+        halflife_images: number of images after which the weight of an old value has halved; 0: copy the current values.
+            A schedule may change it at each step.
+        rampup: limits the half-life to this fraction of the images seen so far, so that the average soon forgets the
+            random initialization (0.05 is usual); None: no limit.
+
+    Raises:
+        ValueError: halflife_images is negative, or rampup is not positive.
     """
 
     halflife_images: float
@@ -26,19 +29,19 @@ class EMA:
     def __post_init__(self) -> None:
         if not self.halflife_images >= 0:
             raise ValueError(
-                f"halflife_images={self.halflife_images}: a half-life is at least 0 images; usual are 10,000 (digits) "
-                "to 500,000 (CIFAR-10)."
+                f"halflife_images={self.halflife_images}: a half-life is at least 0 images (usual: 10,000 for digits, "
+                "500,000 for CIFAR-10)."
             )
         if self.rampup is not None and not self.rampup > 0:
-            raise ValueError(f"rampup={self.rampup}: a part of the images seen, above 0, or null; 0.05 is usual.")
+            raise ValueError(f"rampup={self.rampup}: a fraction of the images seen, above 0, or null (0.05 is usual).")
 
     @torch.no_grad()
     def update(self, average: nn.Module, current: nn.Module, *, num_images: int, images_seen: int) -> None:
         """Move the average towards the current weights, and copy the buffers.
 
         Args:
-            num_images: images of this step, batch_size.
-            images_seen: images of the steps before it, 0 at the first.
+            num_images: number of images in this step, which is batch_size.
+            images_seen: number of images in the earlier steps.
         """
         halflife = self.halflife_images
         if self.rampup is not None:

@@ -103,12 +103,13 @@ def require_new_file(path: Path, option: str) -> None:
     Raises:
         ConfigError: the file exists, or its folder does not exist or cannot be written to.
     """
-    if path.exists():
-        raise ConfigError(f"{option}={path} exists already, and nothing is overwritten; choose another name.")
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(f"{option}={path}: there is no folder {path.parent}; make it first.")
     try:
-        tempfile.TemporaryFile(dir=path.parent).close()
+        if path.exists():
+            raise ConfigError(f"{option}={path} exists already, and nothing is overwritten; choose another name.")
+        if not path.absolute().parent.is_dir():
+            raise ConfigError(f"{option}={path}: there is no folder {path.parent}; make it first.")
+        # Named like atomic_write's, because a file system limits the length of names.
+        tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp").close()
     except OSError as error:
         raise ConfigError(f"{option}={path} cannot be written ({error.strerror}); choose another path.") from error
 

@@ -1,7 +1,6 @@
-"""Randomness keyed by what it is for, never by what was drawn before.
+"""Random numbers keyed by (seed, purpose, index), independent of earlier draws.
 
-A run's random numbers are a function of (seed, purpose, index). That is why a run can be resumed, sharded or
-replayed from any point: no generator's state has to be saved.
+So a run can be resumed or split over processes without saving the states of random generators.
 """
 
 import hashlib
@@ -16,20 +15,20 @@ from torch import Tensor
 
 
 def key(*parts: int | str) -> int:
-    """Mix the parts into a 63-bit seed; different parts give unrelated seeds."""
+    """Hash the parts to a 63-bit seed; different parts give independent seeds."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def generator(*parts: int | str) -> torch.Generator:
-    """Make a CPU generator seeded by the key of the parts."""
+    """Make a CPU generator with the seed key(*parts)."""
     return torch.Generator().manual_seed(key(*parts))
 
 
 def seed_everything(*parts: int | str, device: torch.device) -> None:
-    """Seed the generators that computing on the device draws from, by the key of the parts.
+    """Seed the default generators of the CPU and of the device with key(*parts).
 
-    torch.manual_seed would do the same for every kind of device there is, which takes longer than a small step.
+    torch.manual_seed would seed those of all devices, which takes longer than a small training step.
     """
     seed = key(*parts)
     torch.default_generator.manual_seed(seed)
@@ -39,12 +38,12 @@ def seed_everything(*parts: int | str, device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Shard:
-    """Which rows of every batch are computed now: those of this rank, of its current micro-batch.
+    """The rows of a batch in the current micro-batch of this rank.
 
     Attributes:
-        rank, world_size: of this process among those that train the run.
-        micro_batch, num_micro_batches: where gradients are accumulated, which part of the rank's rows it is.
-        rows: how many rows of a batch are computed at a time; 0: all of them.
+        rank, world_size: of this process, among the processes that train the run.
+        micro_batch, num_micro_batches: index and number of the rank's micro-batches; (0, 1) without accumulation.
+        rows: number of rows of a batch in the micro-batch; 0: all rows of the batch.
     """
 
     rank: int = 0
@@ -55,23 +54,23 @@ class Shard:
 
     @property
     def num_parts(self) -> int:
-        """Into how many equal parts a batch is cut."""
+        """Number of equal parts of a batch: one for each micro-batch of each rank."""
         return self.world_size * self.num_micro_batches
 
 
 shard = Shard()
-"""Set by engine.distributed and by accumulation."""
+"""The current shard: engine.distributed sets the rank, updates.micro_batch the micro-batch."""
 
 
 def own_rows(draw: Callable[[Sequence[int]], Tensor], shape: Sequence[int]) -> Tensor:
-    """Draw random numbers for the whole batch and return the rows that are computed now.
+    """Draw random numbers for the whole batch, and return the rows of the current micro-batch of this rank.
 
-    So the numbers that a sample meets depend neither on the number of processes nor on that of micro-batches.
+    So the random numbers of a sample depend neither on the number of processes nor on the number of micro-batches.
 
     Args:
-        draw: makes random numbers of a given shape; of a shape [n] it may also make vectors, [n, ...].
-        shape: [n, ...] of what is wanted; n may be several times the rows computed now, as of real and generated
-            samples together.
+        draw: returns random numbers of a given shape [n, ...]; for a shape [n] it may return [n, ...].
+        shape: shape of the result; its first dimension may be a multiple of the micro-batch, for example for real and
+            generated samples together.
     """
     if shard.num_parts == 1:
         return draw(shape)
@@ -83,10 +82,10 @@ def own_rows(draw: Callable[[Sequence[int]], Tensor], shape: Sequence[int]) -> T
 
 
 def whole_batch(x: Float[Tensor, "n *shape"]) -> Float[Tensor, "m *shape"]:
-    """Gather the rows of all processes, in the order of their ranks; x itself where there is one process.
+    """All-gather the rows of all ranks, in the order of the ranks; with a single process, return x.
 
-    It can be differentiated twice: averaging the processes' gradients, as before an optimizer's step, gives the
-    gradient of the mean of their losses.
+    It can be differentiated twice. The gradient is that of the sum of all ranks' losses, so averaging the gradients of
+    the parameters over the ranks, as before an optimizer step, gives the gradient of the mean loss.
     """
     if shard.world_size == 1:
         return x
@@ -95,7 +94,7 @@ def whole_batch(x: Float[Tensor, "n *shape"]) -> Float[Tensor, "m *shape"]:
 
 
 class _AllGather(torch.autograd.Function):
-    """Its gradient is that of the sum of all processes' losses, each of which depends on every row."""
+    """All-gather along the first dimension. Every rank's loss depends on every row, so the gradients are summed."""
 
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:
@@ -109,7 +108,7 @@ class _AllGather(torch.autograd.Function):
 
 
 class _SumOwnRows(torch.autograd.Function):
-    """The sum over the processes, of which each keeps its own rows; the transpose of _AllGather."""
+    """Sum over the ranks, and keep this rank's rows: a reduce-scatter, the transpose of _AllGather."""
 
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:

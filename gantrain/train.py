@@ -17,19 +17,19 @@ from gantrain.regularizers.base import Labels
 from gantrain.schedules.apply import Schedules
 from gantrain.schedules.base import Clock
 from gantrain.seeding import seed_everything
-from gantrain.updates import Logs, Update, add, frozen, logged, make_player
+from gantrain.updates import Logs, Update, add_penalties, frozen, make_player, penalty_logs
 
 
 @dataclass
 class TrainState:
-    """All that changes while training, besides what losses, regularizers and augmentations remember.
+    """The state that changes during training, without that of regularizers, augmentations and callbacks.
 
     Attributes:
-        G_ema: the exponential moving average of the generator, or None where none is kept.
-        step: generator updates done.
-        batches_seen: batches of real samples shown to the critic.
-        rollbacks: how often the run was rolled back after a divergence; each time its random numbers are others.
-        lazy_logs: what penalties with an interval of their own logged last.
+        G_ema: the exponential moving average (EMA) of the generator; None: no EMA.
+        step: number of generator updates done.
+        batches_seen: number of batches of real samples in the critic updates done.
+        rollbacks: number of times that the run was rolled back after a divergence; the random numbers depend on it.
+        lazy_logs: the last logs of lazy penalties, which are computed at an interval.
     """
 
     G: nn.Module
@@ -43,8 +43,8 @@ class TrainState:
     lazy_logs: Logs = field(default_factory=dict)
 
     @property
-    def noise_key(self) -> tuple[int | str, ...]:
-        """What the random numbers of the step are a function of, besides the seed."""
+    def random_key(self) -> tuple[int | str, ...]:
+        """Key of the random numbers of the next step, without the seed."""
         return ("step", self.step, "rollback", self.rollbacks) if self.rollbacks else ("step", self.step)
 
 
@@ -75,18 +75,18 @@ def train(
     relativistic loss, R1 and R2 the training of Huang 2024 (R3GAN).
 
     Args:
-        state: changed in place, and continued from where it stands.
+        state: changed in place; training continues from its current step.
         latent: draws n latents.
-        n_critic: critic updates before generator update number `step`.
-        seed: every random number of a step is a function of it and the step's number.
-        first: which player's updates begin a step.
-        generator_batch_multiple: G's batch, as a multiple of D's.
-        fake_labels: from (n, labels of the real batch or None) to labels for n samples; None: unconditional.
-        schedules: sets what changes with time; by default only what lazy penalties ask of the optimizers.
-        accumulate: micro-batches that each batch is cut into; their gradients are averaged.
-        callbacks: called after each step; all input and output is theirs.
-        precision: how a network is run, other than in the penalties.
-        accelerate: how an update is run.
+        n_critic: returns the number of critic updates in a step.
+        seed: the random numbers of a step depend only on the seed, the step and the number of rollbacks.
+        first: the player that is updated first in each step.
+        generator_batch_multiple: size of G's batch, as a multiple of D's.
+        fake_labels: from (n, labels of the real batch or None) to labels of n generated samples; None: unconditional.
+        schedules: sets scheduled numbers before each step; None: only rescales optimizers with lazy penalties.
+        accumulate: number of micro-batches per batch; their gradients are averaged.
+        callbacks: called after each step with the state and the logs; they do all input and output.
+        precision: wraps a network, for example in autocast, except in the penalties.
+        accelerate: wraps an update, for example to replay it as a CUDA graph.
     """
     rows = batches.batch_size // seeding.shard.world_size
     game = Game(
@@ -103,17 +103,17 @@ def train(
 
     def critic_loss(real: Batch, clock: Clock) -> tuple[Tensor, Logs]:
         batch = game.critic_batch(real, clock)
-        D_loss = objective.loss.discriminator(*game.judge_both(batch))
+        D_loss = objective.loss.discriminator(*game.both_logits(batch))
         penalties = game.discriminator_penalties(batch)
-        logs = {"loss/discriminator": D_loss.detach(), **batch.logits(), **logged(penalties)}
-        return add(D_loss, penalties), logs
+        logs = {"loss/discriminator": D_loss.detach(), **batch.logits(), **penalty_logs(penalties)}
+        return add_penalties(D_loss, penalties), logs
 
     def generator_loss(real: Batch | None, clock: Clock) -> tuple[Tensor, Logs]:
         with frozen(state.D):
             batch = game.generator_batch(real, clock)
             G_loss = game.generator_loss(batch)
             penalties = game.generator_penalties(batch, real)
-        return add(G_loss, penalties), {"loss/generator": G_loss.detach(), **logged(penalties)}
+        return add_penalties(G_loss, penalties), {"loss/generator": G_loss.detach(), **penalty_logs(penalties)}
 
     make = partial(make_player, rows=rows, accumulate=accumulate, accelerate=accelerate)
     before, lazy = game.before_critic_step, game.lazy_discriminator_penalties()
@@ -134,7 +134,7 @@ def train(
 
     turns = [update_critic, update_generator] if first == "discriminator" else [update_generator, update_critic]
     while state.step < steps:
-        seed_everything(seed, *state.noise_key, device=device)
+        seed_everything(seed, *state.random_key, device=device)
         clock = Clock(state.step / steps, state.step * batches.batch_size)
         schedules(clock)
 

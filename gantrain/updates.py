@@ -1,4 +1,4 @@
-"""One update of a player: gradients, over micro-batches where they are accumulated, and a step of the optimizer."""
+"""Updates of D and G: gradients, accumulated over micro-batches, and an optimizer step."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,86 +14,91 @@ from gantrain.datasets.batches import Batch
 from gantrain.schedules.base import Clock
 
 Logs = dict[str, Tensor | float]
-"""What one step showed, by TensorBoard tag; a tensor of several numbers stands for their mean."""
+"""Values to log, by TensorBoard tag; of a tensor with several elements, the mean is logged."""
 
 Update = Callable[[Batch | None, Clock], Logs]
-"""An update of one player: takes real samples, where it needs them, and the time; changes the state."""
+"""Updates one network in place; takes a batch of real samples, or None if it needs none, and the clock."""
 
-LossOf = Callable[[Any, Clock], tuple[Tensor, Logs]]
-"""The loss of a player on a batch, and what to log of it."""
+LossFunction = Callable[[Any, Clock], tuple[Tensor, Logs]]
+"""Computes the loss of a player from a batch of real samples, with its logs."""
 
 
-def add(loss: Tensor, penalties: dict[str, Tensor]) -> Tensor:
-    """Add penalties to a loss."""
+def add_penalties(loss: Tensor, penalties: dict[str, Tensor]) -> Tensor:
+    """Return the loss plus all penalties."""
     return sum(penalties.values(), start=loss)
 
 
-def logged(penalties: dict[str, Tensor]) -> Logs:
-    """Return what to log of penalties."""
+def penalty_logs(penalties: dict[str, Tensor]) -> Logs:
+    """Return the logs of penalties."""
     return {f"penalty/{name}": penalty.detach() for name, penalty in penalties.items()}
 
 
-def nothing(*_: object) -> None:
+def no_op(*_: object) -> None:
     """Do nothing."""
 
 
 def make_update(
     name: str,
     optimizer: Optimizer,
-    loss_of: LossOf,
+    loss_function: LossFunction,
     *,
     rows: int,
     accelerate: Callable[[Update], Update],
     accumulate: int = 1,
-    keeps_gradients: bool = False,
-    before: Callable[[], None] = nothing,
-    after: Callable[[Sequence[Logs]], None] = nothing,
+    zero_in_place: bool = False,
+    before: Callable[[], None] = no_op,
+    after: Callable[[Sequence[Logs]], None] = no_op,
 ) -> Update:
-    """Return the update that takes one optimizer step down the gradient of a loss.
+    """Return an update that computes the gradient of a loss and makes an optimizer step.
 
     Args:
-        name: what the update is called, "update_critic" for example; timings are kept by it.
-        rows: how many rows this process has of a batch.
-        accelerate: how what this process computes at a time is run, for example as a CUDA graph.
-        accumulate: micro-batches, whose gradients are averaged.
-        keeps_gradients: whether gradients are zeroed in place, so that parameters which the loss does not reach have
-            zero gradients, and several captured graphs write to the same ones.
-        before: called before the forward pass.
-        after: called after the step with the logs of every micro-batch.
+        name: name of the update, for timings; for example "update_critic".
+        rows: number of rows of a batch on this rank.
+        accelerate: wraps the computation of one micro-batch, for example to replay it as a CUDA graph.
+        accumulate: number of micro-batches per batch; their gradients are averaged.
+        zero_in_place: whether gradients are zeroed in place instead of set to None. Then parameters that the loss does
+            not reach have zero gradients, and several captured graphs write to the same gradients.
+        before: called before the first forward pass.
+        after: called after the optimizer step, with the logs of every micro-batch.
     """
-    keeps_gradients = keeps_gradients or accumulate > 1
-    if keeps_gradients:
-        keep_gradients(optimizer)
+    zero_in_place = zero_in_place or accumulate > 1
+    if zero_in_place:
+        allocate_gradients(optimizer)
     logs: list[Logs] = []
 
     def make_part(i: int) -> Update:
         def part(batch: Batch | None, clock: Clock) -> Logs:
             if i == 0:
                 before()
-                optimizer.zero_grad(set_to_none=not keeps_gradients)
+                optimizer.zero_grad(set_to_none=not zero_in_place)
             with micro_batch(i, accumulate, rows=rows // accumulate):
-                loss, shown = loss_of(cut(batch, i, accumulate, rows=rows // accumulate), clock)
+                part_batch = select_micro_batch(batch, i, accumulate, rows=rows // accumulate)
+                loss, part_logs = loss_function(part_batch, clock)
             (loss / accumulate if accumulate > 1 else loss).backward()  # type: ignore[no-untyped-call]
             if i == accumulate - 1:
                 optimizer.step()
-                after([*logs, shown])
-            return shown
+                after([*logs, part_logs])
+            return part_logs
 
         part.__name__ = name
         return accelerate(part)
 
     parts = [make_part(i) for i in range(accumulate)]
-    if accumulate == 1:
-        return parts[0]
+    return parts[0] if accumulate == 1 else join_parts(name, optimizer, parts, logs)
+
+
+def join_parts(name: str, optimizer: Optimizer, parts: Sequence[Update], logs: list[Logs]) -> Update:
+    """Return an update that calls each part in turn, and combines their logs; `logs` holds those of the parts done."""
 
     def update(batch: Batch | None, clock: Clock) -> Logs:
         state = random_state(optimizer)
         logs.clear()
         for part in parts:
-            # A sample meets the same random numbers whatever the cut: each part draws all and takes its rows.
+            # All parts start from the same random state: each draws the numbers of the whole batch and uses its rows
+            # (seeding.own_rows), so they do not depend on the number of micro-batches.
             set_random_state(optimizer, state)
             logs.append(part(batch, clock))
-        return {tag: merged([part_logs[tag] for part_logs in logs]) for tag in logs[0]}
+        return {tag: combine([part_logs[tag] for part_logs in logs]) for tag in logs[0]}
 
     update.__name__ = name
     return update
@@ -104,20 +109,20 @@ class Player:
     """The updates of D or of G.
 
     Attributes:
-        update: one step down the player's loss.
-        phases: penalties with an interval of their own, each an update at every k-th of the player's (lazy
-            regularization; Karras 2020, StyleGAN2, appendix B).
+        update: one optimizer step for the player's loss.
+        phases: lazy penalties: pairs of an interval k and an update that is made after every k-th update of the player
+            (lazy regularization; Karras 2020, StyleGAN2, appendix B).
     """
 
     update: Update
     phases: Sequence[tuple[int, Update]] = ()
 
     def __call__(self, batch: Batch | None, clock: Clock, *, count: int, lazy_logs: Logs) -> Logs:
-        """Make an update, and the phases that are due.
+        """Make an update, and the lazy penalties that are due; return the logs of the update.
 
         Args:
-            count: updates that the player has made before.
-            lazy_logs: takes what phases log, which is kept until they come again.
+            count: number of updates that the player has made before.
+            lazy_logs: updated in place with the logs of the lazy penalties.
         """
         logs = self.update(batch, clock)
         for every, phase in self.phases:
@@ -127,39 +132,43 @@ class Player:
 
 
 def make_player(
-    name: str, optimizer: Optimizer, loss_of: LossOf, lazy_losses: dict[str, tuple[int, LossOf]], **options: Any
+    name: str,
+    optimizer: Optimizer,
+    loss_function: LossFunction,
+    lazy_losses: dict[str, tuple[int, LossFunction]],
+    **options: Any,
 ) -> Player:
-    """Return a player that follows a loss, and lazy penalties by name, each with its interval.
+    """Make a player from its loss and its lazy penalties.
 
     Args:
-        lazy_losses: already times their interval, so that they weigh the same on average.
-        options: of make_update.
+        lazy_losses: interval and loss of each lazy penalty, by name. The loss is the penalty times the interval, so
+            that its mean gradient does not depend on the interval.
+        options: options of make_update.
     """
-    keeps_gradients = bool(lazy_losses)
-    update = make_update(f"update_{name}", optimizer, loss_of, keeps_gradients=keeps_gradients, **options)
+    update = make_update(f"update_{name}", optimizer, loss_function, zero_in_place=bool(lazy_losses), **options)
     phases = [
-        (every, make_update(f"update_{name}_{lazy}", optimizer, lazy_loss, keeps_gradients=True, **options))
+        (every, make_update(f"update_{name}_{lazy}", optimizer, lazy_loss, zero_in_place=True, **options))
         for lazy, (every, lazy_loss) in lazy_losses.items()
     ]
     return Player(update, phases)
 
 
-def merged(values: Sequence[Tensor | float]) -> Tensor:
-    """Average scalars of micro-batches; concatenate their vectors."""
+def combine(values: Sequence[Tensor | float]) -> Tensor:
+    """Combine the logs of micro-batches under one tag: average scalars, concatenate vectors."""
     tensors = [torch.as_tensor(value) for value in values]
     return torch.cat(tensors) if tensors[0].ndim else torch.stack(tensors).mean()
 
 
-def keep_gradients(optimizer: Optimizer) -> None:
-    """Give every parameter a gradient, zero where it has none."""
+def allocate_gradients(optimizer: Optimizer) -> None:
+    """Give each parameter that has no gradient a gradient of zeros."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
 
 
-def cut(batch: Batch | None, i: int, num: int, *, rows: int) -> Batch | None:
-    """Return the i-th of `num` micro-batches of `rows` rows, or of several times as many where G's batch is larger."""
+def select_micro_batch(batch: Batch | None, i: int, num: int, *, rows: int) -> Batch | None:
+    """Return the i-th of `num` micro-batches of `rows` rows; from a larger batch of G, a multiple of that."""
     if batch is None or num == 1:
         return batch
 
@@ -171,20 +180,20 @@ def cut(batch: Batch | None, i: int, num: int, *, rows: int) -> Batch | None:
 
 @contextmanager
 def micro_batch(i: int, num: int, *, rows: int) -> Iterator[None]:
-    """Draw what is random for each sample as for the i-th of `num` micro-batches of `rows` rows."""
+    """Set seeding.shard to the i-th of `num` micro-batches of `rows` rows while the block runs."""
     if num == 1:
         yield
         return
-    whole = seeding.shard
-    seeding.shard = replace(whole, micro_batch=i, num_micro_batches=num, rows=rows)
+    previous = seeding.shard
+    seeding.shard = replace(previous, micro_batch=i, num_micro_batches=num, rows=rows)
     try:
         yield
     finally:
-        seeding.shard = whole
+        seeding.shard = previous
 
 
 def random_state(optimizer: Optimizer) -> list[Tensor]:
-    """Return the states of the random generators that an update draws from."""
+    """Return the states of the default generators of the CPU and of the parameters' device."""
     device = optimizer.param_groups[0]["params"][0].device
     states = [torch.get_rng_state()]
     if device.type != "cpu":
@@ -193,7 +202,7 @@ def random_state(optimizer: Optimizer) -> list[Tensor]:
 
 
 def set_random_state(optimizer: Optimizer, states: Sequence[Tensor]) -> None:
-    """Put the random generators back to earlier states."""
+    """Restore what random_state returned."""
     device = optimizer.param_groups[0]["params"][0].device
     torch.set_rng_state(states[0])
     if device.type != "cpu":
@@ -202,7 +211,7 @@ def set_random_state(optimizer: Optimizer, states: Sequence[Tensor]) -> None:
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Let gradients pass through the module without computing those of its parameters."""
+    """Compute no gradients of the module's parameters while the block runs; gradients still flow through the module."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)

@@ -33,7 +33,7 @@ SWEEP_KEYS = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweepe
 
 @dataclass(frozen=True)
 class Slot:
-    """A device, or a share of one, for one run at a time.
+    """A device, or a share of a device, that runs one run at a time.
 
     Attributes:
         environment: environment variables that assign the device to a process.

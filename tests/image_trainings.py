@@ -20,6 +20,7 @@ from gantrain.regularizers.base import Regularizer
 from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.regularizers.input_noise import InputNoise
 from gantrain.regularizers.label_noise import LabelNoise
+from gantrain.schedules.apply import Schedules
 from gantrain.train import TrainState, train
 from gantrain.updates import Logs
 
@@ -57,6 +58,7 @@ def advance(
     steps: int,
     until: int | None = None,
     then: Callable[[TrainState], None] = lambda state: None,
+    schedules: Callable[[TrainState, Objective], Schedules] = Schedules,
     **options: Any,
 ) -> list[dict[str, float]]:
     """Train, perhaps not to the end, do something after each step, and return what was observed at each."""
@@ -69,7 +71,9 @@ def advance(
             raise Interrupted
 
     way.prepare(state)
-    objective = Objective(options.pop("loss", Wasserstein()), options.pop("regularizers", PENALTY))
+    objective = Objective(
+        options.pop("loss", Wasserstein()), options.pop("regularizers", PENALTY), options.pop("augment", {})
+    )
     defaults: dict[str, Any] = {"n_critic": lambda _: 2}
     with suppress(Interrupted):
         train(
@@ -83,6 +87,7 @@ def advance(
             ema=EMA(halflife_images=100.0, rampup=None),
             precision=way.run,
             accelerate=way.accelerate(state),
+            schedules=schedules(state, objective),
             callbacks=[look],
             **defaults | options,
         )

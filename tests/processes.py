@@ -1,4 +1,4 @@
-"""Run the command in processes of its own without the seconds that importing torch takes: a server forks them."""
+"""Run the command in forked processes: a server imports torch once, and forks a process for each command."""
 
 import gc
 import json
@@ -20,10 +20,10 @@ from typing import Any
 
 import pytest
 
-# A network small enough that a step takes milliseconds, and a run that writes of everything.
+# Networks so small that a step takes milliseconds, and every kind of output every few steps.
 SMALL = ("model.generator.width=1", "model.discriminator.width=1", "batch_size=4")
-BUSY = ("log_every=2", "sample_every=5", "checkpoint.every=3", "callback.samples.num=16")
-COMMAND = (*SMALL, *BUSY, "ema_halflife_images=20", "steps=12")
+OUTPUTS = ("log_every=2", "sample_every=5", "checkpoint.every=3", "callback.samples.num=16")
+COMMAND = (*SMALL, *OUTPUTS, "ema_halflife_images=20", "steps=12")
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Result:
 
 
 class Process:
-    """One run of the command: `status` is None as long as it goes on."""
+    """One run of the command. `status` is None until wait() returns."""
 
     def __init__(self, server: "Server", pid: int, log: Path):
         self.server, self.pid, self.log = server, pid, log
@@ -44,7 +44,7 @@ class Process:
         return self.log.read_text() if self.log.is_file() else ""
 
     def until(self, condition: Callable[[], object], timeout: float = 60) -> bool:
-        """Wait for the condition; False if the process has ended before."""
+        """Wait for the condition; return False if the process ends first."""
         deadline = time.monotonic() + timeout
         while not condition():
             if self.server.ended(self.pid):
@@ -55,7 +55,7 @@ class Process:
 
     def send(self, signum: int) -> None:
         if self.status is None:
-            os.kill(self.pid, signum)  # nobody else takes its number before wait() has seen it end
+            os.kill(self.pid, signum)  # the pid is not reused before wait() has collected the exit status
 
     def wait(self, timeout: float = 120) -> Result:
         if self.status is None:
@@ -65,7 +65,7 @@ class Process:
 
 
 class Server:
-    """The other end of serve()."""
+    """Run serve() in a process, and send it requests."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -78,14 +78,14 @@ class Server:
         )
         self.alive: set[int] = set()
 
-    def ask(self, **request: Any) -> int:
+    def fork(self, **request: Any) -> int:
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
         return int(self.process.stdout.readline())
 
     def start(self, folder: Path, arguments: tuple[object, ...], *, log: Path | None = None, **options: Any) -> Process:
         log = folder / f"stderr-{time.monotonic_ns()}.txt" if log is None else log
         argv = [str(argument) for argument in arguments]
-        pid = self.ask(folder=str(folder), argv=argv, log=str(log), **options)
+        pid = self.fork(folder=str(folder), argv=argv, log=str(log), **options)
         self.alive.add(pid)
         return Process(self, pid, log)
 
@@ -99,7 +99,7 @@ class Server:
             os.kill(pid, signal.SIGKILL)
         status = int(self.process.stdout.readline())
         self.alive.discard(pid)
-        assert ready, f"not over after {timeout} s"
+        assert ready, f"still running after {timeout} s"
         return status
 
     def close(self) -> None:
@@ -121,8 +121,8 @@ def server() -> Iterator[Server]:
 def start(server: Server, tmp_path: Path) -> Iterator[Callable[..., Process]]:
     """Start the command in an empty folder.
 
-    Options: `before`, Python that runs in the process first; `limits`, resource limits by name; `log`, what takes
-    stdout and stderr.
+    Options: `before`, Python code that the process executes before the command; `limits`, resource limits by name;
+    `log`, the file that receives stdout and stderr.
     """
     folder = tmp_path / "work"
     folder.mkdir()
@@ -134,25 +134,25 @@ def start(server: Server, tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 @pytest.fixture
 def gantrain(start: Callable[..., Process]) -> Callable[..., Result]:
-    """Run the command to its end."""
+    """Run the command, and wait for it."""
     return lambda *arguments, **options: start(*arguments, **options).wait()
 
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    """The folder that the command is started from."""
+    """The working directory of the command."""
     return tmp_path / "work"
 
 
-def waited_for_a_core(pid: int) -> float:
-    """Seconds in which the process could have run, but others had the cores; 0 where the system does not say."""
+def seconds_waiting_for_cpu(pid: int) -> float:
+    """Seconds for which the process was runnable but had no core; 0 if the system does not report them."""
     schedule = Path(f"/proc/{pid}/schedstat")
     return int(schedule.read_text().split()[1]) / 1e9 if schedule.is_file() else 0.0
 
 
-def during(place: str, action: str, *, call: int = 1) -> str:
-    """Python for `before`: do the action when the function at the dotted place is called for the n-th time."""
-    module, _, name = place.partition(":")
+def on_call(function: str, action: str, *, call: int = 1) -> str:
+    """Return Python code for `before` that executes the action at the n-th call of `function` ("module:name")."""
+    module, _, name = function.partition(":")
     owner, _, attribute = f"found.{name}".rpartition(".")
     return f"""
 def change():
@@ -174,8 +174,8 @@ change()
 
 
 def serve() -> None:
-    """Fork a process for every request; nothing here may compute with torch, whose threads do not survive a fork."""
-    # What a run imports only when it needs it.
+    """Fork a process for every request. Do not compute with torch here: its threads do not survive a fork."""
+    # Modules that a run imports lazily.
     from importlib import import_module
 
     for name in ("tasks.train", "models.dcgan", "models.mlp", "losses.wasserstein", "datasets.digits"):
@@ -184,7 +184,7 @@ def serve() -> None:
         import_module(f"gantrain.callbacks.{path.stem}")
     for name in ("matplotlib.pyplot", "matplotlib.backends.backend_agg", "torch._dynamo", "torch.optim"):
         import_module(name)
-    # And what they remember from the first use on.
+    # Fill the caches that are filled at first use.
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     from gantrain.evaluation.plots import curves
@@ -192,7 +192,7 @@ def serve() -> None:
     curves([{"step": step, "loss/generator": 1.0, "loss/discriminator": 1.0} for step in (1, 2)])
     OverridesParser.create().parse_overrides([*COMMAND, "a=[b,c]", "d={e: 1}"])
     gc.collect()
-    gc.freeze()  # a collection would touch every page that is shared
+    gc.freeze()  # a collection in a child would copy every shared page
 
     for line in sys.stdin.buffer.raw:  # unbuffered: a child must not inherit the next request
         request = json.loads(line)
@@ -201,13 +201,13 @@ def serve() -> None:
             continue
         pid = os.fork()
         if not pid:
-            become(request)
+            run_request(request)
         print(pid, flush=True)
-    os._exit(0)  # without what triton says when it is cleaned up
+    os._exit(0)  # skips triton's clean-up, which prints
 
 
-def become(request: dict[str, Any]) -> None:
-    """Be the command that was asked for."""
+def run_request(request: dict[str, Any]) -> None:
+    """Run the requested command in this process, and exit."""
     from gantrain.__main__ import main
 
     os.chdir(request["folder"])
@@ -231,7 +231,7 @@ def become(request: dict[str, Any]) -> None:
     except BaseException:
         traceback.print_exc()
         status = 1
-    # As Python ends, but for taking torch to pieces, which takes longer than a small run.
+    # Exit as Python does, but without unloading torch, which takes longer than a small run.
     with suppress(Exception):
         threading._shutdown()
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""What a run left behind, so that two runs can be compared to the last bit."""
+"""Read the files of a run, and compare two runs bit by bit."""
 
 import csv
 import json
@@ -13,84 +13,85 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gantrain.callbacks.tensorboard import read_records
 from gantrain.session import checkpoint
 
-CLOCK = ("seconds", "throughput/images_per_second")
-"""What depends on how fast it went."""
+TIMING = ("seconds", "throughput/images_per_second")
+"""Tags that depend on the speed of the run."""
 
 COMMAND = ("config", "steps_planned", "intervals", "due_at")
-"""What depends on what was typed, such as resume and run_dir."""
+"""Keys of a checkpoint that depend on the command line, for example on resume and run_dir."""
 
 
-def record(run: Path) -> dict[str, Any]:
+def run_json(run: Path) -> dict[str, Any]:
     return json.loads((run / "run.json").read_text())
 
 
-def rows(run: Path) -> list[dict[str, str]]:
+def csv_rows(run: Path) -> list[dict[str, str]]:
     with (run / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
 
 
-def points(run: Path) -> dict[tuple[str, int], bytes]:
-    """Everything in the event files by tag and step, none of which may be there twice."""
+def tensorboard_events(run: Path) -> dict[tuple[str, int], bytes]:
+    """Return the values of the event files by tag and step; a value that occurs twice is an error."""
     found: dict[tuple[str, int], bytes] = {}
     for path in sorted((run / "tensorboard").iterdir()):
         for _, event in read_records(path):
             for value in event.summary.value:
-                if value.tag not in CLOCK and value.tag.split("/")[0] not in ("config", "_hparams_"):
-                    assert (value.tag, event.step) not in found, f"{value.tag} is doubled at step {event.step}"
+                if value.tag not in TIMING and value.tag.split("/")[0] not in ("config", "_hparams_"):
+                    assert (value.tag, event.step) not in found, f"{value.tag} occurs twice at step {event.step}"
                     found[value.tag, event.step] = value.SerializeToString()
     return found
 
 
-def shown(run: Path) -> dict[tuple[str, int], Any]:
-    """What TensorBoard itself makes of them."""
+def tensorboard_view(run: Path) -> dict[tuple[str, int], Any]:
+    """Return the events by tag and step, as TensorBoard reads them."""
     board = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "images": 0, "histograms": 0})
     tags = board.Reload().Tags()
     events = [(tag, event) for tag in tags["scalars"] for event in board.Scalars(tag)]
     events += [(tag, event) for tag in tags["images"] for event in board.Images(tag)]
     events += [(tag, event) for tag in tags["histograms"] for event in board.Histograms(tag)]
-    return {(tag, event.step): replace(event, wall_time=0) for tag, event in events if tag not in CLOCK}
+    return {(tag, event.step): replace(event, wall_time=0) for tag, event in events if tag not in TIMING}
 
 
-def leaves(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested dicts and lists, each with its path."""
     if isinstance(content, dict | list | tuple):
         for key, value in content.items() if isinstance(content, dict) else enumerate(content):
-            if key not in (*CLOCK, *COMMAND):
-                yield from leaves(value, f"{place} {key}")
+            if key not in (*TIMING, *COMMAND):
+                yield from flatten(value, f"{path} {key}")
     elif isinstance(content, torch.Tensor):
-        yield place, (str(content.dtype), tuple(content.shape), content.numpy().tobytes())
+        yield path, (str(content.dtype), tuple(content.shape), content.numpy().tobytes())
     else:
-        yield place, content
+        yield path, content
 
 
-def held(run: Path) -> dict[str, Any]:
-    """All that a finished run holds but for the times, by where it stands."""
-    newest, about = checkpoint.paths(run)[-1], record(run)
+def run_contents(run: Path) -> dict[str, Any]:
+    """Return everything in the folder of a finished run except timings, by file and key."""
+    newest, saved = checkpoint.paths(run)[-1], run_json(run)
     files = {str(path.relative_to(run)): path for path in run.rglob("*") if path.is_file()}
-    # How many of these there are depends on how often the run went on.
-    uneven = ("tensorboard/", "checkpoints/step_", "gantrain.log")
+    # The number of these files depends on how often the run was resumed.
+    varying = ("tensorboard/", "checkpoints/step_", "gantrain.log")
     found = {
-        "names": sorted(name for name in files if not name.startswith(uneven) or ".tmp" in name),
-        "run.json": {key: about[key] for key in ("status", "error", "steps", "steps_planned", "images_seen")},
-        **dict(leaves(about["metrics"], "run.json")),
-        "metrics.csv": [{tag: cell for tag, cell in row.items() if tag not in CLOCK} for row in rows(run)],
-        "events": points(run),
-        "shown": shown(run),
+        "names": sorted(name for name in files if not name.startswith(varying) or ".tmp" in name),
+        "run.json": {key: saved[key] for key in ("status", "error", "steps", "steps_planned", "images_seen")},
+        **dict(flatten(saved["metrics"], "run.json")),
+        "metrics.csv": [{tag: cell for tag, cell in row.items() if tag not in TIMING} for row in csv_rows(run)],
+        "events": tensorboard_events(run),
+        "shown": tensorboard_view(run),
         "newest": newest.name,
-        **dict(leaves(checkpoint.read(newest), "checkpoint")),
+        **dict(flatten(checkpoint.read(newest), "checkpoint")),
         **{name: path.read_bytes() for name, path in files.items() if path.suffix in (".png", ".gif")},
     }
     if "checkpoints/best.pt" in files:
-        found |= dict(leaves(checkpoint.read(files["checkpoints/best.pt"]), "best.pt"))
+        found |= dict(flatten(checkpoint.read(files["checkpoints/best.pt"]), "best.pt"))
     assert found["shown"].keys() == found["events"].keys()
     return found
 
 
 def differences(run: Path, other: Path) -> list[str]:
-    """Where two finished runs differ."""
-    a, b = held(run), held(other)
+    """Return the files and keys in which two finished runs differ."""
+    a, b = run_contents(run), run_contents(other)
     return [name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)]
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
+def file_bytes(folder: Path) -> dict[str, bytes]:
+    """Return the content of every file below a folder, by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

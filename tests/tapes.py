@@ -52,7 +52,7 @@ def storages(content: Any) -> list[torch.UntypedStorage]:
 
 
 class Tapes:
-    """Takes the place of graphs.record, and counts."""
+    """Takes the place of graphs.capture_graph, and counts."""
 
     def __init__(self) -> None:
         self.captured = 0
@@ -73,7 +73,7 @@ def tapes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Tapes]:
 
     def use() -> Tapes:
         tapes = Tapes()
-        monkeypatch.setattr(graphs, "record", tapes.record)
+        monkeypatch.setattr(graphs, "capture_graph", tapes.record)
         monkeypatch.setattr(graphs, "on_side_stream", lambda function, device: function())
         # A CPU's optimizers count their steps in tensors when fused, and know no captures.
         monkeypatch.setattr(Runtime, "prepare", lambda self, state: None)

@@ -209,7 +209,7 @@ def test_the_average_starts_as_a_copy_where_one_is_wanted() -> None:
 
 @pytest.mark.parametrize("network", ["cmlp", "cdcgan", "acgan"])
 def test_a_conditional_network_without_labels_is_refused(network: str) -> None:
-    with pytest.raises(ConfigError, match=r"is class-conditional, and dataset=zeros has no labels.*network=dcgan"):
+    with pytest.raises(ConfigError, match=r"is class-conditional, but dataset=zeros has no labels.*network=dcgan"):
         build_state(composed(f"network={network}"), small_images(), LATENT, CPU)
 
 
@@ -306,8 +306,8 @@ def test_another_name_for_the_penalty_is_the_one_to_allow() -> None:
     ("regularizers", "allow", "message"),
     [
         ({}, ["gradient_penalty_with_batch_norm"], r"allow=\[gradient_penalty_with_batch_norm\] .*leave it out"),
-        (PENALTY, ["batch_norm"], r"allow=\[batch_norm\] .*could name gradient_penalty_with_batch_norm"),
-        (CLIP, ["weight_clip_with_batch_norm"], r"names nothing that this config needs allowed"),
+        (PENALTY, ["batch_norm"], r"allow=\[batch_norm\] .*those are gradient_penalty_with_batch_norm"),
+        (CLIP, ["weight_clip_with_batch_norm"], "is not a combination in this config that can be allowed"),
     ],
 )
 def test_an_allowance_that_allows_nothing_is_refused(
@@ -354,13 +354,13 @@ def test_batch_norm_with_micro_batches_is_warned_of(caplog: pytest.LogCaptureFix
     assert not caplog.records
     check_combination(WITH_BATCH_NORM, objective, Config(accumulate=4, batch_size=64))
     (record,) = caplog.records
-    assert "accumulate=4: Sequential takes statistics over samples" in record.getMessage()
+    assert "accumulate=4: Sequential computes statistics over samples" in record.getMessage()
     assert "each micro-batch of 16" in record.getMessage()
 
 
 def test_a_classifiers_loss_needs_a_classifier() -> None:
     classify: dict[str, Regularizer] = {"mine": AuxiliaryClassifier(weight_real=1.0, weight_generator=0.1)}
-    with pytest.raises(ConfigError, match=r"regularizer=mine trains a classifier, and .*Sequential has none"):
+    with pytest.raises(ConfigError, match=r"regularizer=mine trains a classifier, but .*Sequential has none"):
         check(WITHOUT, NonSaturating(), classify, [])
     with_classifier = nn.Sequential(nn.Linear(2, 2))
     with_classifier.num_aux_classes = 10  # type: ignore[assignment]

@@ -11,10 +11,10 @@ import yaml
 from composing import composed
 from hydra.utils import get_object
 
-from gantrain.budget import one_budget
+from gantrain.budget import choose_budget
 from gantrain.command import trust
 from gantrain.command.help import describe
-from gantrain.config import CONF, LIST_GROUPS, Node, chosen, plain
+from gantrain.config import CONF, LIST_GROUPS, Node, selected_options, to_dict
 from gantrain.config_rules import check
 from gantrain.instantiate import _fits, _type_hints
 
@@ -43,7 +43,7 @@ def shaped(schedule: str, shape: str) -> list[str]:
 
 
 def nodes(overrides: list[str]) -> Node:
-    return plain(composed(*overrides))
+    return to_dict(composed(*overrides))
 
 
 def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -65,7 +65,7 @@ def test_there_are_options_of_every_group() -> None:
 def test_every_option_composes_and_passes_the_checks(path: Path) -> None:
     config = composed(*choice(path))
     if path.parent.name != "task":
-        check(one_budget(config, choice(path)))
+        check(choose_budget(config, choice(path)))
 
 
 @each_file
@@ -151,7 +151,7 @@ def test_no_value_is_the_word_none(path: Path) -> None:
 def test_options_of_a_list_have_a_key_of_their_own_name_so_that_they_merge(group: str) -> None:
     options = sorted(path.stem for path in CONF.glob(f"{group}/*.yaml"))
     config = composed(f"{group}=[{','.join(options)}]")
-    assert chosen(getattr(config, group), group) == options
+    assert selected_options(getattr(config, group), group) == options
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parent.name in RECIPES], ids=lambda path: path.stem)
@@ -159,5 +159,5 @@ def test_what_is_typed_wins_over_a_recipe(path: Path) -> None:
     config = composed(*choice(path), "loss=lsgan", "n_critic=3", "regularizer=[label_noise]", "latent.z_dim=7")
     assert config.loss["_target_"].endswith("LeastSquares")
     assert config.n_critic == 3
-    assert chosen(config.regularizer, "regularizer") == ["label_noise"]
+    assert selected_options(config.regularizer, "regularizer") == ["label_noise"]
     assert config.latent["z_dim"] == 7

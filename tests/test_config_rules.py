@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from composing import changed, composed
 
-from gantrain.budget import count_steps, critic_schedule, one_budget
+from gantrain.budget import choose_budget, count_steps, critic_schedule
 from gantrain.command.folders import claim_folder
-from gantrain.config import Config, CriticWarmup, chosen, hyperparameters
+from gantrain.config import Config, CriticWarmup, hyperparameters, selected_options
 from gantrain.config_rules import check
 from gantrain.errors import ConfigError
 from gantrain.session.saved import RUN_FILES, require_new
@@ -48,7 +48,7 @@ def test_the_budget_that_was_typed_wins(
     steps: int | None, epochs: float | None, typed: list[str], expected: tuple[int | None, float | None]
 ) -> None:
     given = Config(steps=steps, epochs=epochs, seed=3)
-    budget = one_budget(given, typed)
+    budget = choose_budget(given, typed)
     assert (budget.steps, budget.epochs) == expected
     assert budget.seed == 3
     assert given == Config(steps=steps, epochs=epochs, seed=3)
@@ -57,7 +57,7 @@ def test_the_budget_that_was_typed_wins(
 @pytest.mark.parametrize(
     ("steps", "epochs", "typed", "message"),
     [
-        (10, 2.0, ["steps=10", "epochs=2"], "steps=10 and epochs=2.0 are two budgets"),
+        (10, 2.0, ["steps=10", "epochs=2"], "steps=10 and epochs=2.0 exclude each other; leave one out"),
         (10, 2.0, [], "exactly one must be a number"),
         (None, None, [], "exactly one must be a number"),
         (None, None, ["epochs=null"], "exactly one must be a number"),
@@ -67,7 +67,7 @@ def test_two_budgets_or_none_are_refused(
     steps: int | None, epochs: float | None, typed: list[str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        one_budget(Config(steps=steps, epochs=epochs), typed)
+        choose_budget(Config(steps=steps, epochs=epochs), typed)
 
 
 def test_the_default_is_right(default: Config) -> None:
@@ -119,10 +119,10 @@ def test_values_at_the_edge_of_what_has_a_meaning_pass(default: Config, key: str
         ("generator_batch_multiple", 0, "generator_batch_multiple=0: must be at least 1"),
         ("first", "critic", "first=critic: must be one of discriminator, generator"),
         ("fake_labels", "random", "fake_labels=random: must be one of real, empirical, uniform"),
-        ("ema_rampup", 0.05, "ema_rampup=0.05: there is no average; set ema_halflife_images as well"),
-        ("labels", [3], r"labels=\[3\] belongs to task=sample"),
-        ("run", "outputs/x", "run=outputs/x belongs to task=sample"),
-        ("output", "x.npz", "output=x.npz belongs to task=sample"),
+        ("ema_rampup", 0.05, "ema_rampup=0.05: there is no EMA to limit; set ema_halflife_images too"),
+        ("labels", [3], r"labels=\[3\] has an effect only with task=sample; add that, or leave labels out"),
+        ("run", "outputs/x", "run=outputs/x has an effect only with task=sample"),
+        ("output", "x.npz", "output=x.npz has an effect only with task=sample"),
         *(
             (f"{group}.lr", rate, rf"{group}.lr={rate}: a learning rate is a number above 0")
             for group in ("optimizer", "discriminator_optimizer")
@@ -225,14 +225,14 @@ def test_runs_of_the_same_second_get_folders_of_their_own(folder: str) -> None:
 @pytest.mark.parametrize("path", ["file", "file/below"])
 def test_a_file_in_the_way_is_named(path: str) -> None:
     Path("file").touch()
-    with pytest.raises(ConfigError, match=rf"run_dir={path} cannot be made \(.+\); choose another place"):
+    with pytest.raises(ConfigError, match=rf"run_dir={path} cannot be created \(.+\); choose another run_dir"):
         claim_folder(path, by_time=False)
     assert Path("file").is_file()
 
 
 def test_a_file_in_the_way_of_a_folder_by_time_is_named() -> None:
     Path("outputs").touch()
-    with pytest.raises(ConfigError, match=rf"run_dir={BY_TIME} cannot be made \(.+\)"):
+    with pytest.raises(ConfigError, match=rf"run_dir={BY_TIME} cannot be created \(.+\)"):
         claim_folder(BY_TIME, by_time=True)
 
 
@@ -244,7 +244,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused(monkeypatch: pytest.Monke
 
 def test_options_of_what_was_not_chosen_are_no_choice() -> None:
     nodes = {"csv": {"_target_": "x"}, "samples": {"num": 32}, "log": {"_target_": "y"}}
-    assert chosen(nodes, "callback") == ["csv", "log"]
+    assert selected_options(nodes, "callback") == ["csv", "log"]
 
 
 def test_runs_of_a_sweep_are_compared_by_usual_numbers_and_what_was_typed(default: Config) -> None:

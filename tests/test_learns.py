@@ -56,8 +56,14 @@ def test_wgan_gp_reaches_all_eight_modes(tmp_path: Path) -> None:
     assert counts.max() < 0.30 * len(samples)
 
 
-def train_classifier() -> nn.Module:
-    """Train a small convolutional classifier on the labelled digits, and make sure that it can be trusted."""
+def images(samples: Path) -> Tensor:
+    with np.load(samples) as archive:
+        return to_signed(torch.from_numpy(archive["images"]).permute(0, 3, 1, 2))
+
+
+@pytest.fixture(scope="module")
+def classifier() -> nn.Module:
+    """Train a small convolutional classifier on labelled digits, and check its accuracy on others."""
     torch.manual_seed(0)
     data = digits(image_size=None)
     x, y = to_signed(data.images), data.labels
@@ -81,21 +87,16 @@ def train_classifier() -> nn.Module:
             optimizer.step()
     accuracy = (net(x[9_000:]).argmax(1) == y[9_000:]).float().mean()
     assert accuracy > 0.95
-    return net
+    return net.requires_grad_(False)
 
 
-def test_the_default_run_makes_all_ten_digits(tmp_path: Path) -> None:
+def test_the_default_run_makes_all_ten_digits(tmp_path: Path, classifier: nn.Module) -> None:
     gantrain(tmp_path, "run_dir=run")
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["name"] == "dcgan-digits"
     gantrain(tmp_path, "task=sample", "run=run", "num=2000", "output=samples.npz", "seed=1")
-    with np.load(tmp_path / "samples.npz") as archive:
-        x = to_signed(torch.from_numpy(archive["images"]).permute(0, 3, 1, 2))
-    net = train_classifier()
-
-    with torch.no_grad():
-        chances: Tensor = net(x).softmax(1)
-        noise_chances: Tensor = net(torch.rand(2000, 1, 28, 28) * 2 - 1).softmax(1)
+    chances: Tensor = classifier(images(tmp_path / "samples.npz")).softmax(1)
+    noise_chances: Tensor = classifier(torch.rand(2000, 1, 28, 28) * 2 - 1).softmax(1)
     sure, kind = chances.max(1)
     called = torch.bincount(kind[sure > 0.5], minlength=10)
     assert called.min() >= 10, called
@@ -114,3 +115,12 @@ def test_relativistic_pairs_with_r1_and_r2_find_25_modes(tmp_path: Path) -> None
     reached = last_row(tmp_path / "run")
     assert reached["metric/modes_covered"] >= 24
     assert reached["metric/high_quality"] >= 0.5
+
+
+def test_conditional_gan_makes_the_digits_of_its_labels(tmp_path: Path, classifier: nn.Module) -> None:
+    options = ("experiment=cgan_mnist", "dataset=digits", "callback=[log,checkpoint]", "run_dir=run")
+    gantrain(tmp_path, *options)
+    gantrain(tmp_path, "task=sample", "run=run", "num=1000", "labels=all", "output=samples.npz", "seed=1")
+    predicted = classifier(images(tmp_path / "samples.npz")).argmax(1)
+    labels = torch.arange(10).repeat_interleave(100)
+    assert (predicted == labels).float().mean() >= 0.85

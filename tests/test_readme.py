@@ -1,4 +1,4 @@
-"""Every command of the README works, and every link leads somewhere."""
+"""Run every command of the README, and check the links and the named tests of the README and the docs."""
 
 import re
 import shlex
@@ -30,23 +30,23 @@ COMMANDS = [line for line in LINES if line.startswith("gantrain")]
 
 def test_the_readme_opens_with_the_two_commands() -> None:
     assert LINES[:2] == ["pip install . && gantrain", "pip install '.[test]' && pytest"]
-    # The first is run by test_install and test_learns, the second runs this.
+    # test_install and test_learns run the first; the second runs this test.
     assert "pip install '.[test]' && pytest" in (ROOT / ".ci/run").read_text()
     assert set(LINES[2:]) == {*COMMANDS, "tensorboard --logdir outputs"}
 
 
 @pytest.mark.parametrize("link", sorted({*re.findall(r"\]\(([^)#]+)", README)}))
-def test_every_link_of_the_readme_leads_somewhere(link: str) -> None:
+def test_every_link_of_the_readme_exists(link: str) -> None:
     assert (ROOT / link).exists()
 
 
-def test_every_link_of_the_docs_leads_somewhere() -> None:
+def test_every_link_of_the_docs_exists() -> None:
     for page in (ROOT / "docs").glob("*.md"):
         for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), (page, link)
 
 
-def test_every_test_that_holds_a_promise_is_there() -> None:
+def test_every_test_named_in_reliability_exists() -> None:
     named = re.findall(r"`(tests/\S+\.py)::(\w+)`", (ROOT / "docs/reliability.md").read_text())
     assert len(named) > 40
     for path, name in named:
@@ -61,14 +61,14 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "path", list(sys.path))
     try:
         main()
-    except SystemExit as leaving:
-        return int(leaving.code or 0)
+    except SystemExit as error:
+        return int(error.code or 0)
     return 0
 
 
 @pytest.fixture
-def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make what the commands presuppose: faces, photos, a run, and the README's own loss."""
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Create the files that the commands need: faces, photos, and the README's example of a loss."""
     monkeypatch.chdir(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (218, 178, 3), dtype=np.uint8)
     for folder in ("data/celeba/img_align_celeba", "photos"):
@@ -86,7 +86,7 @@ def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_of_the_readme(line: str, beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_of_the_readme(line: str, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, *arguments = shlex.split(line)
     small = list(SMALL)
     if "task=sample" in arguments:
@@ -101,22 +101,22 @@ def test_every_command_of_the_readme(line: str, beside: Path, monkeypatch: pytes
     assert call(monkeypatch, *arguments, *small) == 0
     written = {
         "--help": [],
-        "-m": beside.glob("outputs/multirun/*/*/*/run.json"),
-        "task=sample": [beside / "samples.npz"],
+        "-m": workspace.glob("outputs/multirun/*/*/*/run.json"),
+        "task=sample": [workspace / "samples.npz"],
     }
     kind = next((kind for kind in written if kind in arguments), None)
     if kind != "--help":
-        found = list(written[kind] if kind else beside.glob("outputs/*/*/run.json"))
+        found = list(written[kind] if kind else workspace.glob("outputs/*/*/run.json"))
         assert len(found) == (8 if kind == "-m" else 1)
         assert all(path.is_file() for path in found)
 
 
-def test_the_table_of_recipes_is_that_of_the_configs() -> None:
+def test_the_table_of_recipes_lists_every_model_config() -> None:
     rows = re.findall(r"^\| `(\w+)` \|", README, re.M)
     assert sorted(rows) == sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 
 
-def test_tensorboard_reads_what_lies_below_outputs(beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_reads_the_runs_below_outputs(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
     assert call(monkeypatch, *SMALL[:-1], "callback=[log,tensorboard]") == 0

@@ -1,17 +1,19 @@
-"""A run that was interrupted and went on ends as one that never was: to the last bit, in all that it leaves behind."""
+"""A run that is interrupted and resumed equals an uninterrupted one, bit by bit, in every file."""
 
 import os
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
-from processes import BUSY, SMALL, during, gantrain, server, start, work
-from runs import contents, differences, held, record, rows
+from processes import OUTPUTS, SMALL, gantrain, on_call, server, start, work
+from runs import csv_rows, differences, file_bytes, run_contents, run_json
 
 from gantrain.command.overrides import quote, value_of, with_saved_overrides
 from gantrain.session import checkpoint
@@ -64,48 +66,48 @@ CASES = {
 
 
 @pytest.fixture
-def own(start, work: Path) -> None:
+def own_regularizer(start, work: Path) -> None:
     (work / "own.py").write_text(REGULARIZER)
     (work / "my/regularizer").mkdir(parents=True)
     (work / "my/regularizer/running_mean.yaml").write_text("running_mean: {_target_: own.RunningMean, decay: 0.9}\n")
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.usefixtures("own")
-def test_parts_make_the_same_run(gantrain, work: Path, case: str) -> None:
-    """Finished at 5 steps, stopped at 8, broken at 11 between two checkpoints, then to its end."""
-    command = (*SMALL, *BUSY, *CASES[case])
+@pytest.mark.usefixtures("own_regularizer")
+def test_resumed_run_equals_uninterrupted_run(gantrain, work: Path, case: str) -> None:
+    """The run finishes at step 5, is stopped at 8, fails at 11 between two checkpoints, and is resumed to the end."""
+    command = (*SMALL, *OUTPUTS, *CASES[case])
     assert gantrain(*command, "steps=13", "run_dir=straight").status == 0
 
     run = work / "parts"
-    if case in ("noise", "schedules"):  # which follow the part of the steps that is done: the budget matters
-        done = gantrain(*command, "steps=13", "run_dir=parts", before=during(EACH_STEP, SIGTERM, call=5))
+    if case in ("noise", "schedules"):  # these depend on step / steps, so that `steps` may not change
+        done = gantrain(*command, "steps=13", "run_dir=parts", before=on_call(EACH_STEP, SIGTERM, call=5))
         assert done.status == 143, done.stderr
     else:
         done = gantrain(*command, "steps=5", "run_dir=parts")
-        assert (done.status, record(run)["status"]) == (0, "finished"), done.stderr
-    done = gantrain(*command, "steps=13", "run_dir=parts", before=during(EACH_STEP, SIGTERM, call=3))
-    assert (done.status, record(run)["status"], record(run)["steps"]) == (143, "stopped", 8), done.stderr
-    break_down = during(EACH_STEP, "raise OSError(5, 'Input/output error')", call=3)
+        assert (done.status, run_json(run)["status"]) == (0, "finished"), done.stderr
+    done = gantrain(*command, "steps=13", "run_dir=parts", before=on_call(EACH_STEP, SIGTERM, call=3))
+    assert (done.status, run_json(run)["status"], run_json(run)["steps"]) == (143, "stopped", 8), done.stderr
+    break_down = on_call(EACH_STEP, "raise OSError(5, 'Input/output error')", call=3)
     resume = [argument for argument in command if argument.startswith(("--", "my", "trust"))]
     done = gantrain(*resume, "resume=parts", "steps=13", before=break_down)
-    assert (done.status, record(run)["status"], record(run)["steps"]) == (1, "failed", 11), done.stderr
+    assert (done.status, run_json(run)["status"], run_json(run)["steps"]) == (1, "failed", 11), done.stderr
     assert checkpoint.paths(run)[-1].name == "step_00000009.pt"
     done = gantrain(*resume, "resume=parts", "runtime.num_workers=2")
     assert done.status == 0, done.stderr
     assert differences(work / "straight", run) == []
-    assert [event["event"] for event in record(run)["history"]] == ["resumed"] * 3
+    assert [event["event"] for event in run_json(run)["history"]] == ["resumed"] * 3
 
 
-def test_images_of_a_folder_decoded_by_another_number_of_workers(gantrain, work: Path) -> None:
+def test_resume_with_another_num_workers_is_exact(gantrain, work: Path) -> None:
     draw = np.random.default_rng(0)
     (work / "photos").mkdir()
     for i in range(30):
         Image.fromarray(draw.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(work / f"photos/{i}.png")
-    command = (*SMALL, *BUSY, "dataset=image_folder", "dataset.root=photos", "dataset.image_size=16", "steps=9")
+    command = (*SMALL, *OUTPUTS, "dataset=image_folder", "dataset.root=photos", "dataset.image_size=16", "steps=9")
     assert gantrain(*command, "run_dir=straight", "runtime.num_workers=1", "dataset.cache_dir=one").status == 0
-    # At step 8 that of step 6 may be on its way to the disk, and that of step 3 is there.
-    killed = gantrain(*command, "run_dir=parts", "runtime.num_workers=1", before=during(EACH_STEP, SIGKILL, call=8))
+    # At step 8 the checkpoint of step 6 may still be in writing; that of step 3 is on disk.
+    killed = gantrain(*command, "run_dir=parts", "runtime.num_workers=1", before=on_call(EACH_STEP, SIGKILL, call=8))
     assert killed.status == -9
     photo = Image.open(work / "photos/0.png").convert("RGB")
     photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(work / "photos/0.png")
@@ -119,12 +121,12 @@ def test_images_of_a_folder_decoded_by_another_number_of_workers(gantrain, work:
     assert differences(work / "straight", work / "parts") == []
 
 
-def test_other_intervals_hold_from_where_the_run_goes_on(gantrain, work: Path) -> None:
+def test_changed_intervals_apply_from_the_resumed_step(gantrain, work: Path) -> None:
     assert gantrain(*SMALL, "log_every=1", "sample_every=1", "steps=14", "run_dir=straight").status == 0
     assert gantrain(*SMALL, "log_every=2", "sample_every=5", "steps=7", "run_dir=out").status == 0
     again = gantrain(*SMALL, "log_every=3", "sample_every=4", "steps=14", "run_dir=out")
     assert again.status == 0, again.stderr
-    run, straight = held(work / "out"), held(work / "straight")
+    run, straight = run_contents(work / "out"), run_contents(work / "straight")
     assert [row["step"] for row in run["metrics.csv"]] == ["1", "2", "4", "6", "9", "12", "14"]
     by_step = {row["step"]: row for row in straight["metrics.csv"]}
     assert all(row == by_step[row["step"]] for row in run["metrics.csv"])
@@ -139,15 +141,16 @@ def test_other_intervals_hold_from_where_the_run_goes_on(gantrain, work: Path) -
 
 @pytest.fixture(scope="module")
 def finished(server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of 4 steps; not to be changed."""
+    """A finished run of 4 steps, which tests must not change."""
     folder = tmp_path_factory.mktemp("finished")
-    command = (*SMALL, *BUSY, "steps=4", "run_dir=out")
+    command = (*SMALL, *OUTPUTS, "steps=4", "run_dir=out")
     assert server.start(folder, command).wait().status == 0
     return folder / "out"
 
 
 @pytest.fixture
 def run(finished: Path, work: Path) -> Path:
+    """A copy of a finished run of 4 steps."""
     return Path(shutil.copytree(finished, work / "out"))
 
 
@@ -160,21 +163,21 @@ def run(finished: Path, work: Path) -> Path:
         ("batch_size=2", ["- batch_size: 4", "+ batch_size: 2"], "batch_size"),
     ],
 )
-def test_a_change_of_the_training_is_shown_and_refused_unless_allowed(
+def test_changed_training_config_is_refused_unless_allowed(
     gantrain, run: Path, change: str, lines: list[str], allowance: str
 ) -> None:
-    before = contents(run)
-    command = (*SMALL, *BUSY, "run_dir=out", "steps=6", change)
+    before = file_bytes(run)
+    command = (*SMALL, *OUTPUTS, "run_dir=out", "steps=6", change)
     refused = gantrain(*command)
     assert refused.status == 2
     assert all(line in refused.stderr for line in lines), refused.stderr
     assert f"'allow_change=[{allowance}]'" in refused.stderr
     assert "Traceback" not in refused.stderr
-    assert contents(run) == before
+    assert file_bytes(run) == before
     done = gantrain(*command, f"allow_change=[{allowance}]")
     assert done.status == 0, done.stderr
-    assert record(run)["steps"] == 6
-    changes = record(run)["history"][-1]["changes"]
+    assert run_json(run)["steps"] == 6
+    changes = run_json(run)["history"][-1]["changes"]
     assert all(name.startswith(allowance) for name in changes)
 
 
@@ -190,34 +193,34 @@ def test_a_change_of_the_training_is_shown_and_refused_unless_allowed(
         (("steps=6", "resume=nowhere"), r"resume=nowhere: must be auto, null or the folder of a run"),
     ],
 )  # fmt: skip
-def test_what_cannot_go_on_is_refused_in_a_sentence(
+def test_impossible_resume_is_refused_with_a_message(
     gantrain, run: Path, arguments: tuple[str, ...], named: str
 ) -> None:
-    before = contents(run)
-    place = () if "resume=nowhere" in arguments else ("run_dir=out",)
-    refused = gantrain(*SMALL, *BUSY, *place, *arguments)
+    before = file_bytes(run)
+    folder = () if "resume=nowhere" in arguments else ("run_dir=out",)
+    refused = gantrain(*SMALL, *OUTPUTS, *folder, *arguments)
     assert refused.status == 2
     assert re.search(named, refused.stderr), refused.stderr
     assert "Traceback" not in refused.stderr
-    assert contents(run) == before
+    assert file_bytes(run) == before
 
 
-def test_what_does_not_change_the_training_is_free(gantrain, run: Path) -> None:
-    free = (
+def test_settings_that_do_not_affect_training_may_change_on_resume(gantrain, run: Path) -> None:
+    changed = (
         "callback=[log,csv,checkpoint,samples]",
         "log_every=1",
         "checkpoint.keep=1",
         "runtime.device=cpu",
         "steps=6",
     )
-    done = gantrain("resume=out", *free)
+    done = gantrain("resume=out", *changed)
     assert done.status == 0, done.stderr
-    assert [row["step"] for row in rows(run)] == ["1", "2", "4", "5", "6"]
+    assert [row["step"] for row in csv_rows(run)] == ["1", "2", "4", "5", "6"]
 
 
-def test_a_finished_run_is_left_as_it_is(gantrain, run: Path) -> None:
+def test_finished_run_is_left_unchanged(gantrain, run: Path) -> None:
     before = {path: (path.stat().st_mtime_ns, content) for path, content in read_all(run)}
-    for command in (("resume=out",), (*SMALL, *BUSY, "steps=4", "run_dir=out")):
+    for command in (("resume=out",), (*SMALL, *OUTPUTS, "steps=4", "run_dir=out")):
         done = gantrain(*command)
         assert done.status == 0
         assert "out is finished (4 steps)" in done.stderr
@@ -228,20 +231,20 @@ def read_all(run: Path) -> list[tuple[Path, bytes]]:
     return [(path, path.read_bytes()) for path in run.rglob("*") if path.is_file() and path.name != "lock"]
 
 
-def test_init_from_starts_a_new_run_with_the_weights_alone(gantrain, run: Path, work: Path) -> None:
-    # Before the first step is over: rollback saves the state that a run begins with.
-    command = (*SMALL, *BUSY, "steps=4", "on_divergence=rollback", "checkpoint.every=1", "checkpoint.keep=9")
+def test_init_from_loads_only_the_weights(gantrain, run: Path, work: Path) -> None:
+    # on_divergence=rollback saves the initial state, so that it can be compared.
+    command = (*SMALL, *OUTPUTS, "steps=4", "on_divergence=rollback", "checkpoint.every=1", "checkpoint.keep=9")
     done = gantrain(*command, "init_from=out", "run_dir=new", "seed=8", "optimizer=rmsprop")
     assert done.status == 0, done.stderr
-    given = checkpoint.find(run)[1]
-    begun = checkpoint.read(work / "new/checkpoints/step_00000000.pt")
+    source = checkpoint.find(run)[1]
+    initial = checkpoint.read(work / "new/checkpoints/step_00000000.pt")
     for network in "GD":
-        assert given[network].keys() == begun[network].keys()
-        assert all(torch.equal(given[network][name], begun[network][name]) for name in given[network])
-        assert begun[f"{network}_optimizer"]["state"] == {}
-    assert (begun["step"], begun["batches_seen"]) == (0, 0)
-    assert [row["step"] for row in rows(work / "new")] == ["1", "2", "4"]
-    # Once begun it goes on with itself, whatever has become of what it began from.
+        assert source[network].keys() == initial[network].keys()
+        assert all(torch.equal(source[network][name], initial[network][name]) for name in source[network])
+        assert initial[f"{network}_optimizer"]["state"] == {}
+    assert (initial["step"], initial["batches_seen"]) == (0, 0)
+    assert [row["step"] for row in csv_rows(work / "new")] == ["1", "2", "4"]
+    # The new run resumes from its own checkpoints, even if the source has been deleted.
     shutil.rmtree(run)
     again = gantrain(*command, "init_from=out", "run_dir=new", "seed=8", "optimizer=rmsprop", "steps=5")
     assert again.status == 0, again.stderr
@@ -251,7 +254,7 @@ def test_init_from_starts_a_new_run_with_the_weights_alone(gantrain, run: Path, 
 
 
 @pytest.mark.parametrize(("found", "age"), [(0, "an older"), (2, "a newer")])
-def test_a_checkpoint_of_another_format_is_refused(gantrain, run: Path, found: int, age: str) -> None:
+def test_checkpoint_in_another_format_is_refused(gantrain, run: Path, found: int, age: str) -> None:
     for path in checkpoint.paths(run):
         checkpoint.write(path, checkpoint.read(path) | {"format": found, "version": "9.9"})
     refused = gantrain("resume=out", "steps=6")
@@ -260,8 +263,41 @@ def test_a_checkpoint_of_another_format_is_refused(gantrain, run: Path, found: i
     assert "Traceback" not in refused.stderr
 
 
-def test_a_sweep_goes_on_with_each_of_its_runs(gantrain, work: Path) -> None:
-    command = ("-m", *SMALL, *BUSY, "callback=[log,samples,checkpoint,csv,tensorboard]", "seed=1,2", "run_dir=sweep")
+@pytest.mark.parametrize("case", ["dcgan", "wgan_gp"])
+def test_run_saved_before_newer_options_existed_resumes_exactly(gantrain, work: Path, case: str) -> None:
+    """Its config and checkpoints lack what conditional GANs, schedules and augmentations have added."""
+    added = ("augment", "schedule", "accumulate", "first", "generator_batch_multiple", "fake_labels", "packing")
+    added += ("ema_rampup", "labels")
+
+    def earlier(config: dict[str, Any]) -> dict[str, Any]:
+        config = {key: value for key, value in config.items() if key not in added}
+        config["callback"] = {
+            name: {key: value for key, value in part.items() if key not in ("every", "keep", "keep_every", "best")}
+            for name, part in config["callback"].items()
+        }
+        del config["runtime"]["spin"]
+        return config
+
+    command = (*SMALL, *OUTPUTS, *CASES[case])
+    assert gantrain(*command, "steps=6", "run_dir=straight").status == 0
+    assert gantrain(*command, "steps=3", "run_dir=parts").status == 0
+    path = work / "parts/.hydra/config.yaml"
+    config = yaml.safe_load(path.read_text())
+    assert config.keys() >= {*added}
+    path.write_text(yaml.safe_dump(earlier(config)))
+    for path in checkpoint.paths(work / "parts"):
+        content = checkpoint.read(path)
+        content["config"] = earlier(content["config"])
+        for key in ("augment", "lazy_logs", "intervals", "class_counts"):
+            del content[key]
+        checkpoint.write(path, content)
+    resumed = gantrain("resume=parts", "steps=6")
+    assert resumed.status == 0, resumed.stderr
+    assert differences(work / "straight", work / "parts") == []
+
+
+def test_repeated_sweep_command_resumes_each_run(gantrain, work: Path) -> None:
+    command = ("-m", *SMALL, *OUTPUTS, "callback=[log,samples,checkpoint,csv,tensorboard]", "seed=1,2", "run_dir=sweep")
     assert gantrain(*command, "steps=4").status == 0
     done = gantrain(*command, "steps=7")
     assert done.status == 0, done.stderr
@@ -271,18 +307,18 @@ def test_a_sweep_goes_on_with_each_of_its_runs(gantrain, work: Path) -> None:
         assert differences(work / f"straight{seed}", work / f"sweep/{number}") == []
     refused = gantrain("-m", "resume=sweep/0", "steps=9")
     assert refused.status == 2
-    assert "a run is one run" in refused.stderr
+    assert "resume= names a single run" in refused.stderr
 
 
-def test_an_option_of_what_is_exchanged_for_another_is_left_behind(gantrain, work: Path) -> None:
+def test_saved_options_of_a_replaced_part_are_dropped(gantrain, work: Path) -> None:
     first = gantrain(*SMALL, "steps=3", "callback.samples.num=4", "optimizer.betas=[0.1,0.9]", "run_dir=run")
     assert first.status == 0, first.stderr
     other = gantrain(
         "resume=run", "steps=5", "callback=[log,csv,checkpoint]", "optimizer=sgd", "allow_change=[optimizer]"
     )
     assert other.status == 0, other.stderr
-    assert "G's optimizer is another one now: it starts without moments." in other.stderr
-    assert rows(work / "run")[-1]["step"] == "5"
+    assert "The type of G's optimizer has changed: it starts without moments." in other.stderr
+    assert csv_rows(work / "run")[-1]["step"] == "5"
 
 
 @pytest.mark.parametrize(
@@ -290,7 +326,9 @@ def test_an_option_of_what_is_exchanged_for_another_is_left_behind(gantrain, wor
     ["metrics.csv", "run.json", "gantrain.log", "samples/step_00000000.png", ".hydra/config.yaml", "checkpoints"],
 )
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("elsewhere")], ids=["pipe", "link"])
-def test_a_folder_with_pipes_or_links_is_forged(gantrain, run: Path, name: str, make: Callable[[Path], None]) -> None:
+def test_run_folder_with_pipes_or_links_is_refused(
+    gantrain, run: Path, name: str, make: Callable[[Path], None]
+) -> None:
     path = run / name
     if path.is_dir():
         shutil.rmtree(path)
@@ -305,14 +343,14 @@ def test_a_folder_with_pipes_or_links_is_forged(gantrain, run: Path, name: str, 
 @pytest.mark.parametrize(
     "name", ["run", "my run", "it's", "back\\slash", "ends\\", "a\\'b", "ünï", "a=b,c", "$x {y}", "~", "1e5"]
 )
-def test_what_is_quoted_is_read_as_it_is(name: str) -> None:
+def test_quoted_values_are_parsed_back_unchanged(name: str) -> None:
     assert value_of(f"resume={quote(name)}") == name
 
 
-def test_a_strangers_flags_are_no_flags(tmp_path: Path) -> None:
+def test_flags_saved_in_a_run_folder_are_ignored(tmp_path: Path) -> None:
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra/config.yaml").write_text("seed: 0\n")
-    hostile = [
+    saved = [
         "--config-dir=evil",
         "-m",
         "hydra.run.dir=/",
@@ -322,37 +360,37 @@ def test_a_strangers_flags_are_no_flags(tmp_path: Path) -> None:
         "seed=3",
         "run_dir=/x",
     ]
-    (tmp_path / ".hydra/overrides.yaml").write_text("\n".join(f"- '{override}'" for override in hostile))
+    (tmp_path / ".hydra/overrides.yaml").write_text("\n".join(f"- '{override}'" for override in saved))
     assert with_saved_overrides([f"resume={tmp_path}"]) == ["seed=3", f"resume={tmp_path}", f"run_dir={tmp_path}"]
 
 
-def test_a_run_without_a_checkpoint_is_not_begun_again(gantrain, run: Path, work: Path) -> None:
+def test_finished_run_without_checkpoints_is_refused(gantrain, run: Path, work: Path) -> None:
     shutil.rmtree(run / "checkpoints")
-    before = contents(run)
+    before = file_bytes(run)
     again = gantrain(f"resume={run}")
     assert again.status == 2
     assert "holds a run (run.json: finished, step" in again.stderr
-    assert contents(run) == before
+    assert file_bytes(run) == before
     quiet = (*SMALL, "callback=[log,csv]", "steps=4", "run_dir=quiet")
     assert gantrain(*quiet).status == 0
-    before = contents(work / "quiet")
+    before = file_bytes(work / "quiet")
     assert gantrain(*quiet).status == 2
-    assert contents(work / "quiet") == before
+    assert file_bytes(work / "quiet") == before
 
 
-def test_attempts_that_got_nowhere_change_nothing(gantrain, work: Path) -> None:
+def test_attempts_killed_before_their_first_checkpoint_have_no_effect(gantrain, work: Path) -> None:
     command = (*SMALL, "log_every=2", "sample_every=2", "checkpoint.every=4", "steps=12", "run_dir=run")
-    assert gantrain(*command, before=during(EACH_STEP, SIGTERM, call=4)).status == 143
-    # Another interval and another batch size, killed before their first checkpoint, twice.
+    assert gantrain(*command, before=on_call(EACH_STEP, SIGTERM, call=4)).status == 143
+    # Change intervals and batch size, and kill the run before its first checkpoint, twice.
     changed = ("resume=run", "log_every=3", "sample_every=3", "batch_size=2", "allow_change=[batch_size]")
     for _ in range(2):
-        assert gantrain(*changed, before=during(EACH_STEP, SIGKILL, call=2)).status == -9
-        kept = [row["step"] for row in rows(work / "run") if int(row["step"]) <= 4]
-        assert kept == ["1", "2", "4"]
+        assert gantrain(*changed, before=on_call(EACH_STEP, SIGKILL, call=2)).status == -9
+        rows = [row["step"] for row in csv_rows(work / "run") if int(row["step"]) <= 4]
+        assert rows == ["1", "2", "4"]
         assert (work / "run/samples/step_00000004.png").exists()
     assert gantrain(*changed).status == 0
-    assert [int(row["images"]) for row in rows(work / "run")] == [4, 8, 16, 20, 26, 32]
-    assert [row["step"] for row in rows(work / "run")] == ["1", "2", "4", "6", "9", "12"]
+    assert [int(row["images"]) for row in csv_rows(work / "run")] == [4, 8, 16, 20, 26, 32]
+    assert [row["step"] for row in csv_rows(work / "run")] == ["1", "2", "4", "6", "9", "12"]
 
 
 OWN_CALLBACK = """
@@ -377,7 +415,7 @@ class Counter(Callback):
     def load_state_dict(self, state):
         self.count = state["count"]
 
-class Unfit(Counter):
+class Unsaveable(Counter):
     def state_dict(self):
         return {"count": np.float64(self.count)}
 """
@@ -387,26 +425,26 @@ class Unfit(Counter):
 def own_callbacks(start, work: Path) -> None:
     (work / "own.py").write_text(OWN_CALLBACK)
     (work / "my/callback").mkdir(parents=True)
-    for name, kind, by in (("one", "Counter", 1), ("ten", "Counter", 10), ("unfit", "Unfit", 1)):
+    for name, kind, by in (("one", "Counter", 1), ("ten", "Counter", 10), ("unsaveable", "Unsaveable", 1)):
         (work / f"my/callback/{name}.yaml").write_text(f"{name}: {{_target_: own.{kind}, by: {by}}}\n")
 
 
-def test_callbacks_of_the_users_own_keep_their_numbers_and_their_rows(own_callbacks, gantrain, work: Path) -> None:
+def test_state_of_own_callbacks_is_restored(own_callbacks, gantrain, work: Path) -> None:
     command = (*SMALL, "--config-dir", "my", "trust=[own]", "callback=[log,csv,checkpoint,one,ten]", "run_dir=run")
     command = (*command, "steps=12", "checkpoint.every=5", "log_every=50")
-    assert gantrain(*command, before=during(EACH_STEP, SIGKILL, call=8)).status == -9
+    assert gantrain(*command, before=on_call(EACH_STEP, SIGKILL, call=8)).status == -9
     assert gantrain(*command).status == 0
-    counts = {row["step"]: (row["count/one"], row["count/ten"]) for row in rows(work / "run")}
+    counts = {row["step"]: (row["count/one"], row["count/ten"]) for row in csv_rows(work / "run")}
     assert counts == {"1": ("", ""), "5": ("5.0", "50.0"), "10": ("10.0", "100.0"), "12": ("", "")}
 
 
-def test_what_no_checkpoint_can_hold_is_refused_before_the_first_step(own_callbacks, gantrain, work: Path) -> None:
-    result = gantrain(*SMALL, "--config-dir", "my", "trust=[own]", "callback=[log,checkpoint,unfit]", "steps=4")
+def test_state_that_cannot_be_saved_is_refused_before_step_1(own_callbacks, gantrain, work: Path) -> None:
+    result = gantrain(*SMALL, "--config-dir", "my", "trust=[own]", "callback=[log,checkpoint,unsaveable]", "steps=4")
     assert result.status == 2
-    assert "callbacks.unfit.count is a numpy.float64, which a checkpoint cannot hold" in result.stderr
+    assert "callbacks.unsaveable.count is a numpy.float64, which a checkpoint cannot hold" in result.stderr
 
 
-def test_an_optimizer_whose_state_has_other_shapes_can_go_on(gantrain, work: Path) -> None:
+def test_adafactor_run_resumes(gantrain, work: Path) -> None:
     adafactor = (
         *SMALL,
         "optimizer._target_=torch.optim.Adafactor",
@@ -416,10 +454,10 @@ def test_an_optimizer_whose_state_has_other_shapes_can_go_on(gantrain, work: Pat
     )
     assert gantrain(*adafactor, "steps=3").status == 0
     assert gantrain(*adafactor, "steps=5").status == 0
-    assert rows(work / "run")[-1]["step"] == "5"
+    assert csv_rows(work / "run")[-1]["step"] == "5"
 
 
-def test_a_damaged_picture_is_left_out_of_the_animation(gantrain, work: Path) -> None:
+def test_damaged_image_is_left_out_of_the_animation(gantrain, work: Path) -> None:
     command = (*SMALL, "sample_every=2", "run_dir=run")
     assert gantrain(*command, "steps=4").status == 0
     picture = work / "run/samples/step_00000002.png"
@@ -430,8 +468,8 @@ def test_a_damaged_picture_is_left_out_of_the_animation(gantrain, work: Path) ->
     assert Image.open(work / "run/samples.gif").n_frames == 3
 
 
-def test_without_a_callback_that_looks_a_divergence_is_noticed_at_the_end(gantrain, work: Path) -> None:
+def test_divergence_is_detected_at_the_end_without_callbacks(gantrain, work: Path) -> None:
     result = gantrain(*SMALL, "callback=[]", "optimizer=sgd", "optimizer.lr=1e30", "steps=4", "run_dir=run")
     assert result.status == 3
-    assert record(work / "run")["status"] == "diverged"
-    assert "The last checkpoint is kept" not in result.stderr
+    assert run_json(work / "run")["status"] == "diverged"
+    assert "Resume from the last checkpoint" not in result.stderr

@@ -237,28 +237,28 @@ def test_a_continued_run_ends_where_the_uninterrupted_one_does_bit_for_bit(
     assert_bitwise_equal(snapshot(continued), snapshot(uninterrupted))
 
 
-def judged(D: nn.Module, real: Tensor, fake: Tensor, *, together: bool) -> tuple[Tensor, Tensor]:
+def both_logits(D: nn.Module, real: Tensor, fake: Tensor, *, jointly: bool) -> tuple[Tensor, Tensor]:
     options: dict[str, Any] = {"precision": lambda network: network, "latent": LATENT, "fake_labels": None}
     game = Game(nn.Identity(), D, Objective(NonSaturating()), generator_rows=len(real), device=CPU, **options)
     batch = game.batch(Clock(0.0, 0), real=lambda: (real, None), fake=lambda: (fake, None))
-    return game.judge_together(batch) if together else game.judge_apart(batch)
+    return game.both_logits_jointly(batch) if jointly else game.both_logits_separately(batch)
 
 
 @pytest.mark.parametrize("norm", ["none", "instance", "layer"])
-def test_judging_together_and_apart_agree_where_samples_are_independent(norm: str) -> None:
+def test_joint_and_separate_forward_passes_agree_if_samples_are_independent(norm: str) -> None:
     torch.manual_seed(0)
     D = dcgan.Discriminator(
         (1, 16, 16), width=4, norm=norm, activation="leaky_relu", slope=0.2, bias="all", init="default"
     ).double()
     real, fake = torch.randn(2, 6, 1, 16, 16, dtype=torch.float64)
-    for a, b in zip(judged(D, real, fake, together=True), judged(D, real, fake, together=False), strict=True):
+    for a, b in zip(both_logits(D, real, fake, jointly=True), both_logits(D, real, fake, jointly=False), strict=True):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_logits_of_real_and_fake_are_not_swapped(together: bool) -> None:
+@pytest.mark.parametrize("jointly", [True, False])
+def test_logits_of_real_and_fake_are_not_swapped(jointly: bool) -> None:
     real, fake = torch.full((4, 1), 1.0), torch.full((4, 1), -1.0)
-    real_logits, fake_logits = judged(nn.Flatten(0), real, fake, together=together)
+    real_logits, fake_logits = both_logits(nn.Flatten(0), real, fake, jointly=jointly)
     assert (real_logits == 1).all()
     assert (fake_logits == -1).all()
 

@@ -1,4 +1,4 @@
-"""What an augmentation is: a random, differentiable change of every image that D is shown."""
+"""The interface of augmentations: random, differentiable changes of all samples shown to D."""
 
 from typing import Any
 
@@ -10,28 +10,28 @@ from gantrain.schedules.base import Clock, Number
 
 
 class Augment:
-    """Leaves images as they are; override __call__, and observe where the strength adapts.
+    """An augmentation that does nothing; subclasses override __call__, and observe if the strength is adaptive.
 
-    D sees real and generated images through it, also in the generator's step and in penalties, so that the generator
-    does not learn the augmentation (Zhao 2020, Karras 2020). What it draws for each sample it draws by
-    seeding.own_rows. State that changes from step to step is held in tensors and changed in place, so that an update
-    can be captured as a CUDA graph.
+    Real and generated samples are augmented in all updates and penalties, so that the generator does not learn to
+    produce augmented samples (Zhao 2020, Karras 2020). Draw the random numbers of each sample with seeding.own_rows.
+    Keep state that changes from step to step in tensors and change it in place, so that updates can be captured as CUDA
+    graphs.
 
     Attributes:
-        strength: the probability that a sample is changed, in [0, 1]; a schedule may drive it.
+        strength: probability that a sample is changed, in [0, 1]; a schedule may change it.
     """
 
     strength: Number = 1.0
 
     def __call__(self, x: Float[Tensor, "n *shape"], clock: Clock) -> Float[Tensor, "n *shape"]:
-        """Return the augmented samples; gradients flow through to x."""
+        """Return the augmented samples, differentiable with respect to x."""
         return x
 
     def observe(self, real_logits: Logits) -> None:
-        """Take in D's logits of a whole batch of real samples [n], those of all processes, after each update of D."""
+        """Receive D's logits [n] of the real samples of all processes, after each update of D."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what changes from step to step, as tensors and numbers; checkpoints hold it."""
+        """Return the state that changes from step to step, as tensors and numbers; checkpoints contain it."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

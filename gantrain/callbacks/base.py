@@ -1,4 +1,4 @@
-"""What a callback may do, and when; and the callbacks of a run together."""
+"""The base class of callbacks, and the list of a run's callbacks."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -15,20 +15,20 @@ from gantrain.updates import Logs
 
 
 class Callback:
-    """Does nothing; override what is needed.
+    """Base class of callbacks, which does nothing; override the methods that you need.
 
-    A callback with an interval takes it as its option `every`, keeps it as self.every, and asks is_due. Records that it
-    publishes under `tags` are then exact when the run is resumed: those at the step of the checkpoint are kept only if
-    the interval was due there.
+    A callback with an interval takes it as its option `every`, stores it as self.every, and calls is_due. Then the
+    records that it publishes under `tags` are exact after resuming: a record at the step of the checkpoint is kept only
+    if the callback was due at that step.
 
     Attributes:
-        every: steps between two calls in which it does something; None: it has no interval.
-        tags: beginnings of the TensorBoard tags that it publishes, for example ("metric/",).
-        owns_scalars: whether scalars under tags of no callback are logged when it is due.
-        order: those with a lower one are called first, wherever the config names them: -1 for what adds numbers to a
-            step's logs, 1 for what saves the state and needs all others to be done with the step.
-        name: what the config calls it, or else its class's name; checkpoints keep its state under this name.
-        shared: whether it runs on every rank, and not only on rank 0, which writes.
+        every: interval in steps; None if the callback has no interval.
+        tags: prefixes of the TensorBoard tags that it publishes, for example ("metric/",).
+        owns_scalars: whether it decides when scalars are logged whose tags belong to no callback.
+        order: callbacks with a lower order are called first, independent of the config: -1 for those that add values to
+            the logs of a step, 1 for those that save the state after all others have handled the step.
+        name: name in the config, or else name of the class; checkpoints keep the state of the callback under it.
+        shared: whether it runs on every rank; otherwise it runs only on rank 0, which writes files.
     """
 
     every: int | None = None
@@ -39,65 +39,70 @@ class Callback:
     shared: ClassVar[bool] = False
 
     run: Run
-    """Set when the run takes the callback."""
+    """The run of the callback; set by Callbacks.append."""
 
     def check(self, run: Run) -> None:
-        """Refuse what cannot work, before anything is written.
+        """Check the options before anything is written.
 
         Raises:
-            UserError: with the remedy.
+            UserError: the callback cannot work with these options.
         """
 
     def start(self, run: Run) -> None:
-        """Prepare; the run's state, config and folder are complete."""
+        """Prepare for the run, whose state, config and folder are complete."""
 
     def begin(self, state: TrainState) -> None:
-        """Publish what belongs before the first step of a new run; every callback has started."""
+        """Publish what precedes the first step of a new run; called after the start of all callbacks."""
 
     def rewind(self, state: TrainState) -> None:
-        """Remove what was written after state.step: the run was resumed there, or rolled back.
+        """Remove the records after state.step, where the run was resumed or to which it was rolled back.
 
-        Of that step itself, remove what run.survives_rewind() denies. Called after start, in the place of begin.
+        Also remove a record at state.step if run.survives_rewind() returns False. In a resumed run this is called
+        instead of begin.
         """
 
     def __call__(self, state: TrainState, logs: Logs) -> None:
-        """Look at the state after a step. Read a tensor only where something is written: it waits for the device."""
+        """Run after a step. Read tensors only when they are written somewhere, because reading waits for the device."""
 
     def scalars(self, state: TrainState, scalars: dict[str, float]) -> None:
-        """Receive the numbers of a logged step, by TensorBoard tag."""
+        """Receive the scalars of a logged step, by TensorBoard tag."""
 
     def image(self, state: TrainState, tag: str, image: UInt8[ndarray, "h w 3"]) -> None:
-        """Receive a picture that another callback has made."""
+        """Receive a picture that a callback publishes."""
 
     def histogram(self, state: TrainState, tag: str, values: Tensor) -> None:
-        """Receive numbers whose distribution is of interest."""
+        """Receive values for a histogram."""
 
     def finish(self, state: TrainState, status: str) -> None:
-        """Write what is still to be written. The status is that of run.json; after an error too this is called."""
+        """Write the remaining output at the end of the run, also after an error.
+
+        Args:
+            status: as in run.json: finished, stopped, diverged or failed.
+        """
 
     def flush(self) -> None:
-        """Write everything received so far to disk: a checkpoint of this moment is about to be written."""
+        """Write everything received so far to disk, because a checkpoint is about to be written."""
 
     def is_due(self, step: int) -> bool:
-        """Tell whether its interval ends at this step."""
+        """Return whether the interval ends at this step."""
         return self.every is not None and step % self.every == 0
 
     def was_due(self, step: int) -> bool:
-        """Tell whether its interval ended at a step of the part of the run that was resumed."""
+        """Return whether the callback was due at a step of the previous part of the run, with the interval of then."""
         previous = self.run.previous
         every = self.every if previous is None else previous.intervals.get(self.name, self.every)
         return every is not None and step % every == 0
 
     def survives_rewind(self, step: int) -> bool:
-        """Tell whether what it published at the step that the run is resumed from was due there."""
+        """Return whether what it published at the step where the run is resumed is kept."""
         return self.was_due(step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what changes from step to step, as tensors, numbers and strings; checkpoints hold it."""
+        """Return the state that changes from step to step, for checkpoints: tensors, numbers and strings."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what state_dict returned; called before start."""
+        """Restore the state that state_dict returned; called before start."""
 
 
 class Callbacks:
@@ -114,19 +119,19 @@ class Callbacks:
         return iter(self.all)
 
     def append(self, callback: Callback) -> None:
-        """Add a callback, in its place by order."""
+        """Add a callback, and sort the callbacks by their order."""
         callback.run = self.run
         callback.name = callback.name or type(callback).__name__
         self.all = sorted([*self.all, callback], key=lambda callback: callback.order)
         self.run.listeners = list(self.all)
 
     def check(self) -> None:
-        """Let the callbacks refuse what cannot work, before anything is written."""
+        """Let every callback check its options, before anything is written."""
         for callback in self.all:
             callback.check(self.run)
 
     def start(self) -> None:
-        """Start the callbacks; when all are ready, they publish what belongs before the first step, or rewind."""
+        """Start all callbacks; then call begin in a new run, or rewind in a resumed one."""
         for callback in self.all:
             callback.start(self.run)
             self.started.append(callback)
@@ -137,20 +142,24 @@ class Callbacks:
                 callback.rewind(self.run.state)
 
     def rewind(self) -> None:
-        """Have the callbacks remove what they wrote after the state's step, to which the run was rolled back."""
+        """Rewind all callbacks after a rollback to the state's step."""
         previous = self.run.previous or Previous(planned_steps=0)
         self.run.previous = replace(previous, planned_steps=self.run.steps, intervals=self.run.intervals())
         for callback in self.started:
             callback.rewind(self.run.state)
 
     def finish(self, status: str) -> None:
-        """Finish all callbacks that have started, even if one fails; the one that saves the state comes first."""
+        """Finish all callbacks that have started, even if one fails; those that save the state are first."""
         with ExitStack() as stack:
-            in_turn = sorted(self.started, key=lambda callback: callback.order <= 0)
-            for callback in reversed(in_turn):  # the stack calls the last first
+            in_order = sorted(self.started, key=lambda callback: callback.order <= 0)
+            for callback in reversed(in_order):  # the stack calls the last first
                 stack.callback(callback.finish, self.run.state, status)
 
 
 def not_because_of_the_end(run: Run, step: int) -> bool:
-    """Tell whether a record at the step that a run is resumed from was not written only because the run ended there."""
+    """Return whether an uninterrupted run would also have the record at `step`, where this run is resumed.
+
+    If the previous part was planned to end at this step, the record may only be that of a last step. It is kept then if
+    the run ends at this step now, too.
+    """
     return step == run.steps or (run.previous is not None and step < run.previous.planned_steps)

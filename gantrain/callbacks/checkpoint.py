@@ -1,4 +1,4 @@
-"""Save the state, so that nothing is lost but the steps since."""
+"""Save checkpoints of the run."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -20,15 +20,16 @@ from gantrain.session.run import Run
 from gantrain.train import TrainState
 
 RESERVE_BYTES = 50_000_000
-"""For what a run writes besides checkpoints."""
+"""Disk space for the other files of a run."""
 
 
 class Checkpoint(Callback):
-    """Every `checkpoint.every` steps and at the end a checkpoint, of which the last `checkpoint.keep` are kept.
+    """Save a checkpoint every `checkpoint.every` steps and at the end, and keep the last `checkpoint.keep`.
 
-    Besides, if asked: every `checkpoint.keep_every`-th step's for good, and in best.pt that with the best value of the
-    metric `checkpoint.best`. The training waits only while the state is copied on its own device; a thread brings it to
-    the host, checks that it is finite, and writes it. A run that diverged or failed leaves the ones before.
+    Optionally, the checkpoint of every `checkpoint.keep_every`-th step is never deleted, and the checkpoint with the
+    best value of the metric `checkpoint.best` is also saved as best.pt. Training waits only while the state is copied
+    on its own device; a thread copies it to the host, checks that it is finite, and writes it. At the end of a run that
+    diverged or failed no checkpoint is saved.
     """
 
     order = 1
@@ -39,16 +40,16 @@ class Checkpoint(Callback):
 
     @override
     def check(self, run: Run) -> None:
-        # One more than are kept, for the oldest goes when the newest is whole.
+        # One more than are kept, because the oldest is deleted after the newest is complete.
         num = self.keep + 1 + (self.metric is not None)
-        held = sum(path.stat().st_size for path in run.folder.glob("checkpoints/*.pt"))  # those of earlier parts
-        needed = max(0, num * estimate_bytes(run.state) - held) + RESERVE_BYTES
+        existing = sum(path.stat().st_size for path in run.folder.glob("checkpoints/*.pt"))  # of a run that is resumed
+        needed = max(0, num * estimate_bytes(run.state) - existing) + RESERVE_BYTES
         require_space(run.folder, needed, f"A run with checkpoint.keep={self.keep}")
         metrics = [tag for metric in run.metrics.values() for tag in metric.better]
         if self.metric is not None and self.metric not in metrics:
             raise ConfigError(
-                f"checkpoint.best={self.metric}: must be a number of the metrics in use "
-                f"({', '.join(metrics) or 'there are none: add for example metric=[moments]'})."
+                f"checkpoint.best={self.metric}: must be a value of the metrics in use "
+                f"({', '.join(metrics) or 'there are none; add one, for example metric=[moments]'})."
             )
 
     @override
@@ -57,7 +58,7 @@ class Checkpoint(Callback):
         self.folder.mkdir(exist_ok=True)
         self.saved_at: int | None = None
         self.is_best = False
-        checkpoint.require_plain(checkpoint.capture(run))
+        checkpoint.require_serializable(checkpoint.capture(run))
         self.writer = ThreadPoolExecutor(1, "checkpoint")
         self.writing: Future[None] | None = None
 
@@ -69,7 +70,7 @@ class Checkpoint(Callback):
     @override
     def rewind(self, state: TrainState) -> None:
         self.saved_at, self.is_best = state.step, False
-        for path in checkpoint.paths(self.run.folder):  # those that are damaged
+        for path in checkpoint.paths(self.run.folder):  # later checkpoints are damaged, or would have been used
             if checkpoint.step_of(path) > state.step:
                 path.replace(path.with_suffix(".pt.damaged"))
 
@@ -85,7 +86,7 @@ class Checkpoint(Callback):
     @override
     def __call__(self, state: TrainState, logs: object) -> None:
         if self.writing is not None and self.writing.done():
-            self.wait()  # raises what kept it from being written
+            self.wait()  # raises the error if the writing has failed
         due = self.is_due(state.step) or (self.keep_every is not None and state.step % self.keep_every == 0)
         if due or self.is_best:
             self.save(state, regular=due)
@@ -98,7 +99,7 @@ class Checkpoint(Callback):
             self.wait()
         except Exception:
             if status in ("finished", "stopped"):
-                raise  # else the run has failed already, and the error that ended it is the one to be told
+                raise  # otherwise the run has failed already, and the error that ended it is reported
         finally:
             self.writer.shutdown()
 
@@ -111,33 +112,41 @@ class Checkpoint(Callback):
         self.best = dict(state)
 
     def save(self, state: TrainState, *, regular: bool = True) -> None:
-        """Copy the state and have it written: to a file of its own, to best.pt, or to both.
+        """Copy the state, and start to write it in the background: to best.pt if it is the best, and to step_*.pt.
+
+        Args:
+            regular: whether to write step_*.pt.
 
         Raises:
-            OSError, DivergedError: of the checkpoint before.
+            OSError, DivergedError: the previous checkpoint could not be written, or was not finite.
         """
         self.wait()
-        # The best first: the other one says that it is there.
+        # best.pt first: the state in step_*.pt contains the best value, so best.pt must exist by then.
         names = ["best.pt"] * self.is_best + [f"step_{state.step:08d}.pt"] * regular
-        host = copy_aside(checkpoint.capture(self.run), self.run.device)
+        host = copy_on_device(checkpoint.capture(self.run), self.run.device)
         self.writing = self.writer.submit(self.write, host, names)
         self.is_best = False
         if regular:
             self.saved_at = state.step
 
     def wait(self) -> None:
-        """Wait until the checkpoint that is being written is whole.
+        """Wait until the checkpoint that is being written is complete.
 
         Raises:
             OSError: it could not be written.
-            DivergedError: a number in it is not finite any more; the checkpoints before stay.
+            DivergedError: a tensor is not finite; the checkpoint was not written, and the previous ones are kept.
         """
         writing, self.writing = self.writing, None
         if writing is not None:
             writing.result()
 
     def write(self, host: Callable[[], Content], names: list[str]) -> None:
-        """Write the checkpoint once everything else of its step is in its files, then delete what is too old."""
+        """Flush the other files of the run, write the checkpoint, then delete old ones; runs in the thread.
+
+        Raises:
+            OSError: a file could not be written.
+            DivergedError: a tensor is not finite.
+        """
         content = host()
         for name, tensor in tensors(content):
             if tensor.is_floating_point() and not all_finite(tensor):
@@ -156,31 +165,31 @@ class Checkpoint(Callback):
             path.unlink()
 
 
-def copy_aside(content: Content, device: torch.device) -> Callable[[], Content]:
-    """Copy all tensors where they are, and return what brings the copies to the host.
+def copy_on_device(content: Content, device: torch.device) -> Callable[[], Content]:
+    """Copy all tensors on their device, and return a function that copies the copies to the host.
 
-    On a GPU the copy within its memory takes less than a step, and the way to the host runs beside the training, on a
-    stream of its own, in the thread that asks for it.
+    On a GPU the copy on the device takes less than a step. The transfer to the host runs in parallel with the training,
+    on another stream, in the thread that calls the returned function. Call it only once.
     """
     copies = map_tensors(lambda tensor: tensor.detach().clone(), content)
     if device.type != "cuda":
         return lambda: map_tensors(Tensor.cpu, copies)
     copied = torch.cuda.current_stream(device).record_event()
-    waiting = [copies]
-    del copies  # so that the memory is free again as soon as the host has them
+    on_device = [copies]
+    del copies  # so that host() holds the last reference, and the device memory is free after the transfer
 
     def host() -> Content:
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_event(copied)
         with torch.cuda.stream(stream):
-            on_host: Content = map_tensors(Tensor.cpu, waiting.pop())
+            on_host: Content = map_tensors(Tensor.cpu, on_device.pop())
         return on_host
 
     return host
 
 
 def estimate_bytes(state: TrainState) -> int:
-    """Estimate a checkpoint's size: the networks, and two moments of every parameter for the optimizers."""
+    """Estimate the size of a checkpoint: the networks, and two moments for each parameter."""
     networks = [state.G, state.D] + ([] if state.G_ema is None else [state.G_ema])
     moments = 2 * sum(_num_bytes(module.parameters()) for module in (state.G, state.D))
     return moments + sum(_num_bytes(module.state_dict().values()) for module in networks)

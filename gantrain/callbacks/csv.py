@@ -1,4 +1,4 @@
-"""Write the scalars as a table that any program reads."""
+"""Write the scalars to a CSV file."""
 
 import csv
 import io
@@ -16,10 +16,11 @@ FIXED = ("step", "images", "seconds")
 """The columns that every row has."""
 
 MAX_LINE = 100_000
+"""Maximal length of a line, in characters; longer ones are damaged."""
 
 
 class MetricsCSV(Callback):
-    """metrics.csv: one row a logged step, one column a scalar; a cell is empty where the step had no such number."""
+    """Write metrics.csv: a row for each logged step, a column for each scalar; empty cells if a step lacks a scalar."""
 
     @override
     def start(self, run: Run) -> None:
@@ -53,28 +54,29 @@ class MetricsCSV(Callback):
         sync(self.path)
 
     def rewrite(self, rows: list[dict[str, str]]) -> None:
-        """Write the header and the rows anew."""
+        """Replace the file by the header and these rows."""
         lines = [self.line({column: column for column in self.columns}), *map(self.line, rows)]
         with atomic_write(self.path) as file:
             file.write("".join(lines).encode())
 
     def line(self, cells: dict[str, str]) -> str:
-        """Write one row in the order of the columns."""
+        """Format one row in the order of the columns."""
         text = io.StringIO()
         csv.DictWriter(text, self.columns, restval="", lineterminator="\n").writerow(cells)
         return text.getvalue()
 
 
 def read_cells(path: Path) -> list[dict[str, str]]:
-    """Read the table as it stands, without rows where there is no file, and without what is no row of numbers.
+    """Read the non-empty cells of every valid row; return [] if there is no file.
 
-    A line that has no end was cut off when its writer was killed.
+    Rows with other content than numbers are skipped, and so is a last line without a line break, which was truncated
+    when the process was killed.
     """
     if not path.exists():
         return []
     lines = path.read_text(errors="replace").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n") and len(line) < MAX_LINE and "\0" not in line]
-    rows = [{tag: cell for tag, cell in row.items() if cell} for row in csv.DictReader(whole)]
+    complete = [line for line in lines if line.endswith("\n") and len(line) < MAX_LINE and "\0" not in line]
+    rows = [{tag: cell for tag, cell in row.items() if cell} for row in csv.DictReader(complete)]
     return [row for row in rows if _is_row(row)]
 
 
@@ -86,5 +88,5 @@ def _is_row(row: dict[str, str]) -> bool:
 
 
 def read(path: Path) -> list[dict[str, float]]:
-    """Read the table's numbers; empty cells are left out."""
+    """Read every valid row as numbers, without empty cells."""
     return [{column: float(cell) for column, cell in row.items()} for row in read_cells(path)]

@@ -1,4 +1,4 @@
-"""Draw the curves of the run when it is over."""
+"""Draw the curves of the run at its end."""
 
 from typing_extensions import override
 
@@ -10,7 +10,7 @@ from gantrain.train import TrainState
 
 
 class Curves(Callback):
-    """curves.png from metrics.csv, which the callback csv must have written; nothing where it has fewer than 2 rows."""
+    """Draw curves.png from metrics.csv, which the callback csv writes, if it has at least 2 rows."""
 
     @override
     def start(self, run: Run) -> None:

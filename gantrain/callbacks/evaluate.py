@@ -1,4 +1,4 @@
-"""Judge the generator by the metrics."""
+"""Compute the metrics of the generator."""
 
 import torch
 from jaxtyping import Float
@@ -6,20 +6,20 @@ from torch import Tensor
 from typing_extensions import override
 
 from gantrain.callbacks.base import Callback, not_because_of_the_end
-from gantrain.engine.distributed import interleaved
+from gantrain.engine.distributed import interleave
 from gantrain.engine.memory import require_memory
 from gantrain.errors import ConfigError
-from gantrain.evaluation.sampling import drawn_labels, sample_blocks
+from gantrain.evaluation.sampling import labels_like_data, sample_blocks
 from gantrain.session.run import Run
 from gantrain.train import TrainState
 from gantrain.updates import Logs
 
 
 class Evaluate(Callback):
-    """Every `evaluate_every` steps and at the last, add each metric's numbers to the logs as metric/<name>.
+    """Add the values of each metric to the logs as metric/<name>, every `evaluate_every` steps and at the last step.
 
-    The codes are the same every time, so that the numbers differ by what the generator has learned alone. Where
-    several processes train the run, each makes a part of the samples.
+    The latents are always the same, so the values change only with the generator. Each rank computes a part of the
+    samples.
     """
 
     order = -1
@@ -36,7 +36,7 @@ class Evaluate(Callback):
                 metric.check(run.dataset)
             except ValueError as error:
                 raise ConfigError(f"metric {name}: {error}") from error
-            # They are kept on the host.
+            # The samples are kept on the host.
             host, shapes = torch.device("cpu"), [run.dataset.image_shape]
             require_memory(f"metric.{name}.num_samples", metric.num_samples, shapes, host)
 
@@ -55,18 +55,18 @@ class Evaluate(Callback):
         return not_because_of_the_end(self.run, step) or self.was_due(step)
 
     def measure(self, state: TrainState) -> dict[str, float]:
-        """Compute all metrics of G, of its average where there is one; {} in processes that do not write."""
+        """Compute all metrics of G, or of its EMA if there is one; return {} on all ranks but rank 0."""
         run, processes = self.run, self.run.processes
         G = state.G if state.G_ema is None else state.G_ema
-        # Sample i does not depend on how many are drawn, so that metrics can share them.
+        # Sample i does not depend on the number of samples, so the metrics can share them.
         num, key = max(metric.num_samples for metric in run.metrics.values()), (run.config.seed, "evaluate")
-        mine = {"first": processes.rank, "every": processes.world_size}
-        labels = drawn_labels(run.class_counts, key) if run.class_counts else None
-        own = list(sample_blocks(G, run.latent, num, device=run.device, key=key, labels=labels, **mine))
-        shares = processes.gather(own)
+        rank_blocks = {"first": processes.rank, "every": processes.world_size}
+        labels = labels_like_data(run.class_counts, key) if run.class_counts else None
+        blocks = list(sample_blocks(G, run.latent, num, device=run.device, key=key, labels=labels, **rank_blocks))
+        blocks_by_rank = processes.gather(blocks)
         if not processes.is_main:
             return {}
-        samples = torch.cat(interleaved(shares))
+        samples = torch.cat(interleave(blocks_by_rank))
 
         def first(n: int) -> Float[Tensor, "n *shape"]:
             return samples[:n]

@@ -1,4 +1,4 @@
-"""Read the numbers of a step off the device, and hand them on."""
+"""Copy the scalars of a step from the device, check them for NaN and Inf, and publish them."""
 
 import math
 import time
@@ -16,22 +16,22 @@ from gantrain.train import TrainState
 from gantrain.updates import Logs
 
 MAX_ROWS = 1000
-"""Steps whose losses are held back at most; so often the training's health is looked at, however rarely it logs."""
+"""Maximal number of steps between two checks for NaN and Inf, whatever the interval of logging is."""
 
 
 class Log(Callback):
-    """Every `log_every` steps, and at the first and the last, publish the scalars of the step.
+    """Publish the scalars of every `log_every`-th step, of the first and of the last step.
 
-    A step at which an earlier callback has put in a number of its own is logged as well: a float, as metrics are, or
-    anything under its tags when its interval ends. Losses and penalties are noted at every step, but the device is
-    waited for only here: a divergence is noticed at the next logged step, and the step at which it began is named.
+    A step is also logged if an earlier callback has added a value to its logs: a float, such as a metric, or anything
+    under the tags of a callback that is due. The losses and penalties of every step are kept on the device until the
+    next logged step. Then they are checked for NaN and Inf, so the error of a divergence names the step where it began.
     """
 
     owns_scalars = True
 
     def __init__(self, *, every: int):
         self.every = every
-        # The last step that was logged for another reason than that the run was to end there.
+        # The last step that was logged not only because it was the last step of the run.
         self.due_at: int | None = None
 
     @override
@@ -53,13 +53,13 @@ class Log(Callback):
 
     @override
     def rewind(self, state: TrainState) -> None:
-        """Forget what was noted before the state changed to another step's, and measure the speed from here."""
+        """Discard the losses of the steps before, and measure the throughput from here."""
         self.rows: list[tuple[int, list[str], Tensor]] = []
         self.clock, self.images = time.perf_counter(), self.run.images_seen
 
     @override
     def __call__(self, state: TrainState, logs: Logs) -> None:
-        # G's loss comes last, as in the step: it shows what a penalty has spoilt.
+        # The loss of G is last, as in the step: a non-finite penalty of D also makes it non-finite.
         tags = [tag for tag, value in logs.items() if isinstance(value, Tensor) and not value.ndim]
         tags.sort(key="loss/generator".__eq__)
         self.rows.append((state.step, tags, torch.stack([cast(Tensor, logs[tag]) for tag in tags])))
@@ -76,7 +76,7 @@ class Log(Callback):
             self.read(state, logs)
 
     def is_measured(self, step: int, logs: Logs) -> bool:
-        """Tell whether an earlier callback has put in a number that was due at this step."""
+        """Return whether an earlier callback has added a value that is due at this step."""
         for tag, value in logs.items():
             owner = next((c for c in self.earlier if tag.startswith(c.tags)), None)
             if owner is None or owner.every is None:
@@ -87,25 +87,28 @@ class Log(Callback):
         return False
 
     def read(self, state: TrainState, logs: Logs) -> dict[str, float]:
-        """Bring the step's numbers, and those noted before, to the host in one transfer; each tensor as its mean.
+        """Copy the scalars of the step, and the losses of the steps before, to the host in one transfer.
+
+        Returns:
+            the scalars of the step by tag; of a tensor its mean.
 
         Raises:
-            DivergedError: one is not finite, or a gradient, weight, buffer or moment is not.
+            DivergedError: a scalar, gradient, weight, buffer or moment is not finite.
         """
         logs = logs | self.derived(state, logs)
         tensors = {tag: value.float().mean() for tag, value in logs.items() if isinstance(value, Tensor)}
-        health = norms([tensor for _, tensor in named_tensors(state)]).sum()
-        noted = [row for *_, row in self.rows]
-        *values, health_read = torch.cat([*noted, torch.stack([*tensors.values(), health])]).tolist()
+        norm_sum = norms([tensor for _, tensor in named_tensors(state)]).sum()
+        earlier = [row for *_, row in self.rows]
+        *values, norm_on_host = torch.cat([*earlier, torch.stack([*tensors.values(), norm_sum])]).tolist()
 
         losses = [(step, tag) for step, tags, _ in self.rows for tag in tags]
         self.rows.clear()
-        read = logs | dict(zip(tensors, values[len(losses) :], strict=True))
-        scalars = {tag: float(value) for tag, value in read.items()}  # of numpy's floats too
+        on_host = logs | dict(zip(tensors, values[len(losses) :], strict=True))
+        scalars = {tag: float(value) for tag, value in on_host.items()}  # also converts numpy floats
         for (step, tag), value in zip(losses, values[: len(losses)], strict=True):
             if not math.isfinite(value):
                 raise diverged(self.run, step, f"{tag} is {value}")
-        if not math.isfinite(health_read) and (found := first_nonfinite(named_tensors(state))):
+        if not math.isfinite(norm_on_host) and (found := first_nonfinite(named_tensors(state))):
             raise diverged(self.run, state.step, found)
         for tag, value in scalars.items():
             if not math.isfinite(value):
@@ -113,9 +116,9 @@ class Log(Callback):
         return scalars
 
     def derived(self, state: TrainState, logs: Logs) -> Logs:
-        """Compute what follows from the step: the gap between real and fake logits, gradient norms, learning rates.
+        """Compute derived values: the gap between real and fake logits, gradient norms and learning rates.
 
-        With a Wasserstein loss the gap estimates the distance, and is called so.
+        With a Wasserstein loss the gap is an estimate of the Wasserstein distance, and has another tag.
         """
         real, fake = cast(Tensor, logs["logits/real"]), cast(Tensor, logs["logits/fake"])
         estimates_distance = getattr(self.run.objective.loss, "needs_lipschitz", False)
@@ -129,5 +132,5 @@ class Log(Callback):
 
 
 def gradient_norm(module: nn.Module) -> Tensor:
-    """Euclidean norm of the gradient that the module's last update followed."""
+    """Return the Euclidean norm of the gradient of the module's last update."""
     return torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])

@@ -1,4 +1,4 @@
-"""Tell the person at the terminal how far the run is."""
+"""Show the progress of the run in the terminal."""
 
 import time
 from datetime import timedelta
@@ -14,10 +14,10 @@ from gantrain.train import TrainState
 
 
 class Progress(Callback):
-    """A bar where stderr is a terminal, else a line now and then.
+    """Show a progress bar if stderr is a terminal; otherwise print a line from time to time.
 
     Args:
-        seconds_between_lines: at least so long from one line to the next; a bar does not wait.
+        seconds_between_lines: minimal time between two printed lines; a bar does not use it.
     """
 
     SECONDS_BETWEEN_UPDATES = 0.1
@@ -45,7 +45,7 @@ class Progress(Callback):
 
     @override
     def __call__(self, state: TrainState, logs: object) -> None:
-        # A step may take a millisecond, the bar's bookkeeping a tenth of that.
+        # An update of the bar takes a tenth of a millisecond, which is much if a step takes one millisecond.
         now = time.monotonic()
         if now - self.updated >= self.SECONDS_BETWEEN_UPDATES:
             self.update(state)
@@ -73,12 +73,12 @@ class Progress(Callback):
         self.print_line(time.monotonic())
 
     def update(self, state: TrainState) -> None:
-        """Bring the bar up to date; it appears with the first step, when nothing can be refused any more."""
+        """Update the bar; it appears with the first step, after all checks."""
         self.bar.start()
         self.bar.update(self.task, completed=state.step, text=self.text)
 
     def print_line(self, now: float) -> None:
-        """Print the newest line unless it has been printed."""
+        """Print the newest line if it was not printed yet."""
         if self.line:
             console.print(self.line, highlight=False, markup=False, soft_wrap=True)
             self.line, self.printed = "", now

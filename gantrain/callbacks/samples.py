@@ -1,4 +1,4 @@
-"""Show samples from the same latents as the generator learns."""
+"""Write pictures of samples from fixed latents."""
 
 import gc
 from pathlib import Path
@@ -14,7 +14,7 @@ from gantrain.datasets.batches import to_signed
 from gantrain.engine.memory import require_memory
 from gantrain.evaluation import grids, plots
 from gantrain.evaluation.sampling import evaluating, forward
-from gantrain.models.calling import judged, takes_labels
+from gantrain.models.calling import split_output, takes_labels
 from gantrain.seeding import generator
 from gantrain.session.checkpoint import step_of
 from gantrain.session.run import Run
@@ -22,13 +22,14 @@ from gantrain.train import TrainState
 
 
 class Samples(Callback):
-    """Before the first step, every `sample_every` steps and at the end, a picture of samples from fixed noise.
+    """Write a picture of samples from fixed latents before the first step, every `sample_every` steps and at the end.
 
-    Images as a grid, vectors as their distribution against that of the data; at the end the pictures as an animation.
+    Images are shown as a grid, vectors as their distribution and that of the data. At the end, the pictures are also
+    written as an animation.
 
     Args:
-        num: how many images a grid shows.
-        num_vectors: where the data are vectors, how many real and generated ones are drawn.
+        num: number of images in a grid.
+        num_vectors: for vector data, number of real vectors and of generated vectors in a plot.
     """
 
     tags = ("samples/",)
@@ -51,13 +52,13 @@ class Samples(Callback):
         self.shown_at: int | None = None
         seed = run.config.seed
         num = self.num if isinstance(run.dataset, ImageDataset) else self.num_vectors
-        # Drawn on the CPU, so that the latents are the same on every device.
         self.columns: int | None = None
         self.y: Tensor | None = None
         if takes_labels(run.state.G) and run.class_counts:
             num = self.arrange_by_class(len(run.class_counts), num)
+        # Drawn on the CPU, so that the latents are the same on every device.
         latents = run.latent(self.columns or num, device=torch.device("cpu"), generator=generator(seed, "fixed"))
-        # In a grid by class, a column shows the same latent for each class.
+        # In a grid by class, the images of a column have the same latent.
         self.z = latents.repeat(num // len(latents), 1).to(run.device)
 
         if isinstance(run.dataset, ImageDataset):
@@ -71,7 +72,13 @@ class Samples(Callback):
         self.real_picture = real
 
     def arrange_by_class(self, num_classes: int, num: int) -> int:
-        """Give each class a row of the grid; return how many images that makes."""
+        """Set the labels and columns of a grid with a row for each class.
+
+        If there are more classes than `num`, `num` evenly spaced classes get a row of one image.
+
+        Returns:
+            the number of images in the grid, at most `num`.
+        """
         rows = min(num_classes, num)
         self.columns = max(1, num // rows)
         classes = torch.arange(rows) * num_classes // rows
@@ -105,7 +112,7 @@ class Samples(Callback):
             grids.animation(self.run.folder / "samples.gif", frames)
 
     def frames(self) -> list[Path]:
-        """The pictures so far, in the order of their steps."""
+        """Return the paths of the pictures so far, in the order of their steps."""
         found = (path for path in self.folder.glob("step_*.png") if path.stem.removeprefix("step_").isdecimal())
         return sorted(found, key=step_of)
 
@@ -119,15 +126,15 @@ class Samples(Callback):
         self.shown_at = state.step
 
     def compare(self, state: TrainState, x_fake: Float[Tensor, "n d"]) -> grids.Picture:
-        """Draw generated vectors against real ones, and publish the histogram of each coordinate."""
+        """Draw generated and real vectors, and publish a histogram of each coordinate."""
         for i, values in enumerate(x_fake.T):
             self.run.publish_histogram("samples/distribution" + (f"_{i}" if len(x_fake.T) > 1 else ""), values)
 
         def critic(points: Tensor) -> Tensor:
             with torch.no_grad(), evaluating(state.D):
-                logits, _ = judged(state.D(points.to(self.run.device)))
+                logits, _ = split_output(state.D(points.to(self.run.device)))
             return logits.float().cpu()
 
         picture = plots.distribution(self.real, x_fake, critic, title=f"step {state.step:,}")
-        gc.collect()  # a drawing is a megabyte of cycles, of which a hundred would pile up
+        gc.collect()  # a figure is a megabyte in reference cycles; a hundred could accumulate before a collection
         return picture

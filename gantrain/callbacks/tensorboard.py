@@ -1,4 +1,4 @@
-"""Write everything that is published to TensorBoard."""
+"""Write scalars, pictures and histograms for TensorBoard."""
 
 import io
 import os
@@ -29,7 +29,7 @@ from torch.utils.tensorboard import summary as torch_summary
 from typing_extensions import override
 
 from gantrain.callbacks.base import Callback
-from gantrain.config import plain
+from gantrain.config import to_dict
 from gantrain.evaluation.grids import png
 from gantrain.files import append, atomic_write, sync
 from gantrain.session.run import Run
@@ -42,10 +42,11 @@ NUM_BINS = 64
 
 
 class TensorBoard(Callback):
-    """Scalars, pictures, histograms, the resolved config, and what the HParams tab compares the runs of a sweep by.
+    """Write scalars, pictures, histograms, the resolved config, and the hyperparameters for the HParams tab.
 
-    TensorBoard finds out by itself which hyperparameters and results the runs below its folder have, as long as no run
-    claims to describe the whole experiment; torch's add_hparams does that, and so hides what later runs have more.
+    Each run writes only its own hyperparameters, and TensorBoard collects those of all runs below its folder. torch's
+    add_hparams instead writes a description of the whole experiment, which hides hyperparameters that only later runs
+    have.
     """
 
     @override
@@ -58,19 +59,20 @@ class TensorBoard(Callback):
     @override
     def rewind(self, state: TrainState) -> None:
         for path in self.paths():
-            self.take_back(path)
+            self.rewrite(path)
         self.open(purge_step=state.step + 1)
 
     def open(self, purge_step: int | None = None) -> None:
-        """Begin an event file, with what says which run it is of.
+        """Start an event file with the config and the hyperparameters of the run.
 
         Args:
-            purge_step: a TensorBoard that is looking on forgets what it has seen of this step and later ones.
+            purge_step: a running TensorBoard discards what it has already read of this step and later ones.
         """
         self.file = EventFile(self.folder, after=self.paths()[-1:])
         if purge_step is not None:
             self.file.add(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
-        self.add(0, summary.text("config", indent(OmegaConf.to_yaml(OmegaConf.create(plain(self.run.config))), "    ")))
+        config = OmegaConf.to_yaml(OmegaConf.create(to_dict(self.run.config)))
+        self.add(0, summary.text("config", indent(config, "    ")))
         info = SessionStartInfo(start_time_secs=self.run.started)
         for name, value in self.run.hyperparameters.items():
             kind = {bool: "bool_value", str: "string_value"}.get(type(value), "number_value")
@@ -102,7 +104,7 @@ class TensorBoard(Callback):
 
     @override
     def finish(self, state: TrainState, status: str) -> None:
-        # A stopped run can be resumed: its session has no end yet.
+        # A stopped run can be resumed, so its session has not ended.
         if status != "stopped":
             outcome = STATUS_SUCCESS if status == "finished" else STATUS_FAILURE
             info = SessionEndInfo(status=outcome, end_time_secs=time.time())
@@ -114,43 +116,44 @@ class TensorBoard(Callback):
         self.file.add(Event(step=step, summary=content))
 
     def add_session(self, tag: str, data: HParamsPluginData) -> None:
-        """Write one of the HParams plugin's messages."""
+        """Write a message of the HParams plugin."""
         about = metadata.create_summary_metadata(data)
         self.add(0, Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)]))
 
     def paths(self) -> list[Path]:
-        """The run's event files, in the order in which TensorBoard reads them."""
+        """Return the event files of the run, in the order in which TensorBoard reads them."""
         return sorted(self.folder.glob("events.out.tfevents.*"))
 
-    def take_back(self, path: Path) -> None:
-        """Write an event file anew, without what does not stand and without an end that was cut off."""
+    def rewrite(self, path: Path) -> None:
+        """Rewrite an event file without the values that a rewind removes, and without a truncated last record."""
         is_empty = True
         with atomic_write(path) as file:
             records = RecordWriter(file)
             for record, event in read_records(path):
                 kept = [value for value in event.summary.value if self.survives(event.step, value)]
                 if len(kept) == len(event.summary.value):
-                    file.write(record)  # as it is: its checksum takes TensorBoard's Python long
+                    file.write(record)  # unchanged, because computing its checksum in Python is slow
                 elif kept:
                     del event.summary.value[:]
                     event.summary.value.extend(kept)
                     records.write(event.SerializeToString())
                 is_empty = is_empty and not kept
-        if is_empty:  # nothing but the version
+        if is_empty:  # no values are left
             path.unlink()
 
     def survives(self, step: int, value: Any) -> bool:
-        """Tell whether a value of an event file survives resuming at the run's step."""
+        """Return whether a value of an event file is kept when the run is resumed at its current step."""
         if value.tag.split("/")[0] in ("config", "_hparams_"):
-            return False  # the description of the run is written again
+            return False  # open() writes them again
         return self.run.survives_rewind(step, value.tag, is_scalar=value.HasField("simple_value"))
 
 
 class EventFile:
-    """A file of TensorBoard's that is written to now and then, each time by whole records.
+    """An event file of TensorBoard, to which complete records are appended every few seconds.
 
     Args:
-        after: the file before it, if there is one; TensorBoard reads them in the order of their names.
+        after: the previous file, if there is one. The name of the new file is sorted after it, because TensorBoard
+            reads files in the order of their names.
     """
 
     def __init__(self, folder: Path, *, after: list[Path]):
@@ -165,7 +168,7 @@ class EventFile:
         self.flush()
 
     def add(self, event: Event) -> None:
-        """Take in an event; it is in the file soon."""
+        """Add an event, and write all pending events to the file if the last flush is a few seconds ago."""
         event.wall_time = time.time()
         with self.lock:
             self.records.write(event.SerializeToString())
@@ -173,10 +176,10 @@ class EventFile:
             self.flush()
 
     def flush(self) -> None:
-        """Put into the file what was taken in; may be called from another thread.
+        """Write the pending events to the file; may be called from any thread.
 
         Raises:
-            OSError: the file is as it was.
+            OSError: they could not be written; the file is unchanged.
         """
         with self.lock:
             append(self.path, self.pending.getvalue())
@@ -191,7 +194,7 @@ def _second(path: Path) -> int:
 
 
 def read_records(path: Path) -> Iterator[tuple[bytes, Event]]:
-    """Read the records of an event file and what they hold, until it ends, or ends within one, or is damaged."""
+    """Yield each record of an event file as bytes and as an event; stop at the end, or at a damaged record."""
     with path.open("rb") as file:
         num_bytes = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -202,10 +205,10 @@ def read_records(path: Path) -> Iterator[tuple[bytes, Event]]:
             rest = file.read(length + _CHECKSUM_BYTES)
             try:
                 event = Event.FromString(rest[:length])
-            except Exception:  # of the protobuf implementation in use
+            except Exception:  # the type depends on the implementation of protobuf
                 return
             yield header + rest, event
 
 
-_HEADER = struct.Struct("<QI")  # a record's length, and a checksum of that
+_HEADER = struct.Struct("<QI")  # the length of a record, and the checksum of the length
 _CHECKSUM_BYTES = 4

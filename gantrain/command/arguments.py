@@ -1,4 +1,4 @@
-"""Split the command's arguments into flags and overrides, and answer habits of other programs with what was meant."""
+"""Split the command's arguments into flags and overrides, and suggest corrections for what is neither."""
 
 import argparse
 import os
@@ -22,10 +22,10 @@ def split(arguments: Sequence[str], folders: Sequence[Path]) -> argparse.Namespa
     """Split arguments into Hydra's flags and overrides.
 
     Args:
-        folders: of configs, to know the options that could have been meant.
+        folders: the folders of configs, whose options are suggested.
 
     Raises:
-        ConfigError: a flag or a word that gantrain does not know, with the line that was probably meant.
+        ConfigError: an argument is an unknown flag, or a word without a value; the message suggests an override.
     """
     parser = get_args_parser()
 
@@ -38,35 +38,35 @@ def split(arguments: Sequence[str], folders: Sequence[Path]) -> argparse.Namespa
         name, _, value = argument.partition("=")
         if argument.startswith("--") and name not in known and not is_prefix(name, known):
             following = arguments[i + 1] if i + 1 < len(arguments) else ""
-            raise ConfigError(flag_meant(name, value or (following if is_value(following) else ""), folders))
+            raise ConfigError(explain_flag(name, value or (following if is_value(following) else ""), folders))
     given = parser.parse_intermixed_args(list(arguments))
     for word, following in zip_longest(given.overrides, given.overrides[1:], fillvalue=""):
         if not given.shell_completion and re.fullmatch(r"[^\W\d][\w-]*", word):
-            raise ConfigError(word_meant(word, following if is_value(following) else "", folders))
+            raise ConfigError(explain_word(word, following if is_value(following) else "", folders))
     return given
 
 
 def is_prefix(name: str, known: set[str]) -> bool:
-    """Tell whether argparse takes a flag for a longer one, as --multi for --multirun."""
+    """Return whether argparse accepts a flag as an abbreviation, such as --multi for --multirun."""
     return len(name) > 3 and any(flag.startswith(name) for flag in known)
 
 
 def is_value(argument: str) -> bool:
-    """Tell whether an argument could be the value of the flag before it."""
+    """Return whether an argument could be the value of the flag before it."""
     return bool(argument) and not argument.startswith("-") and "=" not in argument
 
 
-def flag_meant(flag: str, value: str, folders: Sequence[Path]) -> str:
-    """Answer a flag of another program's kind, as --batch-size=32, with the override that sets the same."""
+def explain_flag(flag: str, value: str, folders: Sequence[Path]) -> str:
+    """Return the error message for an unknown flag: --batch-size=32 suggests the override batch_size=32."""
     key = flag.removeprefix("--").replace("-", "_")
-    if meant := override_meant(key, value, folders):
-        return f"{flag}: settings are given as key=value; you probably mean {meant}"
+    if suggestion := suggest_override(key, value, folders):
+        return f"{flag}: settings are given as key=value; you probably mean {suggestion}"
     hint = nearest(key, [*(setting.key for setting in settings()), *groups(folders)])
     return f"{flag}: there is no such flag.{hint} Settings are given as key=value; see gantrain --help."
 
 
-def override_meant(key: str, value: str, folders: Sequence[Path]) -> str | None:
-    """Write the override that sets a key by its full name or by the last part of it; None: there is no such key."""
+def suggest_override(key: str, value: str, folders: Sequence[Path]) -> str | None:
+    """Return the override that sets a key, given by its full name or its last part; None if there is no such key."""
     names, keys = groups(folders), [setting.key for setting in settings()]
     ends = [k for k in ("optimizer.lr", "optimizer.betas", *keys) if k.rpartition(".")[2] == key]
     if key not in keys and key.partition(".")[0] not in names:
@@ -79,29 +79,29 @@ def override_meant(key: str, value: str, folders: Sequence[Path]) -> str | None:
     return f"{key}=[{value.strip('[]')}]" if key in LIST_GROUPS else f"{key}={value}"
 
 
-def word_meant(word: str, following: str, folders: Sequence[Path]) -> str:
-    """Answer a word without a value, as wgan_gp, with the override that chooses the option of that name."""
+def explain_word(word: str, following: str, folders: Sequence[Path]) -> str:
+    """Return the error message for a word without a value: wgan_gp suggests the override model=wgan_gp."""
     if word == "train":
         return "train: gantrain trains by default; leave the word out."
     option, names = word.replace("-", "_"), groups(folders)
     if option in (*names, *(setting.key for setting in settings())):
-        meant = override_meant(option, following, folders)
-        return f"{word}: settings are given as key=value; you probably mean {meant}"
+        suggestion = suggest_override(option, following, folders)
+        return f"{word}: settings are given as key=value; you probably mean {suggestion}"
     order = ["model", "dataset", "task", "experiment", *ORDER]
     names.sort(key=lambda group: (order.index(group) if group in order else 99, group))
     for group in names:
         if option in options(group, folders):
-            meant = override_meant(group, option, folders)
-            return f"{word}: options are chosen by group=option; you probably mean {meant}"
+            suggestion = suggest_override(group, option, folders)
+            return f"{word}: options are chosen by group=option; you probably mean {suggestion}"
     known = [option for group in names for option in options(group, folders)]
     return f"{word}: settings are given as key=value.{nearest(option, known)} See gantrain --help."
 
 
 def check_own_options(folders: Sequence[Path]) -> None:
-    """Refuse a config of the user's own with the name of a shipped one, which would be shadowed without a message.
+    """Check that no config of the user has the name of a shipped one; Hydra would silently ignore one of the two.
 
     Raises:
-        ConfigError: naming the file and the remedy.
+        ConfigError: a config has the name of a shipped one.
     """
     shipped = [path.relative_to(CONF) for path in CONF.rglob("*.yaml")]
     for folder in folders:
@@ -115,19 +115,19 @@ def check_own_options(folders: Sequence[Path]) -> None:
                 )
 
 
-def print_or_leave(text: str) -> None:
-    """Print to stdout; quietly where nobody reads on, as behind `| head`.
+def print_to_stdout(text: str) -> None:
+    """Print to stdout; a closed pipe, as with `| head`, is no error.
 
     Raises:
         GantrainError: stdout cannot be written to.
     """
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # an ASCII locale
+        sys.stdout.reconfigure(errors="replace")  # for characters that the locale cannot encode
     try:
         print(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes stdout once more when it exits.
+        # Python flushes stdout again at exit, which would fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Refuse, before Hydra acts on it, what was typed wrongly."""
+"""Check flags and overrides before Hydra acts on them, and the keys of the composed config."""
 
 import argparse
 import math
@@ -15,21 +15,26 @@ from gantrain.command import trust
 from gantrain.command.explain import options
 from gantrain.command.help import groups
 from gantrain.command.suggest import nearest
-from gantrain.config import LIST_GROUPS, Node, chosen, settings
+from gantrain.config import LIST_GROUPS, Node, selected_options, settings
 from gantrain.errors import ConfigError
 
-HYDRAS = re.compile(r"hydra/(launcher|sweeper)|hydra\.(launcher|sweeper)\..+|hydra\.verbose")
-"""Hydra's own keys that are left to the user; the others make folders, call code or mean nothing here."""
+USER_HYDRA_KEYS = re.compile(r"hydra/(launcher|sweeper)|hydra\.(launcher|sweeper)\..+|hydra\.verbose")
+"""Hydra's keys that the user may set. The others create folders, call code or have no effect here."""
 
 MAX_RUNS = 10_000
-"""In one sweep: Hydra lists them all before the first begins."""
+"""Maximal number of runs in a sweep; Hydra lists all runs before it starts the first."""
 
 
-def check_keys(config: Node, typed: Sequence[str]) -> None:
-    """Refuse keys that nothing reads: a + takes them past the schema. Those of classes are checked by build.
+def check_keys(config: Node, overrides: Sequence[str]) -> None:
+    """Check that every key of the config is known: an override with + can add keys that the schema does not have.
+
+    The options of a class are checked when the class is instantiated.
+
+    Args:
+        overrides: the overrides as the user typed them.
 
     Raises:
-        ConfigError: a key is unknown, missing, or of an option that is not chosen.
+        ConfigError: a key is unknown or missing, or belongs to an option that is not chosen.
     """
     known: dict[str, list[str]] = {}
     for setting in settings():
@@ -40,7 +45,7 @@ def check_keys(config: Node, typed: Sequence[str]) -> None:
     known["model"] = ["generator", "discriminator"]
     for parent, names in known.items():
         given = config[parent] if parent else config
-        if given is None:  # a part that may be left out, as critic_warmup=null
+        if given is None:  # an optional section, such as critic_warmup=null
             continue
         prefix = f"{parent}." if parent else ""
         for key in names:
@@ -49,17 +54,17 @@ def check_keys(config: Node, typed: Sequence[str]) -> None:
         for key in given:
             if key not in names:
                 hint = nearest(f"{prefix}{key}", [f"{prefix}{name}" for name in names])
-                raise ConfigError(f"{prefix}{key}: nothing reads such a key; leave it out.{hint}")
-    for override in typed:
+                raise ConfigError(f"{prefix}{key}: there is no such key; leave it out.{hint}")
+    for override in overrides:
         group, _, key = override.partition("=")[0].removeprefix("+").partition(".")
-        # ++ says "where there is such an option", as in a sweep over regularizers.
+        # ++ sets an option only where it exists, as in a sweep over regularizers.
         if (
             override.startswith("+")
             and group in LIST_GROUPS
             and key
-            and key.split(".")[0] not in chosen(config[group], group)
+            and key.split(".")[0] not in selected_options(config[group], group)
         ):
-            taken = ",".join(chosen(config[group], group))
+            taken = ",".join(selected_options(config[group], group))
             raise ConfigError(
                 f"{override}: {group}=[{taken}] has no {key.split('.')[0]}; add it to the list or leave this out."
                 f"{nearest(key.split('.')[0], options(group))}"
@@ -67,54 +72,57 @@ def check_keys(config: Node, typed: Sequence[str]) -> None:
 
 
 def check_flags(given: argparse.Namespace) -> None:
-    """Refuse those of Hydra's flags that replace gantrain's own configs, and combinations without a meaning.
+    """Check Hydra's flags.
 
     Raises:
-        ConfigError: naming the flag and the remedy.
+        ConfigError: a flag would replace gantrain's configs, or two flags exclude each other.
     """
     for name in ("config-path", "config-name", "experimental-rerun"):
         if getattr(given, name.replace("-", "_")) is not None:
             raise ConfigError(
-                f"--{name}: the configs are gantrain's own; add yours with --config-dir FOLDER, and go on with a run "
-                "by resume=FOLDER."
+                f"--{name}: gantrain's own configs cannot be replaced; add yours with --config-dir FOLDER, and resume "
+                "a run with resume=FOLDER."
             )
     modes = ("run", "multirun", "cfg", "info", "shell_completion")
     taken = [f"--{name.replace('_', '-')}" for name in modes if getattr(given, name)]
     if len(taken) > 1:
-        raise ConfigError(f"{' '.join(taken)}: only one of them can be done at a time.")
+        raise ConfigError(f"{' '.join(taken)}: these flags exclude each other; give one of them.")
     wanted = [override.partition("=")[0] for override in given.overrides]
     if given.shell_completion and len({"install", "uninstall", "query"} & {*wanted}) != 1:
-        raise ConfigError("--shell-completion: say what to do, for example gantrain -sc install=bash.")
+        raise ConfigError("--shell-completion: needs install, uninstall or query, for example -sc install=bash.")
     if given.resolve and not given.cfg:
-        raise ConfigError("--resolve: it belongs to --cfg; say --cfg job --resolve.")
+        raise ConfigError("--resolve: needs --cfg; give --cfg job --resolve.")
 
 
-def check_typed(overrides: Sequence[str], folders: Sequence[Path]) -> None:
-    """Refuse values on which Hydra fails without a message or without end, or writes into the working directory.
+def check_overrides(overrides: Sequence[str], folders: Sequence[Path]) -> None:
+    """Check overrides on which Hydra would fail with no message, never end, or write into the working directory.
+
+    Args:
+        folders: the folders of configs.
 
     Raises:
-        ConfigError: naming the value, the rule and the remedy.
+        ConfigError: an override is invalid.
     """
     parser, num_runs = OverridesParser.create(), 1.0
     for line in overrides:
         try:
             (override,) = parser.parse_overrides([line])
         except OverrideParseException:
-            return  # Hydra will say so
+            return  # Hydra reports it
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{line[:40]}... cannot be read: it is too long or too deeply nested.") from error
         name, given = override.key_or_group, override.value()
-        if name.partition(".")[0].partition("/")[0] == "hydra" and not HYDRAS.fullmatch(name):
+        if name.partition(".")[0].partition("/")[0] == "hydra" and not USER_HYDRA_KEYS.fullmatch(name):
             remedy = "run_dir=... chooses the folder, and never overwrites a run" if "dir" in name else "leave it out"
             raise ConfigError(f"{line}: gantrain sets this key itself; {remedy}. --config-dir FOLDER adds configs.")
         if override.is_delete():
             if not isinstance(given, str | None):
-                raise ConfigError(f"{line}: ~ takes out a key or an option by its name; say ~{name}.")
+                raise ConfigError(f"{line}: ~ removes a key or an option by its name; write ~{name}.")
             continue
         if override.is_sweep_override():
             num_runs *= count(given)
             if not num_runs <= MAX_RUNS:
-                raise ConfigError(f"{line}: a sweep of {num_runs:,.0f} runs; at most {MAX_RUNS:,} can be made at once.")
+                raise ConfigError(f"{line}: this sweep has {num_runs:,.0f} runs; {MAX_RUNS:,} is the maximum.")
             if not isinstance(given, ChoiceSweep):
                 continue
         for value in given.list if isinstance(given, ChoiceSweep) else [given]:
@@ -123,16 +131,16 @@ def check_typed(overrides: Sequence[str], folders: Sequence[Path]) -> None:
             ):
                 raise ConfigError(f"{line}: must be a list of modules, for example trust=[hinge].")
             if name == "run_dir" and value in (None, ""):
-                raise ConfigError(f"{line}: a run needs a folder of its own; name one, or leave it out: one by date.")
+                raise ConfigError(f"{line}: every run needs a folder; name one, or leave run_dir out for a new one.")
             if name in LIST_GROUPS and not isinstance(value, str | list | dict):
-                raise ConfigError(f"{line}: must be a list; {name}=[] is none of them.")
+                raise ConfigError(f"{line}: must be a list; for an empty one, write {name}=[].")
             if name in groups(folders) and name not in LIST_GROUPS and not isinstance(value, str | dict):
                 names = ", ".join(options(name, folders))
-                raise ConfigError(f"{line}: must be one option; leave it out, or choose of {names}.")
+                raise ConfigError(f"{line}: must be one option; leave it out, or choose one of {names}.")
 
 
 def count(sweep: Any) -> float:
-    """Count the values of a sweep; inf or nan for a range without end."""
+    """Count the values of a sweep; inf or nan for an infinite range."""
     if isinstance(sweep, ChoiceSweep):
         return len(sweep.list)
     if isinstance(sweep, RangeSweep):

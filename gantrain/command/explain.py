@@ -1,4 +1,4 @@
-"""Turn Hydra's and OmegaConf's errors into ones that a person can act on."""
+"""Turn errors of Hydra and OmegaConf into messages for the user."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from gantrain.files import explain_os_error
 
 
 def explain(error: BaseException, arguments: Sequence[str]) -> GantrainError | None:
-    """Find what to tell the user about an error, or None where it is not the user's."""
+    """Return the error for the user behind an exception, or None if the user did not cause it."""
     for cause in causes(error):
         if isinstance(cause, GantrainError):
             return cause
@@ -36,8 +36,8 @@ def explain(error: BaseException, arguments: Sequence[str]) -> GantrainError | N
         return None  # the object's own failure
     if isinstance(error, RuntimeError) and 'Could not detect "srun"' in str(error):  # submitit's words
         return ConfigError(
-            "hydra/launcher: there is no SLURM here (srun is not found); call this where jobs are handed in, or take "
-            "hydra/launcher=devices for the GPUs of this machine."
+            "hydra/launcher: SLURM is not available (srun is not found); call gantrain where jobs are submitted, or "
+            "use hydra/launcher=devices for the GPUs of this machine."
         )
     if isinstance(error, HydraException | OmegaConfBaseException):
         return ConfigError(_composition("\n".join(str(cause) for cause in causes(error)), arguments))
@@ -45,7 +45,7 @@ def explain(error: BaseException, arguments: Sequence[str]) -> GantrainError | N
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Follow an error to what caused it."""
+    """Yield the exception, the exception that caused it, and so on."""
     current: BaseException | None = error
     while current is not None:
         yield current
@@ -55,11 +55,11 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 def _unreadable(override: str) -> str:
     key, _, value = override.partition("=")
     if value.startswith("~"):
-        return f"{override}: this shell leaves ~ as it is; write {key}=$HOME{value[1:]}."
+        return f"{override}: the shell does not expand ~ here; write {key}=$HOME{value[1:]}."
     shown = override if override.strip() and override.isprintable() else repr(override)
     return (
-        f"{shown} cannot be read. An override is key=value, the key of a-z, 0-9, _ and dots; put "
-        "quotes around values that hold spaces, commas, braces or other signs, for example 'run_dir=\"my run\"'."
+        f"{shown} cannot be read. An override is key=value; keys consist of a-z, 0-9, _ and dots. Put quotes around "
+        "values with spaces, commas, braces or other symbols, for example 'run_dir=\"my run\"'."
     )
 
 
@@ -73,7 +73,7 @@ def _missing_option(message: str, folders: Sequence[Path]) -> str:
     group, _, option = name.rpartition("/")
     available = options(group, folders)
     if group == "hydra/launcher" and option.startswith("submitit") and find_spec("submitit") is None:
-        return f"{group}={option}: the launcher for clusters is an extra; pip install 'gantrain[slurm]'."
+        return f"{group}={option}: the launcher for clusters is not installed; pip install 'gantrain[slurm]'."
     if not available:
         return f"{name}: there is no such config; see gantrain --help for the groups and their options."
     return f"{group}={option}: no such option.{nearest(option, available)} The options are {', '.join(available)}."
@@ -83,25 +83,25 @@ def _composition(message: str, arguments: Sequence[str]) -> str:
     first = message.strip().splitlines()[0]
     full_key = re.search(r"full_key: (\S+)", message)
     if found := re.search(r"Could not override '([^']+)'", message):
-        # One is what was typed, the other may lie below it: dataset={rot: photos}.
+        # The first is the key that was typed; the second may be below it, as in dataset={rot: photos}.
         return _unknown_key(max(found[1], full_key[1] if full_key else "", key=len), message, arguments)
     if found := re.search(r"Could not append to config. An item is already at '([^']+)'", message):
-        return f"+{found[1]}: the key is there already; leave out the +."
+        return f"+{found[1]}: the key exists already; leave out the +."
     if found := re.search(r"Could not delete '([^']+)'", message):
         if found[1] in LIST_GROUPS:
-            return f"~{found[1]}: it is a list; empty it by {found[1]}=[]."
+            return f"~{found[1]}: a list cannot be removed; empty it with {found[1]}=[]."
         return f"~{found[1]}: there is no such key or group.{nearest(found[1], known_keys(arguments))}"
     if found := re.search(r"Ambiguous value for argument '([^']+)'", message):
         key, _, value = found[1].partition("=")
         return f"{found[1]}: values separated by commas are a sweep: add -m; a list is '{key}=[{value}]'."
     if found := re.search(r"Error merging override (\S+)=null", message):
-        return f"{found[1]}=null: must have a value; leave it out for the one of the recipe."
+        return f"{found[1]}=null: must have a value; leave it out to use the default."
     if found := re.search(r"Value '(.*)' of type '.*?' could not be converted to (\w+)", message):
         value, wanted = found.groups()
         key = full_key[1] if full_key else "a key"
         return f"{key}={value}: must be {_kind(wanted)}, and {value!r} is not."
     if found := re.search(r"Error merging override (.+)\n(.+)", message):
-        return f"{found[1]}: {found[2]}; give its keys one by one."
+        return f"{found[1]}: {found[2]}; set its keys one by one."
     return f"{full_key[1]}: {first}" if full_key and full_key[1] not in first else first
 
 
@@ -111,8 +111,8 @@ def _unknown_key(key: str, message: str, arguments: Sequence[str]) -> str:
     if f"{parent}._target_" in siblings and not nearest(key, siblings):
         added = re.search(r"To append to your config use (.+)", message)
         return (
-            f"{key}: the config lists no such key. An option that the class takes but the config does not list "
-            f"is added with +: {added[1] if added else f'+{key}=...'}"
+            f"{key}: there is no such key in the config. If the class has such an option, add it with +: "
+            f"{added[1] if added else f'+{key}=...'}"
         )
     return f"{key}: there is no such key or group.{nearest(key, names)} See gantrain --help."
 
@@ -127,7 +127,7 @@ def options(group: str, folders: Sequence[Path] = (CONF,)) -> list[str]:
 
 
 def known_keys(arguments: Sequence[str]) -> list[str]:
-    """List every key and group that could have been meant, given the groups that the arguments choose."""
+    """List every key of the config with the options that the arguments choose, and every group, for suggestions."""
     folders = config_folders(arguments)
     chosen = [
         argument
@@ -139,6 +139,6 @@ def known_keys(arguments: Sequence[str]) -> list[str]:
     try:
         with initialize_config_dir(config_dir=str(CONF.absolute()), version_base="1.3"):
             config = OmegaConf.to_container(compose("train", overrides=[*chosen, f"hydra.searchpath=[{own}]"]))
-    except HydraException:  # what was chosen does not compose either; there is nothing to suggest
+    except HydraException:  # the chosen options do not compose; there are no keys to suggest
         config = {}
     return [*flat_keys(config), *groups(folders)]

@@ -1,4 +1,4 @@
-"""The text of `gantrain --help`, read from the configs themselves."""
+"""The text of `gantrain --help`, generated from the configs."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,7 +9,7 @@ from gantrain.config import CONF, settings
 USAGE = """\
 gantrain trains generative adversarial networks.
 
-  gantrain                                     the default: DCGAN on the digits that come with it
+  gantrain                                     the default: DCGAN on the included digits
   gantrain model=wgan_gp dataset=celeba        a recipe on other data
   gantrain model=dcgan loss=lsgan n_critic=2   a recipe, changed
   gantrain experiment=gaussian                 a whole experiment by name
@@ -25,8 +25,8 @@ Groups, chosen by group=option (lists by group=[one,two]):
 """
 
 CLOSING = """
-Options of a choice are keys below its group: optimizer.lr=1e-4 model.generator.width=32 dataset.root=photos.
-Every key with its value: gantrain --cfg job model=wgan_gp. What a class takes beyond: +optimizer.eps=1e-7.
+Keys of an option are below its group: optimizer.lr=1e-4 model.generator.width=32 dataset.root=photos.
+Every key with its value: gantrain --cfg job model=wgan_gp. Further arguments of a class: +optimizer.eps=1e-7.
 Your own configs: gantrain --config-dir FOLDER experiment=NAME. Tab completion: eval "$(gantrain -sc install=bash)".
 More of Hydra's own flags: gantrain --hydra-help."""
 
@@ -37,10 +37,10 @@ ORDER = (
 
 
 def help_text(arguments: Sequence[str]) -> str:
-    """Write the help: usage, every group with its options and a line on each, and the keys of the top level.
+    """Return the help text: usage, every group and its options with a line each, and the top-level keys.
 
     Args:
-        arguments: of the command; the groups of a --config-dir are listed too.
+        arguments: the command's arguments; the groups of a --config-dir are listed too.
     """
     folders = config_folders(arguments)
     lines = [USAGE]
@@ -49,7 +49,8 @@ def help_text(arguments: Sequence[str]) -> str:
         lines.append(f"{group}")
         lines += [f"  {option:<22} {describe(path)}" for option, path in files.items()]
     lines.append("\nKeys, set by key=value:")
-    lines += [f"  {s.key:<22} {s.text} [{spelled(s.default)}]" for s in settings() if s.text and shown(s.key)]
+    listed = [setting for setting in settings() if setting.text and is_listed(setting.key)]
+    lines += [f"  {setting.key:<22} {setting.text} [{format_default(setting.default)}]" for setting in listed]
     return "\n".join([*lines, CLOSING])
 
 
@@ -60,27 +61,27 @@ def groups(folders: Sequence[Path] = (CONF,)) -> list[str]:
 
 
 def describe(path: Path) -> str:
-    """Read the line that a config file says of itself: its first comment."""
+    """Return the description of a config file: its first comment."""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("# ") and not line.startswith("# @"):
             return line[2:]
     return ""
 
 
-def shown(key: str) -> bool:
-    """Tell whether a setting is listed: those of runtime are options of its group, with their comments there."""
+def is_listed(key: str) -> bool:
+    """Return whether the help lists a setting; those of runtime are described in conf/runtime."""
     return not key.startswith("runtime.")
 
 
-def spelled(value: object) -> str:
-    """Write a default as it would be typed."""
+def format_default(value: object) -> str:
+    """Format a default value as in an override."""
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else str(value)
 
 
 def config_folders(arguments: Sequence[str]) -> list[Path]:
-    """List the folders that hold configs: the shipped one, then those of --config-dir."""
+    """List the folders of configs: the shipped one, then those of --config-dir."""
     following = [b for a, b in pairwise(arguments) if a in ("--config-dir", "-cd")]
     joined = [a.split("=", 1)[1] for a in arguments if a.startswith("--config-dir=")]
     return [CONF, *(Path(folder) for folder in (*following, *joined) if Path(folder).is_dir())]

@@ -1,4 +1,4 @@
-"""Overrides, as they are typed: their parts, how to write them, and those that a run was made with."""
+"""Parse and format overrides, and combine those of the command line with those of a run that is resumed."""
 
 import re
 import shlex
@@ -13,13 +13,16 @@ from gantrain.session.saved import holds_run, is_below, load_yaml
 
 
 def with_saved_overrides(typed: Sequence[str]) -> list[str]:
-    """Put the overrides that made a run before those that were typed, where these name a run to go on with.
+    """Prepend the saved overrides of the run that `resume` names, if it names one.
 
-    What was typed wins. Neither the place nor the trust that was given then is taken over.
+    Typed overrides win over saved ones. The saved run_dir and trust are ignored.
+
+    Args:
+        typed: the overrides of the command line.
 
     Raises:
-        ConfigError: resume does not name the folder of a run, or contradicts run_dir.
-        DataError: the folder's files are broken.
+        ConfigError: resume is not the folder of a run, or contradicts run_dir.
+        DataError: the saved overrides are damaged.
     """
     wanted = {key_of(override): value_of(override) for override in typed}
     resume = wanted.get("resume", "auto")
@@ -28,36 +31,34 @@ def with_saved_overrides(typed: Sequence[str]) -> list[str]:
     folder = Path(resume).expanduser()
     if "run_dir" in wanted and Path(wanted["run_dir"]) != folder:
         raise ConfigError(
-            f"run_dir={wanted['run_dir']} resume={resume}: a run goes on in its own folder; leave out run_dir."
+            f"run_dir={wanted['run_dir']} resume={resume}: a run is resumed in its own folder; leave out run_dir."
         )
     if not holds_run(folder):
         raise ConfigError(
-            f"resume={resume}: must be auto, null or the folder of a run, and {folder} holds none; "
-            "see what is in outputs."
+            f"resume={resume}: must be auto, null or the folder of a run, and {folder} has no run; look in outputs."
         )
     path = folder / ".hydra" / "overrides.yaml"
     saved = load_yaml(path)
     if not isinstance(saved, list) or not all(isinstance(override, str) for override in saved):
         raise DataError(
-            f"{path} is damaged: it must be a list of overrides. Give the run's whole command with run_dir={resume}."
+            f"{path} is damaged: it must be a list of overrides. Repeat the run's command with run_dir={resume}."
         )
     replaced = {*wanted, "run_dir", "resume", "trust", "allow_change", "task"}
     replaced |= {"steps", "epochs"} if {"steps", "epochs"} & {*wanted} else set()
-    # An option of what was exchanged for another has no place any more, as optimizer.betas with optimizer=sgd.
+    # A saved option of a replaced part does not apply any more, such as optimizer.betas with optimizer=sgd.
     kept = [override for override in saved if not any(is_below(key_of(override), key) for key in replaced)]
-    kept = [
-        override for override in kept if not key_of(override).startswith(("hydra", "-"))
-    ]  # flags would be read as such
+    # An entry that begins with - would be parsed as a flag.
+    kept = [override for override in kept if not key_of(override).startswith(("hydra", "-"))]
     return [*kept, *typed, f"run_dir={quote(str(folder))}"]
 
 
 def key_of(override: str) -> str:
-    """Cut an override down to its key or group."""
+    """Return the key or group of an override."""
     return override.lstrip("+~").partition("=")[0].partition("@")[0].strip()
 
 
 def value_of(override: str) -> str:
-    """Read the value of an override, without the quotes around it; as it stands where Hydra could not read it."""
+    """Return the value of an override without quotes; the raw text if Hydra cannot parse it."""
     try:
         value = OverridesParser.create().parse_override(override).value()
     except (HydraException, ValueError, RecursionError):
@@ -66,17 +67,17 @@ def value_of(override: str) -> str:
 
 
 def quote(value: str) -> str:
-    """Write a value so that Hydra's grammar reads it as it is."""
+    """Quote a value if necessary, so that Hydra reads it as this string."""
     if re.fullmatch(r"[\w./:+-]+", value, re.ASCII) and not re.fullmatch(
         r"[\d.e+-]+|null|true|false|inf|nan", value, re.I
     ):
         return value
-    # A backslash stands for itself but before a quote.
+    # In Hydra's grammar a backslash escapes only before a quote.
     return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + (f"\\{found[2]}" if found[2] else ""), value) + "'"
 
 
 def shell_command(*words: str) -> str:
-    """Write a command as a person would type it; shlex.join makes a thicket of the quotes that Hydra needs."""
+    """Quote a command for the shell; unlike shlex.join, with double quotes around the single quotes of Hydra."""
     return " ".join(
         f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word) for word in words
     )

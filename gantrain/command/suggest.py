@@ -1,4 +1,4 @@
-"""Suggest the key or option that was probably meant."""
+"""Suggest the key or option nearest to a misspelled one."""
 
 import difflib
 from collections.abc import Sequence
@@ -6,9 +6,10 @@ from typing import Any
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """Suggest the nearest of the names, as a sentence, or nothing.
+    """Return the sentence " Did you mean ...?" with the most similar of the names, or "".
 
-    One beside it comes first, then one of that very name elsewhere, then one below a parent of nearly that name.
+    A similar name below the same parent is preferred, then, if the parent has no keys, a similar full name, then the
+    same last part below another parent.
     """
     parent, _, last = name.rpartition(".")
     beside = [n for n in names if n.rpartition(".")[0] == parent]

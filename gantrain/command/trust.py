@@ -1,9 +1,9 @@
-"""Which code a config may name.
+"""Restrict the code that a config may call.
 
-A config says `_target_: module.Name`, and what it names is imported and called. Configs come from anywhere, so they
-may name gantrain's own parts and torch's optimizers; other modules only if the user trusts them by name on the command
-line. Hydra has a part of its own in every config, from which it makes folders and calls what that names, before any
-task begins; of that a config may choose launcher and sweeper, and no more.
+A config contains `_target_: module.Name`, and that class or function is imported and called. A config may come from a
+stranger, so it may only name gantrain's parts and torch's optimizers; other modules must be trusted on the command
+line. Every config also has a section `hydra`, from which Hydra creates folders and calls code before the task starts;
+there a config may only choose launcher and sweeper.
 """
 
 import re
@@ -19,9 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from gantrain.errors import ConfigError
 
 MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-"""The name of a module, or of what is in one."""
+"""The dotted name of a module, or of a class or function in one."""
 
-OWN = {
+GROUP_PACKAGES = {
     "task": "gantrain.tasks",
     "callback": "gantrain.callbacks",
     "metric": "gantrain.metrics",
@@ -35,32 +35,32 @@ OWN = {
     "discriminator_optimizer": "torch.optim",
     "dataset": "gantrain.datasets",
 }
-"""The package of each group, that any config may name."""
+"""For each group, the package that every config may name."""
 
 trusted: list[str] = []
-"""What the user of this process trusts besides; never set from a file."""
+"""Further modules, which the user trusts on the command line; never set from a file."""
 
 
 def resolve(path: str, target: object) -> Any:
-    """Import what the node at `path` of a config names as its _target_.
+    """Import the _target_ of the config node at `path`.
 
     Raises:
-        ConfigError: it does not exist, or it is not trusted, in which case nothing was imported.
+        ConfigError: it does not exist, or it is not trusted; in the latter case nothing was imported.
     """
-    own = OWN[path.partition(".")[0]]
+    own = GROUP_PACKAGES[path.partition(".")[0]]
     if not isinstance(target, str) or not target:
-        raise ConfigError(f"{path}._target_={target}: must name a class or a function, as {own}.module.Name.")
+        raise ConfigError(f"{path}._target_={target}: must name a class or a function, like {own}.module.Name.")
     if not _is_within(target, [own, *trusted]):
         module = target.rpartition(".")[0] or target
         raise ConfigError(
-            f"{path}._target_={target} is code outside {own}, which a config alone may not call; "
+            f"{path}._target_={target} is code outside {own}, which a config may not call; "
             f"if you know that code, trust it: 'trust=[{module}]'."
         )
     try:
         found = _locate(target)
-    except Exception as error:  # the import of a user's own module may fail in any way
+    except Exception as error:  # the import of a user's module may raise anything
         raise ConfigError(f"{path}._target_={target} cannot be imported: {' '.join(str(error).split())}") from error
-    # A name may lead out of its package again, as gantrain.losses.base.torch does.
+    # A name may refer to code outside its package, such as gantrain.losses.base.torch.
     if not callable(found) or not _is_within(f"{getattr(found, '__module__', '')}.", [own, *trusted]):
         raise ConfigError(f"{path}._target_={target} is not a class or function of {own}; see gantrain --help.")
     return found
@@ -68,7 +68,7 @@ def resolve(path: str, target: object) -> Any:
 
 _SILENT = {"version": 1, "root": None, "disable_existing_loggers": False}
 
-SETTLED: dict[str, tuple[Any, ...]] = {
+ALLOWED_HYDRA_VALUES: dict[str, tuple[Any, ...]] = {
     "run": ({"dir": "${run_folder:${run_dir},${resume}}"}, {"dir": "."}),
     "sweep.dir": ("${sweep_folder:${run_dir}}", "${no_sweep:}"),
     "sweep.subdir": ("${hydra.job.num}",),
@@ -80,11 +80,11 @@ SETTLED: dict[str, tuple[Any, ...]] = {
     "job.env_set": ({},),
     "job.env_copy": ([],),
 }
-"""Hydra's own keys that make folders, change the process or call what they name, with the values of conf/task."""
+"""Hydra's keys that create folders, change the process or call code, with the values that conf/task gives them."""
 
 
-def guard() -> None:
-    """Have Hydra's own part of every config checked as soon as it is composed, which is before Hydra acts on it."""
+def check_composed_configs() -> None:
+    """Patch Hydra to check the section `hydra` of every config when it is composed, before Hydra uses it."""
     load = ConfigLoaderImpl.load_configuration
 
     def load_checked(*args: Any, **kwargs: Any) -> DictConfig:
@@ -96,14 +96,17 @@ def guard() -> None:
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
-    """Guard while the block runs, and let -m alone decide whether it is a sweep.
+def hydra_checks(*, has_own_configs: bool) -> Iterator[None]:
+    """Check composed configs while the block runs.
 
-    Hydra would ask the config for hydra.mode too, and compose all of it once more for that.
+    Args:
+        has_own_configs: only the user's own configs may set hydra.mode. Without any, Hydra need not compose the config
+            a second time to read it.
     """
     load, get_mode = ConfigLoaderImpl.load_configuration, Hydra.get_mode
-    guard()
-    Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
+    check_composed_configs()
+    if not has_own_configs:
+        Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -112,23 +115,23 @@ def guarded() -> Iterator[None]:
 
 
 def check_hydra(hydra: DictConfig) -> None:
-    """Refuse what would have Hydra write elsewhere or call foreign code.
+    """Check the section `hydra` of a config.
 
     Raises:
-        ConfigError: naming the key.
+        ConfigError: a key would make Hydra write to other folders or call untrusted code.
     """
     node: Any = OmegaConf.to_container(hydra, resolve=False)
-    for key, settled in SETTLED.items():
+    for key, allowed in ALLOWED_HYDRA_VALUES.items():
         value: Any = node
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        if value not in settled:
+        if value not in allowed:
             raise ConfigError(f"hydra.{key}={value}: gantrain sets this key itself; leave it out of your configs.")
     for name in ("launcher", "sweeper"):
         for target in _targets(node.get(name)):
             if not _is_within(str(target), ["hydra", "hydra_plugins"]):
                 raise ConfigError(
-                    f"hydra.{name}: _target_={target} is no plugin of Hydra's; choose one by hydra/{name}=NAME."
+                    f"hydra.{name}: _target_={target} is not a plugin of Hydra; choose one with hydra/{name}=NAME."
                 )
 
 

@@ -180,7 +180,7 @@ def _finish_fingerprint(digest: Any, shape: tuple[int, ...], labels: Int64[np.nd
 
 
 def _load(source: Source, stem: Path, key: str) -> tuple[str, dict[str, str], Any, Any] | None:
-    # Returns fingerprint, bad images with reasons, pixels and labels; None where the cache must be built.
+    # Returns fingerprint, bad images with reasons, pixels and labels; None if the cache must be built.
     path, manifest_path = Path(f"{stem}.npy"), Path(f"{stem}.json")
     try:
         if not manifest_path.exists():
@@ -243,7 +243,7 @@ def _build(source: Source, stem: Path, key: str, num_workers: int | None) -> Non
     good: list[int] = []
     bad: dict[str, str] = {}
     # Written in order to a plain file, not through a memory map: a full disk is then an exception instead of a bus
-    # error, and no rows have to be moved where bad images are left out.
+    # error, and no rows have to be moved if bad images are left out.
     with (
         decoding(source.decode, source.names, source.image_shape, num_workers) as images,
         atomic_write(Path(f"{stem}.npy")) as file,

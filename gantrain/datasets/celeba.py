@@ -25,7 +25,8 @@ def celeba(
 ) -> ImageDataset:
     """Load the 202,599 aligned faces of CelebA, published as 178x218 RGB, as squares of image_size pixels.
 
-    With `crop`, cuts out the central square of `crop` pixels and resizes it; without it, squeezes the whole image.
+    With `crop`, cuts out the central square of `crop` pixels and resizes it. Without `crop`, resizes the whole image to
+    a square, which changes its aspect ratio.
 
     Raises:
         ConfigError: an option is out of range, or the cache cannot be written.

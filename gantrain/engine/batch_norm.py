@@ -11,7 +11,7 @@ from gantrain.errors import ConfigError
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """All-reduce (sum) whose backward pass differentiates the sum of the losses of all processes."""
+    """All-reduce (sum); the backward pass all-reduces the gradient, which is that of the sum of all ranks' losses."""
 
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:

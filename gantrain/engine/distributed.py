@@ -1,8 +1,8 @@
-"""Several processes that train one run, started by torchrun.
+"""Train one run with several processes, started by torchrun.
 
-Each rank computes its rows of every batch, and together they do what one process would do with the whole batch: random
-numbers are drawn for all rows and cut (seeding), gradients are averaged before each optimizer step, when the whole
-backward pass is done, the double backward of a penalty included, and BatchNorm sees all rows.
+Each rank computes its rows of every batch, and the result is that of one process with the whole batch: every rank draws
+the random numbers of all rows and uses its own (gantrain.seeding), BatchNorm normalizes over all rows, and gradients
+are averaged before each optimizer step, after the complete backward pass, including the double backward of penalties.
 """
 
 import os
@@ -20,18 +20,18 @@ from torch.optim import Optimizer
 from gantrain import seeding
 from gantrain.console import console
 from gantrain.engine.batch_norm import normalize_whole_batches
-from gantrain.engine.torchrun import Place, is_of_torchrun, place
+from gantrain.engine.torchrun import ProcessRank, is_started_by_torchrun, process_rank
 from gantrain.errors import ConfigError, GantrainError, UserError
 from gantrain.train import TrainState
 from gantrain.updates import Logs
 
 
 @dataclass(frozen=True)
-class Processes(Place):
-    """The processes of a run; by default this one alone, for which every method here does nothing.
+class Processes(ProcessRank):
+    """The processes of a run; by default a single one, for which no method communicates.
 
     Attributes:
-        host_group: the process group for messages between hosts, not devices.
+        host_group: process group for objects and numbers on the host, which uses gloo.
     """
 
     host_group: Any = None
@@ -42,16 +42,17 @@ class Processes(Place):
         return self.rank == 0
 
     def rows(self, n: int) -> slice:
-        """Return which of n rows are this rank's."""
+        """Return the slice of n rows that this rank computes."""
         return slice(self.rank * n // self.world_size, (self.rank + 1) * n // self.world_size)
 
     @contextmanager
-    def failing_together(self) -> Iterator[None]:
-        """Raise on every rank what fails on one while the block runs.
+    def raise_on_all_ranks(self) -> Iterator[None]:
+        """Raise an error on every rank if one is raised on any rank while the block runs.
 
         Raises:
-            GantrainError: it failed on another rank, a ConfigError where the user can fix it; what fails on this rank
-                is raised as it is.
+            Exception: the error of this rank, unchanged.
+            ConfigError: another rank raised a UserError.
+            GantrainError: another rank raised another exception.
         """
         failure: Exception | None = None
         try:
@@ -66,21 +67,21 @@ class Processes(Place):
             raise failure
         for rank, report in enumerate(failures):
             if report is not None:
-                is_of_the_user, reason = report
-                raise (ConfigError if is_of_the_user else GantrainError)(
+                is_user_error, reason = report
+                raise (ConfigError if is_user_error else GantrainError)(
                     f"process {rank} of {self.world_size}: {reason}"
                 )
 
     def broadcast(self, content: Any) -> Any:
-        """Broadcast an object from rank 0; the other ranks wait for it."""
+        """Broadcast an object from rank 0; the other ranks wait for it and return it."""
         if self.world_size == 1:
             return content
-        held = [content]
-        dist.broadcast_object_list(held, src=0, group=self.host_group)
-        return held[0]
+        objects = [content]
+        dist.broadcast_object_list(objects, src=0, group=self.host_group)
+        return objects[0]
 
     def barrier(self) -> None:
-        """Wait until rank 0 is here."""
+        """Wait until rank 0 calls this too; rank 0 does not wait."""
         self.broadcast(None)
 
     def broadcast_networks(self, state: TrainState) -> None:
@@ -94,30 +95,31 @@ class Processes(Place):
         """Gather objects on rank 0, in the order of the ranks; other ranks get []."""
         if self.world_size == 1:
             return [content]
-        held = [None] * self.world_size if self.is_main else None
-        dist.gather_object(content, held, dst=0, group=self.host_group)
-        return held or []
+        objects = [None] * self.world_size if self.is_main else None
+        dist.gather_object(content, objects, dst=0, group=self.host_group)
+        return objects or []
 
     def all_reduce_max(self, number: int) -> int:
-        """All-reduce (max)."""
+        """All-reduce (max) an integer."""
         if self.world_size == 1:
             return number
-        held = torch.tensor(number)
-        dist.all_reduce(held, dist.ReduceOp.MAX, group=self.host_group)
-        return int(held)
+        largest = torch.tensor(number)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.host_group)
+        return int(largest)
 
     def split_batches(self, batch_size: int, state: TrainState) -> None:
-        """Split every batch among the ranks from here on, and average gradients before each optimizer step.
+        """Split every batch among the ranks from now on, and average gradients before each optimizer step.
 
         Raises:
-            ConfigError: the batch cannot be split evenly, or a network has a BatchNorm that cannot see all rows.
+            ConfigError: the batch cannot be split evenly, or a network has a BatchNorm layer that cannot be
+                synchronized.
         """
         if batch_size % self.world_size:
             near = max(1, round(batch_size / self.world_size)) * self.world_size
             fewer = max(n for n in range(1, self.world_size) if batch_size % n == 0)
             raise ConfigError(
-                f"batch_size={batch_size}: {self.world_size} processes take equal parts of each batch; start {fewer}, "
-                f"or use batch_size={near}."
+                f"batch_size={batch_size}: must be a multiple of the {self.world_size} processes; start {fewer}, or "
+                f"use batch_size={near}."
             )
         if self.world_size > 1:
             seeding.shard = seeding.Shard(self.rank, self.world_size, rows=batch_size // self.world_size)
@@ -128,7 +130,7 @@ class Processes(Place):
                     normalize_whole_batches(network)
 
     def average_logs(self, state: TrainState, logs: Logs) -> None:
-        """Replace each tensor in a step's logs by its mean over the whole batch."""
+        """Replace each tensor in the logs of a step by its mean over all ranks."""
         tensors = {tag: value for tag, value in logs.items() if isinstance(value, Tensor)}
         means = torch.stack([value.float().mean() for value in tensors.values()])
         dist.all_reduce(means)
@@ -136,7 +138,7 @@ class Processes(Place):
         state.lazy_logs.update({tag: logs[tag] for tag in state.lazy_logs})
 
     def is_lost_peer(self, error: BaseException) -> bool:
-        """Tell whether the error means that another process does not answer any more."""
+        """Return whether the error means that another process no longer responds."""
         text = str(error).lower()
         return self.world_size > 1 and (
             isinstance(error, dist.DistError)
@@ -144,9 +146,9 @@ class Processes(Place):
         )
 
     def claims_report(self) -> bool:
-        """Claim the right to report the root cause; only the first rank to ask gets it.
+        """Return True on the first rank that calls this, which then reports the root cause, and False on the others.
 
-        Where torchrun keeps no store, each process has a log of its own, and all report.
+        Without a store of torchrun every rank reports, because each process has its own log then.
         """
         if self.world_size == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
             return True
@@ -158,63 +160,68 @@ class Processes(Place):
             return True
 
 
-SINGLE = Processes()
+SINGLE_PROCESS = Processes()
 """One process."""
 
 
 @contextmanager
-def joined() -> Iterator[Processes]:
-    """Join the processes that torchrun started; a single one where it started none."""
-    where = place()
-    if where.world_size == 1:
-        yield SINGLE
+def join_processes() -> Iterator[Processes]:
+    """Initialize the process group while the block runs, if torchrun started several processes."""
+    own = process_rank()
+    if own.world_size == 1:
+        yield SINGLE_PROCESS
         return
-    from torch._C._distributed_c10d import PrefixStore  # not in every build of torch
+    from torch._C._distributed_c10d import PrefixStore  # missing in some builds of torch
     from torch.distributed.rendezvous import rendezvous
 
-    # Keys of its own for each start: processes that torchrun restarts (--max-restarts) would otherwise wait for ever on
-    # keys of the previous start (torch 2.14).
+    # Another key prefix for each start: processes that torchrun restarts (--max-restarts) would otherwise wait forever
+    # for keys of the previous start (torch 2.14).
     start = f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     store, rank, world_size = next(rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=PrefixStore(start, store), rank=rank, world_size=world_size)
-    # Rank 0 may be decoding a data set while the others wait for it.
+    # A long timeout, because rank 0 may decode a large data set while the others wait.
     host_group = dist.new_group(backend="gloo", timeout=timedelta(days=7))
-    console.quiet = where.rank > 0
+    console.quiet = own.rank > 0
     try:
-        yield Processes(where.rank, where.world_size, where.local_rank, host_group)
+        yield Processes(own.rank, own.world_size, own.local_rank, host_group)
     finally:
         seeding.shard = seeding.Shard()
-        if not is_of_torchrun():  # torchrun's processes exit without tearing down their connections
+        if not is_started_by_torchrun():  # under torchrun, the process exits without a teardown: see __main__
             dist.destroy_process_group()
 
 
 def require_single_process(what: str) -> None:
-    """Refuse torchrun's processes for a task that runs in one.
+    """Check that torchrun did not start several processes.
+
+    Args:
+        what: the task that needs a single process, for the message.
 
     Raises:
-        ConfigError: there are several.
+        ConfigError: there are several processes.
     """
-    if (world_size := place().world_size) > 1:
-        raise ConfigError(f"{what} runs in one process, and torchrun started {world_size}; call it by gantrain alone.")
+    if (world_size := process_rank().world_size) > 1:
+        raise ConfigError(
+            f"{what} runs in one process, and torchrun started {world_size}; call gantrain without torchrun."
+        )
 
 
 def average_gradients(optimizer: Optimizer, world_size: int) -> None:
-    """All-reduce (mean) the gradients of an optimizer's parameters, in one message a dtype."""
+    """All-reduce (mean) the gradients of an optimizer's parameters, with one call for each dtype."""
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
-        some = [gradient for gradient in gradients if gradient.dtype == dtype]
-        flat = torch.cat([gradient.flatten() for gradient in some]) / world_size
+        of_dtype = [gradient for gradient in gradients if gradient.dtype == dtype]
+        flat = torch.cat([gradient.flatten() for gradient in of_dtype]) / world_size
         dist.all_reduce(flat)
-        parts = torch.split_with_sizes(flat, [gradient.numel() for gradient in some])
-        torch._foreach_copy_(some, [part.view_as(g) for part, g in zip(parts, some, strict=True)])
+        parts = torch.split_with_sizes(flat, [gradient.numel() for gradient in of_dtype])
+        torch._foreach_copy_(of_dtype, [part.view_as(g) for part, g in zip(parts, of_dtype, strict=True)])
 
 
 def _reason(failure: Exception) -> str:
     return str(failure) if isinstance(failure, GantrainError) else f"{type(failure).__name__}: {failure}"
 
 
-def interleaved(shares: Sequence[Sequence[Any]]) -> list[Any]:
-    """Merge lists whose items were dealt out to the ranks in turn."""
+def interleave(shares: Sequence[Sequence[Any]]) -> list[Any]:
+    """Merge the lists of all ranks in round-robin order: the first item of each, then the second of each, ..."""
     longest = max(map(len, shares), default=0)
     return [share[i] for i in range(longest) for share in shares if i < len(share)]

@@ -1,4 +1,4 @@
-"""Find numbers that are NaN or Inf."""
+"""Check tensors for NaN and Inf."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -12,9 +12,9 @@ from gantrain.train import TrainState
 
 
 def named_tensors(state: TrainState) -> Iterator[tuple[str, Tensor]]:
-    """Name the floating point numbers of a state: gradients, weights, buffers and the optimizers' moments.
+    """Yield the floating point tensors of a state with their names: gradients, weights, buffers and moments.
 
-    They come in the order in which a step changes them, so that the first bad one is nearest to the cause.
+    The order is that in which a step changes them, so the first non-finite one is nearest to the cause.
     """
     for network, module, optimizer in (("D", state.D, state.D_optimizer), ("G", state.G, state.G_optimizer)):
         parameters = {f"{network}.{name}": parameter for name, parameter in module.named_parameters()}
@@ -25,7 +25,7 @@ def named_tensors(state: TrainState) -> Iterator[tuple[str, Tensor]]:
         yield from _buffers(network, module)
         for name, parameter in parameters.items():
             for moment, value in optimizer.state.get(parameter, {}).items():
-                # The count of steps is a tensor too, and may be on the host.
+                # The step count is also a tensor, which may be on the host.
                 if moment != "step" and isinstance(value, Tensor) and value.is_floating_point():
                     yield f"{moment} of {name}", value
     if state.G_ema is not None:
@@ -41,16 +41,17 @@ def _buffers(network: str, module: torch.nn.Module) -> Iterator[tuple[str, Tenso
 def norms(tensors: list[Tensor]) -> Float[Tensor, " n"]:
     """Compute the Euclidean norm of each tensor, on their device.
 
-    A finite norm has finite numbers alone. One that is not may also have overflowed; the largest magnitude would not,
-    but takes 25 times as long on a CPU.
+    If the norm is finite, all values are. A non-finite norm may also come from an overflow of finite values; the
+    maximum norm cannot overflow, but takes 25 times as long on a CPU.
     """
     return torch.stack(torch._foreach_norm(tensors))
 
 
 def first_nonfinite(named: Iterable[tuple[str, Tensor]]) -> str | None:
-    """Say which tensor is the first with a number that is not finite: "D.layers.0.weight holds nan"; None: no one is.
+    """Describe the first tensor with NaN or Inf, for example "D.layers.0.weight holds nan"; None if there is none.
 
-    The tensors are of floating point and on one device, which is waited for once if all is well.
+    Args:
+        named: floating point tensors, all on one device. If they are finite, the device is synchronized only once.
     """
     named = list(named)
     for (name, tensor), norm in zip(named, norms([tensor for _, tensor in named]).tolist(), strict=True):
@@ -60,10 +61,11 @@ def first_nonfinite(named: Iterable[tuple[str, Tensor]]) -> str | None:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether a tensor on the host holds finite numbers alone; what another thread than the training's may ask.
+    """Return whether a tensor on the host is finite; safe to call from other threads than that of the training.
 
-    By numpy, for torch would start OpenMP threads for that thread too. With more of them than cores, OpenMP puts the
-    training's own to sleep between any two operations from then on, which costs small networks a third of their speed.
+    It uses numpy, because torch would start another pool of OpenMP threads for the calling thread. With more OpenMP
+    threads than cores, those of the training sleep between operations from then on, and small networks lose a third of
+    their speed.
     """
     if tensor.dtype in (torch.float16, torch.float32, torch.float64):
         return bool(np.isfinite(tensor.numpy()).all())

@@ -1,4 +1,4 @@
-"""CUDA graphs: an update that is recorded once and replayed, which spares the host most of its work."""
+"""CUDA graphs: capture an update once and replay it, which saves most of the host's work."""
 
 import gc
 import logging
@@ -20,20 +20,20 @@ from gantrain.updates import Logs, Update
 logger = logging.getLogger(__name__)
 
 EAGER_CALLS = 3
-"""Updates that run eagerly before one is captured: libraries and optimizers set themselves up in them."""
+"""Eager calls of an update before it is captured, in which libraries and optimizers initialize."""
 
 
-class Captured:
-    """An update that runs eagerly a few times, is then captured as a CUDA graph, and is replayed from there on.
+class CapturedUpdate:
+    """An update that runs eagerly a few times, is then captured as a CUDA graph, and is replayed from then on.
 
     The eager calls are ordinary updates, so no step is repeated or lost. They read the same input tensors as the
     replays, so a resumed run, which starts with eager calls, gives the same bits. The outputs of a replay are
     overwritten by the next one. Settings of an optimizer are constants in a graph: when one changes, the update is
-    captured again, after twice as many eager calls if the last graph was hardly used.
+    captured again; if the last graph was replayed only a few times, after twice as many eager calls.
 
     Args:
-        failures: shared by all updates of a run; holds the reason once a capture has failed. From then on all of them
-            are eager, including those already captured, whose random numbers could no longer be seeded.
+        failures: shared by all updates of a run; contains the reason once a capture has failed. From then on all
+            updates are eager, including those already captured, whose random numbers could no longer be seeded.
     """
 
     def __init__(self, update: Update, *, device: torch.device, optimizers: Sequence[Optimizer], failures: list[str]):
@@ -42,48 +42,49 @@ class Captured:
         self.calls, self.eager_calls = 0, EAGER_CALLS
         self.settings: list[dict[str, Any]] = []
         self.inputs: tuple[Batch | None, Clock] | None = None
-        self.recorded: tuple[Callable[[], None], Logs] | None = None
+        self.graph: tuple[Callable[[], None], Logs] | None = None
+        """The function that replays the graph, and the logs that a replay overwrites."""
 
     def __call__(self, batch: Batch | None, clock: Clock) -> Logs:
-        """Make the update, eagerly or by replay."""
+        """Run the update, eagerly or by replay."""
         if self.inputs is None:
             self.inputs = tree_map(self.make_input, (batch, clock))
-        for held, x in zip(tree_leaves(self.inputs), tree_leaves((batch, clock)), strict=True):
+        for static, x in zip(tree_leaves(self.inputs), tree_leaves((batch, clock)), strict=True):
             if x is not None:
-                held.copy_(x) if isinstance(x, Tensor) else held.fill_(x)
+                static.copy_(x) if isinstance(x, Tensor) else static.fill_(x)
         if self.failures:
-            self.recorded = None
+            self.graph = None
             return self.run()
         if (settings := _settings(self.optimizers)) != self.settings:
-            if self.recorded is not None:
+            if self.graph is not None:
                 was_worth_it = self.calls > 10 * self.eager_calls
                 self.eager_calls = EAGER_CALLS if was_worth_it else 2 * self.eager_calls
-            self.calls, self.settings, self.recorded = 0, settings, None
+            self.calls, self.settings, self.graph = 0, settings, None
         if self.calls == self.eager_calls:
             self.capture()
         self.calls += 1
-        if self.recorded is not None:
-            replay, made = self.recorded
+        if self.graph is not None:
+            replay, logs = self.graph
             replay()
-            return made
+            return logs
         return self.run() if self.failures else on_side_stream(self.run, self.device)
 
     def make_input(self, x: Any) -> Tensor | None:
-        """Make the tensor that captured operations read in place of an input."""
+        """Allocate the static tensor that captured operations read instead of an input."""
         return None if x is None else torch.zeros_like(torch.as_tensor(x, device=self.device))
 
     def run(self) -> Logs:
-        """Make the update operation by operation."""
+        """Run the update eagerly on the static inputs."""
         assert self.inputs is not None
         return self.update(*self.inputs)
 
     def capture(self) -> None:
-        """Record the update, without making it; or say why that failed."""
+        """Capture the update, without running it; log a warning if that fails."""
         try:
-            self.recorded = record(self.run, self.device)
+            self.graph = capture_graph(self.run, self.device)
         except Exception as error:
             cause: BaseException = error
-            while cause.__context__ is not None:  # the first error is the cause; the last is only about the capture
+            while cause.__context__ is not None:  # the first error is the cause; later ones are about the capture
                 cause = cause.__context__
             self.failures.append(" ".join(str(cause).split()) or type(cause).__name__)
             logger.warning(
@@ -93,7 +94,7 @@ class Captured:
 
 
 def _settings(optimizers: Iterable[Optimizer]) -> list[dict[str, Any]]:
-    """List the optimizers' settings, which are constants in a graph; tensors by identity, since a graph reads them."""
+    """List the settings of the optimizers, which are constants in a graph; tensors by identity: a graph reads them."""
     return [
         {name: tree_map(_identity, value) for name, value in group.items() if name != "params"}
         for optimizer in optimizers
@@ -107,7 +108,7 @@ def _identity(value: Any) -> Any:
 
 @cache
 def side_stream(device: torch.device) -> torch.cuda.Stream:
-    """Return the stream for updates before and during capture; a single one, since memory is cached by stream."""
+    """Return the stream for updates before and during capture; always the same, because memory is cached by stream."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
@@ -116,16 +117,19 @@ def on_side_stream(function: Callable[[], Logs], device: torch.device) -> Logs:
     stream = side_stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
-        made = function()
+        logs = function()
     torch.cuda.current_stream(device).wait_stream(stream)
-    return made
+    return logs
 
 
-def record(function: Callable[[], Logs], device: torch.device) -> tuple[Callable[[], None], Logs]:
-    """Capture the function's operations as a CUDA graph; return what replays them, and the function's outputs.
+def capture_graph(function: Callable[[], Logs], device: torch.device) -> tuple[Callable[[], None], Logs]:
+    """Capture the operations of a function as a CUDA graph.
+
+    Returns:
+        a function that replays the graph, and the outputs of the captured function.
 
     Raises:
-        Exception: it cannot be captured; random state and memory are as before.
+        Exception: the function cannot be captured; random state and memory are restored.
     """
     stream = side_stream(device)
     graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
@@ -136,15 +140,15 @@ def record(function: Callable[[], Logs], device: torch.device) -> tuple[Callable
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", ".*graph is empty", UserWarning)
-            # The outer block restores the stream if the inner one fails. "thread_local": another thread may be copying
-            # a checkpoint to the host.
+            # The outer context restores the stream if the inner one fails. "thread_local" allows another thread to copy
+            # a checkpoint to the host during the capture.
             with (
                 torch.cuda.stream(stream),
                 torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
             ):
-                made = function()
+                logs = function()
     except Exception:
-        # torch 2.11 ends these only when a capture succeeds: the private memory pool and the generator's own offset.
+        # If a capture fails, torch 2.11 does not release its memory pool and does not reset the generator's offset.
         with suppress(Exception):
             graph.reset()
         with suppress(Exception):
@@ -157,8 +161,8 @@ def record(function: Callable[[], Logs], device: torch.device) -> tuple[Callable
     finally:
         if collects:
             gc.enable()
-    return graph.replay, made
+    return graph.replay, logs
 
 
 failed_graphs: list[torch.cuda.CUDAGraph] = []
-"""Kept alive, because torch 2.11 still refers to them in a later capture."""
+"""Graphs whose capture failed; kept alive, because torch 2.11 still refers to them in a later capture."""

@@ -1,6 +1,6 @@
-"""How much memory there is, what cannot fit into it, and which batch size would.
+"""Read how much memory a device has, check that tensors can fit, and estimate the largest batch size that fits.
 
-Linux grants more memory than there is and kills the process that uses it, without a message.
+The check is necessary because Linux grants more memory than there is, and later kills the process with no message.
 """
 
 import os
@@ -14,11 +14,11 @@ from gantrain.errors import ConfigError
 from gantrain.files import format_bytes
 
 SHARE_TO_FILL = 0.9
-"""Of a device's memory that a suggested batch size may need: other steps, libraries and fragments take some too."""
+"""Share of a device's memory that a suggested batch size may use; libraries and fragmentation need the rest."""
 
 
 def total_bytes(device: torch.device) -> int:
-    """Return how much memory the device has, used or not; on a CPU at most the limit of the container."""
+    """Return the total memory of the device in bytes; on a CPU at most the limit of the container."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -26,10 +26,10 @@ def total_bytes(device: torch.device) -> int:
 
 
 def container_limits(root: Path = Path("/")) -> list[int]:
-    """List the memory limits, in bytes, of the control groups (cgroup v1 and v2) that this process is in.
+    """List the memory limits, in bytes, of the control groups (cgroup v1 and v2) of this process.
 
     Args:
-        root: of the file system, "/".
+        root: root of the file system.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -43,7 +43,7 @@ def container_limits(root: Path = Path("/")) -> list[int]:
             continue
         mount, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
         folder = Path(path.lstrip("/"))
-        # Inside a container the path is that of the host, and its own group is mounted as the root.
+        # In a container the path may be that of the host, while the container's group is mounted as the root.
         for group in (folder, *folder.parents):
             limits.append(_read_limit(root / "sys/fs/cgroup" / mount / group / name))
     return [limit for limit in limits if limit is not None]
@@ -54,30 +54,30 @@ def _read_limit(path: Path) -> int | None:
         text = path.read_text().strip()
     except OSError:
         return None
-    return int(text) if text.isdecimal() else None  # "max": none
+    return int(text) if text.isdecimal() else None  # "max" means no limit
 
 
 def require_memory(what: str, num: int, shapes: Sequence[Sequence[int]], device: torch.device) -> None:
-    """Refuse more samples at once than the device could hold if there were nothing else.
+    """Check that a number of samples fits into the total memory of the device.
 
     Args:
-        what: the key that says how many.
-        num: how many.
-        shapes: of the float32 tensors that each of them takes at the least.
+        what: the key that sets the number, for the message.
+        num: number of samples.
+        shapes: shapes of the float32 tensors that each sample needs at least.
 
     Raises:
-        ConfigError: they do not fit.
+        ConfigError: the samples do not fit.
     """
     needed, total = 4 * num * sum(map(prod, shapes)), total_bytes(device)
     if needed > total:
         raise ConfigError(
-            f"{what}={num}: so many samples alone take {format_bytes(needed)}, and {device} has "
-            f"{format_bytes(total)}; use a smaller number."
+            f"{what}={num}: the samples alone need {format_bytes(needed)}, but {device} has {format_bytes(total)}; "
+            "use a smaller number."
         )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether the error means that the device or the host has no memory left."""
+    """Return whether the error means that the device or the host has no memory left."""
     text = str(error)
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
@@ -85,15 +85,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def largest_fitting(peaks: Sequence[tuple[int, int]], available: int, below: int) -> int:
-    """Return the largest batch size that is likely to fit, from the memory of two smaller ones.
+    """Estimate the largest batch size that fits into memory from measurements of two smaller ones.
 
-    The need of a step is taken to be a part that does not depend on the batch (weights, moments) and one that is
-    proportional to it.
+    The memory of a step is assumed to be a constant (weights, moments) plus a part proportional to the batch size.
 
     Args:
-        peaks: two pairs of a batch size and the bytes that a step took.
-        available: bytes.
-        below: the batch size that did not fit.
+        peaks: for two batch sizes, a pair of the batch size and the peak memory of a step, in bytes.
+        available: memory of the device, in bytes.
+        below: a batch size that did not fit; the result is smaller.
     """
     (small, small_bytes), (large, large_bytes) = peaks
     per_sample = max(1, (large_bytes - small_bytes) // (large - small))

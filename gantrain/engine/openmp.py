@@ -1,7 +1,7 @@
-"""OpenMP's threads on a busy machine: how long they spin while they wait, and how many there are.
+"""Limit how long OpenMP threads spin, and adapt their number to the load of the machine.
 
-By default an OpenMP thread that waits for the others spins for milliseconds. Where another program needs the core, all
-wait for the one that does not run, many times a step. Nothing here imports torch when it is imported.
+By default, an OpenMP thread that waits for the others spins for milliseconds. If another program uses one of the cores,
+all threads wait for the one that does not run, many times per step. This module does not import torch.
 """
 
 import os
@@ -11,20 +11,20 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 AUTO_SPIN = 10_000
-"""Iterations of a waiting loop, some tens of microseconds: longer than the gaps between operations of a small step."""
+"""Iterations of the spin loop, some tens of microseconds: longer than the gaps between operations of a small step."""
 
-SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_CHECKS = 0.5
 NUM_AGREEING = 2
-"""Looks in a row that must ask for the same number of threads before it is changed."""
+"""Consecutive checks that must find the same number of threads before it is changed."""
 
 
 def bound_spin(spin: object, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Bound how long OpenMP's threads spin; they read it when torch is imported, so call this before.
+    """Limit how long OpenMP threads spin; call this before the import of torch, when OpenMP reads the setting.
 
-    What the user's environment sets stays.
+    Environment variables that the user has set are not changed.
 
     Args:
-        spin: "auto", "system" (as OpenMP does by itself), or the number of iterations.
+        spin: "auto", "system" (the default of OpenMP), or the number of iterations.
     """
     is_set = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & environment.keys()
     if spin == "system" or is_set or "torch" in sys.modules:
@@ -32,13 +32,13 @@ def bound_spin(spin: object, environment: MutableMapping[str, str] = os.environ)
     environment["GOMP_SPINCOUNT"] = str(AUTO_SPIN if spin == "auto" else spin)
 
 
-def can_follow_load() -> bool:
-    """Tell whether the load of the machine can be read, and the environment leaves the number of threads open."""
+def can_adapt_threads() -> bool:
+    """Return whether the load of the machine can be read, and the environment does not set the number of threads."""
     return Path("/proc/stat").exists() and not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys()
 
 
 def busy_seconds() -> float:
-    """Return for how long the cores that this process may use have been busy since the machine started, in all."""
+    """Return the seconds that the cores of this process have been busy since boot, summed over the cores."""
     ticks, cores = os.sysconf("SC_CLK_TCK"), os.sched_getaffinity(0)
     busy = 0
     for line in Path("/proc/stat").read_text().splitlines():
@@ -49,22 +49,24 @@ def busy_seconds() -> float:
     return busy / ticks
 
 
-class ThreadsFollowLoad:
-    """Computes with as many threads as other programs leave cores, halving and doubling.
+class AdaptThreads:
+    """Callback that adapts the number of CPU threads to the cores that other programs leave free.
 
-    A number of threads is taken only if it gives the same bits, which `gives_same_bits` finds out at its first use:
-    some convolutions sum in another order with another number, and a run must not depend on other programs.
+    The number is max_threads, or a half, a quarter, ... of it. It is used only if it gives the same bits, which is
+    checked once for each number: some convolutions sum in another order with another number of threads, and the result
+    of a run must not depend on other programs.
 
     Args:
-        most: threads on a machine without other work.
-        set_threads: takes the number of threads from now on.
-        gives_same_bits: tells whether a step with this number gives the same numbers as one with `most`.
-        busy_seconds, own_seconds, now: clocks, in seconds: of the cores, of this process on them, of the wall.
+        max_threads: number of threads on an idle machine.
+        set_threads: sets the number of threads.
+        gives_same_bits: returns whether a training step with this number of threads gives the same bits as with
+            max_threads.
+        busy_seconds, own_seconds, now: clocks in seconds: busy time of the cores, CPU time of this process, wall time.
     """
 
     def __init__(
         self,
-        most: int,
+        max_threads: int,
         *,
         set_threads: Callable[[int], None],
         gives_same_bits: Callable[[int], bool],
@@ -72,21 +74,21 @@ class ThreadsFollowLoad:
         own_seconds: Callable[[], float] = time.process_time,
         now: Callable[[], float] = time.monotonic,
     ):
-        self.most = self.threads = most
+        self.max_threads = self.threads = max_threads
         self.set_threads, self.gives_same_bits = set_threads, gives_same_bits
         self.clocks = (busy_seconds, own_seconds, now)
         self.now = now
-        self.verdicts = {most: True}
+        self.same_bits = {max_threads: True}
         self.wanted: list[int] = []
         self.restart()
 
     def restart(self) -> None:
-        """Begin a new window of measurement."""
+        """Start a new measurement of the load."""
         self.start = [clock() for clock in self.clocks]
 
     def __call__(self, *_: object) -> None:
-        """Look at the load if it is time, and change the number of threads if it calls for that."""
-        if self.now() - self.start[2] < SECONDS_BETWEEN_LOOKS:
+        """Check the load if the last check is long enough ago, and change the number of threads if necessary."""
+        if self.now() - self.start[2] < SECONDS_BETWEEN_CHECKS:
             return
         busy, own, wall = (clock() - start for clock, start in zip(self.clocks, self.start, strict=True))
         others = max(0.0, (busy - own) / wall)
@@ -96,16 +98,20 @@ class ThreadsFollowLoad:
         self.restart()
 
     def fitting(self, others: float) -> int:
-        """Return the largest of most, most/2, most/4, ... that fits beside so many busy cores."""
-        threads = self.most
-        while threads > 1 and threads > self.most - others + 0.5:
+        """Return the largest of max_threads, max_threads / 2, ... for which enough cores are free.
+
+        Args:
+            others: average number of cores that other programs use.
+        """
+        threads = self.max_threads
+        while threads > 1 and threads > self.max_threads - others + 0.5:
             threads //= 2
         return threads
 
     def change(self, threads: int) -> None:
-        """Take another number of threads, if it gives the same bits."""
-        if threads not in self.verdicts:
-            self.verdicts[threads] = self.gives_same_bits(threads)
-        if self.verdicts[threads]:
+        """Set the number of threads, if it gives the same bits."""
+        if threads not in self.same_bits:
+            self.same_bits[threads] = self.gives_same_bits(threads)
+        if self.same_bits[threads]:
             self.threads = threads
             self.set_threads(threads)

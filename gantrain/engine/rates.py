@@ -1,4 +1,4 @@
-"""Which matrix products and convolutions a training step makes, and how fast the device could make them."""
+"""Count the matrix products and convolutions of a training step, and measure how fast the device computes them."""
 
 import sys
 import time
@@ -20,10 +20,10 @@ class Product:
     """A matrix product or convolution.
 
     Attributes:
-        flops: multiplications and additions.
-        num_bytes: what it reads and writes.
-        update: name of the update that makes it.
-        num: how often a step makes it; a fraction for a lazy penalty.
+        flops: number of multiplications and additions.
+        num_bytes: number of bytes read and written.
+        update: name of the update that computes it.
+        num: average number of times per step; a fraction for lazy penalties.
     """
 
     dtype: torch.dtype
@@ -34,14 +34,14 @@ class Product:
 
 
 class ProductCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Lists the products that run in its context, those of a double backward pass included.
+    """Records the products that are computed in its context, including those of a double backward pass.
 
-    The formulas are those of torch's FlopCounterMode, whose count by module fails in a double backward pass.
+    It uses the formulas of torch's FlopCounterMode, which itself fails in a double backward pass.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.found: list[Product] = []
+        self.products: list[Product] = []
         self.calls: Counter[str] = Counter()
         self.update = ""
 
@@ -51,29 +51,30 @@ class ProductCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if formula is not None:
             flops = int(formula(*args, **(kwargs or {}), out_val=result))
             tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
-            self.found.append(Product(tensors[0].dtype, flops, sum(tensor.nbytes for tensor in tensors), self.update))
+            num_bytes = sum(tensor.nbytes for tensor in tensors)
+            self.products.append(Product(tensors[0].dtype, flops, num_bytes, self.update))
         return result
 
     @contextmanager
-    def made_by(self, update: str) -> Iterator[None]:
-        """Note which update makes the products of the block."""
+    def count_for(self, update: str) -> Iterator[None]:
+        """Count the products of the block for an update, by its name."""
         self.update = update
         self.calls[update] += 1
         yield
         self.update = ""
 
-    def per_step(self, usual_calls: Mapping[str, float]) -> list[Product]:
-        """Return the products of the step that was made, each with its number in an average step.
+    def per_step(self, calls_per_step: Mapping[str, float]) -> list[Product]:
+        """Return the recorded products of one step, each with its average number per step.
 
         Args:
-            usual_calls: in an average step, by name of the update, where it is not as in the step that was made.
+            calls_per_step: average number of calls per step, by name, of updates that are not called at every step.
         """
-        nums = {update: calls / self.calls[update] for update, calls in usual_calls.items() if update in self.calls}
-        return [replace(product, num=nums.get(product.update, 1.0)) for product in self.found]
+        nums = {update: calls / self.calls[update] for update, calls in calls_per_step.items() if update in self.calls}
+        return [replace(product, num=nums.get(product.update, 1.0)) for product in self.products]
 
 
 def compare_with_device(products: Sequence[Product], seconds: float, device: torch.device) -> dict[str, Any]:
-    """Measure what the device reaches, and compare the products of a step that takes `seconds` with it."""
+    """Measure the FLOP/s and bandwidth of the device, and compare a step with these products and duration to them."""
     rates = {dtype: product_rate(device, dtype) for dtype in {product.dtype for product in products}}
     bandwidth = copy_rate(device)
     flops = round(sum(p.num * p.flops for p in products))
@@ -88,21 +89,21 @@ def compare_with_device(products: Sequence[Product], seconds: float, device: tor
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
-    """Measure the FLOP/s that the device reaches in square matrix products, in the precision that is set now."""
+    """Measure the FLOP/s of the device in square matrix products, in torch's current precision."""
     size = size or (8192 if device.type == "cuda" else 2048)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / shortest(lambda: torch.mm(a, b), device)
+    return 2 * size**3 / fastest_seconds(lambda: torch.mm(a, b), device)
 
 
 def copy_rate(device: torch.device) -> float:
-    """Measure how many bytes per second the device reads and writes in a copy too large for its caches."""
+    """Measure the bytes per second that the device reads and writes in a copy that is too large for its caches."""
     x = torch.zeros(2**28 if device.type == "cuda" else 2**26, device=device)
     copied = torch.empty_like(x)
-    return 2 * x.nbytes / shortest(lambda: copied.copy_(x), device)
+    return 2 * x.nbytes / fastest_seconds(lambda: copied.copy_(x), device)
 
 
-def shortest(function: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of the fastest of five calls, after one to warm up."""
+def fastest_seconds(function: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of the fastest of five calls, after a warm-up call."""
 
     def seconds() -> float:
         synchronize(device)
@@ -116,25 +117,25 @@ def shortest(function: Callable[[], object], device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
+    """Wait until the device has finished all queued operations."""
     if device.type != "cpu":
         torch.get_device_module(device).synchronize()
 
 
-def forget_peak(device: torch.device) -> None:
-    """Measure peak_bytes from here on, where the device can; give unused memory back first."""
+def reset_peak_memory(device: torch.device) -> None:
+    """Release unused memory and reset the statistics of peak_bytes; on a CPU they cannot be reset."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the most memory taken so far: on a GPU by torch, else by this process."""
+    """Return the peak memory in bytes: on a GPU that reserved by torch, otherwise the host memory of this process."""
     return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else peak_resident_bytes()
 
 
 def peak_resident_bytes() -> int:
-    """Return the most host memory that this process has had."""
+    """Return the peak resident host memory of this process, in bytes."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,6 +1,6 @@
-"""How the arithmetic is run: precision, memory layout, and eager execution or CUDA graphs. The algorithm is the same.
+"""Choose precision, memory layout, CPU threads, and eager execution or CUDA graphs; the algorithm does not change.
 
-Every choice has a name in conf/runtime. If one is unavailable, the plain choice is used and the reason is logged.
+The options are in conf/runtime. If one is unavailable, the default for a CPU is used and the reason is logged.
 """
 
 import logging
@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from gantrain.augment.base import Augment
 from gantrain.config import RuntimeConfig
-from gantrain.engine.graphs import Captured
+from gantrain.engine.graphs import CapturedUpdate
 from gantrain.errors import ConfigError
 from gantrain.regularizers.base import Regularizer
 from gantrain.train import TrainState
@@ -31,20 +31,20 @@ AccelerationName = Literal["eager", "graph"]
 LayoutName = Literal["contiguous", "channels_last"]
 
 TINY_PASS_MULTIPLY_ADDS = 1_000_000
-"""Multiply-adds of a forward pass over a batch, below which several CPU threads are slower than one."""
+"""If a forward pass over a batch has fewer multiply-adds, several CPU threads are slower than one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """The choices in effect, after "auto" and fallbacks are resolved.
+    """The options in effect, after "auto" and fallbacks are resolved.
 
     Attributes:
-        precision: float32 (products too), tf32 (numbers are float32, but products round them to 10 bits of mantissa, as
-            torch's own convolutions do unless told otherwise), or bf16 (networks under autocast; penalties and losses
+        precision: float32; tf32 (float32, but matrix products and convolutions round their inputs to 10 bits of
+            mantissa, as torch does for convolutions by default); or bf16 (networks under autocast; penalties and losses
             as in tf32).
-        acceleration: graph replays each player's update as one CUDA graph.
-        layout: memory format of the networks' weights, which convolutions pass on to their outputs.
-        threads: CPU threads; None: torch's default, which may follow the machine's load.
+        acceleration: eager, or graph: each player's update is replayed as one CUDA graph.
+        layout: memory format of the networks' weights; the outputs of convolutions get the same format.
+        threads: number of CPU threads; None: torch's default, which may be adapted to the load of the machine.
     """
 
     device: torch.device
@@ -66,7 +66,7 @@ class Runtime:
                 if network is not None:
                     network.to(memory_format=torch.channels_last)
         if self.acceleration == "graph":
-            # The updates before a capture are eager on purpose.
+            # The first updates run eagerly on purpose, so this warning would be wrong.
             warnings.filterwarnings("ignore", ".*capturable=True.*running without CUDA graph capture", UserWarning)
             for optimizer in (state.G_optimizer, state.D_optimizer):
                 for group in optimizer.param_groups:
@@ -75,16 +75,16 @@ class Runtime:
 
     @contextmanager
     def threaded(self) -> Iterator[None]:
-        """Use this number of CPU threads while the block runs."""
-        usual = torch.get_num_threads()
-        torch.set_num_threads(self.threads or usual)
+        """Set the number of CPU threads while the block runs."""
+        previous = torch.get_num_threads()
+        torch.set_num_threads(self.threads or previous)
         try:
             yield
         finally:
-            torch.set_num_threads(usual)
+            torch.set_num_threads(previous)
 
     def run(self, network: nn.Module) -> Callable[..., Any]:
-        """Return the network as it is to be called; its outputs are float32 in any case."""
+        """Return a function that calls the network in this precision; its outputs are always float32."""
         if self.precision != "bf16":
             return network
 
@@ -96,10 +96,11 @@ class Runtime:
         return in_bf16
 
     def accelerate(self, state: TrainState) -> Callable[[Update], Update]:
-        """Return the function that turns an update into what is called in its place: itself, or a captured graph."""
+        """Return a function that wraps an update in a CapturedUpdate, or returns it unchanged without CUDA graphs."""
         if self.acceleration != "graph":
             return lambda update: update
-        return partial(Captured, device=self.device, optimizers=(state.G_optimizer, state.D_optimizer), failures=[])
+        optimizers = (state.G_optimizer, state.D_optimizer)
+        return partial(CapturedUpdate, device=self.device, optimizers=optimizers, failures=[])
 
     def __str__(self) -> str:
         parts = {self.precision: "", "graph": "CUDA graphs", "channels_last": "channels last"}
@@ -118,45 +119,45 @@ def choose(
     batch_size: int,
     num_processes: int = 1,
 ) -> Runtime:
-    """Resolve the options of `runtime`: what "auto" means here, and fallbacks for what is unavailable.
+    """Resolve the options of `runtime`: replace "auto", and fall back if an option is unavailable.
 
-    On a GPU, auto means bf16 and channels_last for networks with convolutions. Other networks stay in float32: vectors
-    need its precision, and their products are too small to gain. Updates are captured as CUDA graphs, unless a part is
-    the user's own code, which may do different things from step to step. On a CPU all of these are slower, so auto
-    means none of them; tiny networks run on one thread.
+    On a GPU, auto selects bf16 and channels_last for networks with convolutions. Other networks stay in float32: data
+    that are vectors need its precision, and their matrix products are too small to gain. Updates are captured as CUDA
+    graphs, unless a part is the user's own code, which may do different operations at each step. On a CPU auto selects
+    none of these, because they are slower there; tiny networks run on one thread.
 
     Args:
-        parts: what else takes part in a step: the loss, regularizers, augmentations, the latent, callbacks.
-        batch_size: rows that this process computes at a time.
-        num_processes: that train the run.
+        parts: the other parts of a step: the loss, regularizers, augmentations, the latent, callbacks.
+        batch_size: rows in one forward pass of this process.
+        num_processes: number of processes that train the run.
 
     Raises:
-        ConfigError: an option is not one of its names.
+        ConfigError: an option has an unknown value.
     """
     kinds = {"precision": PrecisionName, "acceleration": AccelerationName, "layout": LayoutName}
     names = {name: _name(wanted, name, kind) for name, kind in kinds.items()}
-    fast, convolves = device.type == "cuda", _convolves(state)
+    is_cuda, convolves = device.type == "cuda", _convolves(state)
     precision, acceleration, layout = names["precision"], names["acceleration"], names["layout"]
     if precision == "auto":
-        precision = "bf16" if fast and convolves and _without("bf16", device) is None else "float32"
-    elif (reason := _without(precision, device)) is not None:
+        precision = "bf16" if is_cuda and convolves and _unsupported("bf16", device) is None else "float32"
+    elif (reason := _unsupported(precision, device)) is not None:
         precision = _fall_back("precision", precision, "float32", reason)
     if layout == "auto":
-        layout = "channels_last" if fast and convolves else "contiguous"
-    if acceleration != "eager" and (fast or acceleration == "graph"):
+        layout = "channels_last" if is_cuda and convolves else "contiguous"
+    if acceleration != "eager" and (is_cuda or acceleration == "graph"):
         optimizers = (state.G_optimizer, state.D_optimizer)
-        name = own_code([state.G, state.D, *optimizers, *parts]) if acceleration == "auto" else None
-        own = name and (
+        name = find_user_code([state.G, state.D, *optimizers, *parts]) if acceleration == "auto" else None
+        user_code = name and (
             f"{name} is your own code, which may do different things from one update to the next; if it does the same "
             "every time, set runtime.acceleration=graph"
         )
-        reason = _uncapturable(device, optimizers, parts, num_processes) or own
+        reason = _uncapturable(device, optimizers, parts, num_processes) or user_code
         acceleration = "graph" if reason is None else _fall_back("acceleration", "graph", "eager", reason)
     elif acceleration == "auto":
         acceleration = "eager"
     threads = wanted.threads
     if threads == "auto":
-        # A forward pass takes at least one multiply-add for each weight and sample.
+        # Without convolutions, a forward pass has about one multiply-add for each weight and sample.
         largest = max(sum(p.numel() for p in network.parameters()) for network in (state.G, state.D))
         is_tiny = not convolves and batch_size * largest < TINY_PASS_MULTIPLY_ADDS
         threads = 1 if device.type == "cpu" and is_tiny else None
@@ -177,7 +178,8 @@ def _fall_back(option: str, name: str, instead: Any, reason: str) -> Any:
     return instead
 
 
-def _without(precision: str, device: torch.device) -> str | None:
+def _unsupported(precision: str, device: torch.device) -> str | None:
+    """Return why the device does not support a precision; None if it does."""
     if precision == "bf16" and not (
         device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
     ):
@@ -190,24 +192,25 @@ def _without(precision: str, device: torch.device) -> str | None:
 def _uncapturable(
     device: torch.device, optimizers: Iterable[Optimizer], parts: Iterable[object], num_processes: int
 ) -> str | None:
+    """Return why updates cannot be captured as CUDA graphs; None if they can."""
     if device.type != "cuda":
         return f"CUDA graphs need a CUDA device, and this is {device}"
     if num_processes > 1:
         return f"the {num_processes} processes communicate within an update"
     for optimizer in optimizers:
-        # Without this option an optimizer counts steps on the host, which a replay does not do. SGD counts none.
+        # Without this option an optimizer counts its steps on the host, and a replay would not. SGD does not count.
         if not isinstance(optimizer, SGD) and "capturable" not in optimizer.defaults:
             return f"the optimizer {type(optimizer).__name__} cannot be captured"
     for part in parts:
-        # State held in Python numbers would not change in a replay.
-        held = part.state_dict() if isinstance(part, Regularizer | Augment) else {}
-        if any(isinstance(x, int | float) for x in tree_leaves(held)):
+        # A replay would not change state in Python numbers.
+        part_state = part.state_dict() if isinstance(part, Regularizer | Augment) else {}
+        if any(isinstance(x, int | float) for x in tree_leaves(part_state)):
             return f"{type(part).__name__} keeps state in Python numbers, which a replay would not change"
     return None
 
 
-def own_code(parts: Iterable[object]) -> str | None:
-    """Return the name of the first part, or module of a part, that is neither gantrain's nor torch's; None: all are."""
+def find_user_code(parts: Iterable[object]) -> str | None:
+    """Return the name of the first part, or submodule, that is not from gantrain or torch; None if there is none."""
     pieces = (p for part in parts for p in (part.modules() if isinstance(part, nn.Module) else [part]))
     for piece in pieces:
         if str(getattr(piece, "__module__", "")).partition(".")[0] not in ("gantrain", "torch"):

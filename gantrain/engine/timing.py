@@ -1,4 +1,4 @@
-"""How long the parts of a training step take."""
+"""Measure how long the parts of a training step take."""
 
 import math
 import statistics
@@ -22,17 +22,17 @@ from gantrain.updates import Logs, Update
 
 PARTS = ("data", "critic", "generator", "rest")
 WAITING = "waiting"
-"""The lap that counts for nothing."""
+"""Name of laps that are not counted."""
 
 Laps = dict[str, list[float]]
-"""The laps of one step, in seconds, by what the time was spent on."""
+"""The laps of one step, in seconds, by name."""
 
 
 class LapTimer:
-    """Measures the laps of each step: "data", an update ("critic", "generator"), a callback, and "rest".
+    """Measures the laps of each step: "data", updates ("critic", "generator"), callbacks, and "rest".
 
-    On a GPU the moments are CUDA events, so that the training never waits for the device; steps() alone does. Host and
-    device overlap as they do without a timer, and when the device waits for the host, that time is in the host's lap.
+    On a GPU the times are CUDA events, so the training does not wait for the device; only steps() does. Host and device
+    work in parallel as without a timer. When the device waits for the host, the time counts for the lap of the host.
     """
 
     def __init__(self, device: torch.device):
@@ -41,7 +41,7 @@ class LapTimer:
         self.ended: dict[int, list[tuple[str, Any]]] = {}
 
     def now(self) -> Any:
-        """Return this moment: a CUDA event on a GPU, else seconds."""
+        """Return the current time: a CUDA event on a GPU, otherwise seconds."""
         if self.device.type != "cuda":
             return time.perf_counter()
         event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -49,71 +49,66 @@ class LapTimer:
         return event
 
     def between(self, start: Any, end: Any) -> float:
-        """Return the seconds between two moments; CUDA events must have completed."""
+        """Return the seconds between two times of now(); CUDA events must have completed."""
         return float(end - start) if self.device.type != "cuda" else float(start.elapsed_time(end)) / 1e3
 
     def lap(self, name: str) -> None:
-        """Count the time since the last lap as spent on `name`."""
+        """End a lap: count the time since the last lap for `name`."""
         self.marks.append((name, self.now()))
 
     @contextmanager
     def lap_of(self, name: str) -> Iterator[None]:
-        """Count the time that the block takes as spent on `name`, and the time before it as "rest"."""
+        """Count the time of the block for `name`, and the time before it for "rest"."""
         self.lap("rest")
         yield
         self.lap(name)
 
     def end_step(self, step: int) -> None:
-        """End the step with this number and begin the next."""
+        """End the step with this number and start the next."""
         self.lap("rest")
         self.ended[step] = self.marks
         self.restart()
 
     def restart(self) -> None:
-        """Begin a step now."""
+        """Start a step now; discard the laps since the last one."""
         self.marks = [("", self.now())]
 
     def steps(self) -> dict[int, Laps]:
-        """Return the laps of every step that has ended; waits for the device."""
+        """Return the laps of every step that has ended, by step; waits for the device."""
         synchronize(self.device)
-        taken: dict[int, Laps] = {}
+        laps_by_step: dict[int, Laps] = {}
         for step, marks in self.ended.items():
-            taken[step] = defaultdict(list)
+            laps_by_step[step] = defaultdict(list)
             for (_, start), (name, end) in pairwise(marks):
-                taken[step][name].append(self.between(start, end))
-        return taken
+                laps_by_step[step][name].append(self.between(start, end))
+        return laps_by_step
 
 
 def total(laps: Laps, *names: str) -> float:
-    """Return the seconds of a step that were spent on these."""
+    """Return the seconds of the laps with these names, summed."""
     return math.fsum(seconds for name in names for seconds in laps.get(name, ()))
 
 
-def median_parts(taken: dict[int, Laps]) -> dict[str, float]:
-    """Return the median seconds per step of each part, lazy penalties left out.
+def median_parts(laps_by_step: dict[int, Laps]) -> dict[str, float]:
+    """Return the median seconds per step of each part in PARTS, without lazy penalties and callbacks."""
+    return {part: statistics.median(total(laps, part) for laps in laps_by_step.values()) for part in PARTS}
+
+
+def lazy_seconds(laps_by_step: dict[int, Laps], lazy_calls: Mapping[str, float]) -> dict[str, float]:
+    """Return the average seconds per step of lazy penalties, by player.
 
     Args:
-        taken: laps by step.
-    """
-    return {part: statistics.median(total(laps, part) for laps in taken.values()) for part in PARTS}
-
-
-def lazy_seconds(taken: dict[int, Laps], lazy_calls: Mapping[str, float]) -> dict[str, float]:
-    """Return the average seconds per step of lazy penalties, each at its own interval, by player.
-
-    Args:
-        taken: laps by step.
-        lazy_calls: calls in an average step, by name of the update ("critic_r1"); a fraction.
+        lazy_calls: average number of calls per step at the intervals of the config, by name ("critic_r1").
     """
     seconds = {"critic": 0.0, "generator": 0.0}
     for update, calls in lazy_calls.items():
-        means = [statistics.mean(laps[update]) for laps in taken.values() if laps.get(update)]
+        means = [statistics.mean(laps[update]) for laps in laps_by_step.values() if laps.get(update)]
         seconds[update.partition("_")[0]] += calls * statistics.median(means) if means else 0.0
     return seconds
 
 
 class TimedBatches:
-    """Batches whose loading is timed as "data"."""
+    """Batches whose loading is timed as the lap "data"."""
 
     def __init__(self, batches: Batches, timer: LapTimer):
         self.batches, self.timer, self.batch_size = batches, timer, batches.batch_size
@@ -124,7 +119,7 @@ class TimedBatches:
             return self.batches[i]
 
     def for_generator(self) -> "TimedBatches":
-        """Return the sequence for generator steps that look at real samples, timed as well."""
+        """Return the sequence of real batches for generator steps, also timed."""
         return TimedBatches(self.batches.for_generator(), self.timer)
 
 
@@ -133,18 +128,18 @@ class WatchedRuntime(Runtime):
     """A runtime that enters a context around each call of an update.
 
     Attributes:
-        around: from the name of an update ("critic", "generator", "critic_r1" for a lazy penalty) to the context.
+        around: returns the context for the name of an update ("critic", "generator", "critic_r1" of a lazy penalty).
     """
 
     around: Callable[[str], AbstractContextManager[None]]
 
     @override
     def accelerate(self, state: TrainState) -> Callable[[Update], Update]:
-        usual = super().accelerate(state)
-        return lambda update: self.watched(usual(update), update.__name__.removeprefix("update_"))
+        accelerate = super().accelerate(state)
+        return lambda update: self.watched(accelerate(update), update.__name__.removeprefix("update_"))
 
     def watched(self, update: Update, name: str) -> Update:
-        """Return the update, called within the context of its name."""
+        """Return an update that runs in the context of its name."""
 
         def watched(batch: Batch | None, clock: Clock) -> Logs:
             with self.around(name):
@@ -155,13 +150,13 @@ class WatchedRuntime(Runtime):
 
 @runtime_checkable
 class CallbackLike(Protocol):
-    """What is timed of a callback."""
+    """The part of a callback's interface that is timed; see callbacks.base.Callback."""
 
     name: str
     every: int | None
 
     def __call__(self, state: TrainState, logs: Logs) -> None:
-        """Look at the state after a step."""
+        """Run after a step."""
         ...
 
 
@@ -169,9 +164,9 @@ class TimedCallback:
     """A callback whose calls are timed.
 
     Args:
-        callback: its interval is shortened, so that few steps are enough to measure what it does at the end of one.
-        max_every: the longest interval to measure with, in steps.
-        wait: waits for what the callback leaves to a thread of its own; None: it has none.
+        callback: its interval is shortened, so that it is due several times within few steps.
+        max_every: maximal interval while measuring, in steps.
+        wait: waits for the background thread of the callback; None if it has none.
     """
 
     def __init__(
@@ -179,43 +174,42 @@ class TimedCallback:
     ):
         self.callback, self.timer, self.wait = callback, timer, wait
         self.lap = f"callback {callback.name}"
-        self.wanted_every = callback.every
+        self.config_every = callback.every
         self.every = callback.every = None if callback.every is None else min(max_every, callback.every)
 
     def __call__(self, state: TrainState, logs: Logs) -> None:
-        """Call it."""
+        """Call the callback, and wait for its background thread."""
         takes_a_core = self.timer.device.type == "cpu"
         with self.timer.lap_of(self.lap):
             self.callback(state, logs)
             if self.wait is not None and takes_a_core:
-                self.wait()  # its thread would slow down the steps that follow
+                self.wait()  # count it: on a CPU the thread would slow down the following steps
         if self.wait is not None and not takes_a_core:
-            self.wait()  # at the wanted interval the thread is done long before it is needed again
+            self.wait()  # do not count it: at the config's interval the thread ends long before it is needed again
             self.timer.lap(WAITING)
 
-    def seconds_per_step(self, taken: dict[int, Laps], intervals: Collection[int]) -> float:
-        """Compute the average seconds per step at the wanted interval.
+    def seconds_per_step(self, laps_by_step: dict[int, Laps], intervals: Collection[int]) -> float:
+        """Compute the average seconds per step at the interval of the config.
 
         Args:
-            taken: laps by step.
-            intervals: those of all callbacks while they were measured. One callback's interval costs others time too:
-                what is logged is also written.
+            intervals: the intervals of all callbacks while they were measured. When one callback is due, others may
+                take longer too: scalars that are logged are also written.
         """
-        seconds = {step: total(laps, self.lap) for step, laps in taken.items()}
+        seconds = {step: total(laps, self.lap) for step, laps in laps_by_step.items()}
         idle = [s for step, s in seconds.items() if all(step % every for every in intervals)]
-        usual = statistics.median(idle) if idle else 0.0
+        idle_seconds = statistics.median(idle) if idle else 0.0
         due = [s for step, s in seconds.items() if self.every is not None and step % self.every == 0]
-        if not due or self.wanted_every is None:
-            return usual
-        return usual + max(0.0, statistics.median(due) - usual) / self.wanted_every
+        if not due or self.config_every is None:
+            return idle_seconds
+        return idle_seconds + max(0.0, statistics.median(due) - idle_seconds) / self.config_every
 
 
 @dataclass
 class EndOfStep:
-    """The last of the callbacks: ends the timer's step.
+    """The last callback: ends the step of the timer.
 
     Attributes:
-        after: called with the timer after each step from number `since` on; its time is not counted.
+        after: called with the timer after each step from step `since` on; its time is not counted.
     """
 
     timer: LapTimer

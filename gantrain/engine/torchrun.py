@@ -1,11 +1,14 @@
-"""Read the rank of this process from the environment variables of torchrun or a cluster launcher, without torch."""
+"""Read the rank of this process from the environment variables of torchrun or a cluster launcher.
+
+This module does not import torch.
+"""
 
 import os
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessRank:
     """The rank of this process among those that train one run.
 
     Attributes:
@@ -19,16 +22,16 @@ class Place:
     local_rank: int = 0
 
 
-def place() -> Place:
+def process_rank() -> ProcessRank:
     """Read the rank of this process from the environment; rank 0 of 1 if torchrun did not start it."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return Place()
+        return ProcessRank()
     rank, world_size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    return Place(rank, world_size, local_rank) if world_size > 1 else Place()
+    return ProcessRank(rank, world_size, local_rank) if world_size > 1 else ProcessRank()
 
 
-def is_of_torchrun() -> bool:
-    """Return whether torchrun itself started this process (a process of submitit must return a result)."""
+def is_started_by_torchrun() -> bool:
+    """Return whether torchrun itself started this process; submitit sets the same variables."""
     return "TORCHELASTIC_RUN_ID" in os.environ and "SUBMITIT_EXECUTOR" not in os.environ
 
 

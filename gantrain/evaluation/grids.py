@@ -1,4 +1,4 @@
-"""Grids of images, and picture files: PNG and animated GIF. Pictures are uint8 arrays [h, w, 3]."""
+"""Arrange images in grids, and write pictures, uint8 arrays [h, w, 3], as PNG files and animated GIFs."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -22,13 +22,13 @@ Picture = UInt8[ndarray, "height width 3"]
 
 
 def grid(images: Float[Tensor, "n c h w"], columns: int | None = None) -> Picture:
-    """Arrange images in a grid, with white lines between them.
+    """Arrange images with values in [-1, 1] in a grid, with white lines between them.
 
-    Brightness always maps from [-1, 1], so that grids can be compared. Small images are enlarged by a whole factor
-    until the grid is at least 256 pixels wide.
+    The brightness is not normalized, so grids can be compared. Small images are enlarged by a whole factor, so that the
+    grid is at least 256 pixels wide.
 
     Args:
-        columns: None: a grid that is about square.
+        columns: number of columns; None: chosen so that the grid is about square.
     """
     n, _, _, w = images.shape
     columns = columns or num_columns(n)
@@ -40,19 +40,19 @@ def grid(images: Float[Tensor, "n c h w"], columns: int | None = None) -> Pictur
 
 
 def num_columns(n: int) -> int:
-    """Choose the columns for n tiles: a divisor of n from its root to twice that, else the root, rounded up."""
+    """Choose the number of columns for n images: the smallest divisor of n in [r, 2r), or else r = ceil(sqrt(n))."""
     root = 1 + isqrt(n - 1)
     return next((columns for columns in range(root, 2 * root) if n % columns == 0), root)
 
 
 def save_png(path: Path, picture: Picture) -> None:
-    """Write the picture to a file, whole or not at all."""
+    """Write a picture to a PNG file atomically."""
     with atomic_write(path) as file:
         file.write(png(picture))
 
 
 def png(picture: Picture) -> bytes:
-    """Encode as PNG at the lowest compression level: twice as fast as the default, and 5 % larger."""
+    """Encode a picture as PNG at the lowest compression level: twice as fast as the default, and 5 % larger."""
     file = BytesIO()
     Image.fromarray(picture).save(file, format="png", compress_level=1)
     return file.getvalue()
@@ -67,15 +67,15 @@ def animation(
     frame_ms: int = 100,
     last_ms: int = 2000,
 ) -> None:
-    """Write picture files as a looping GIF; damaged files are left out.
+    """Write picture files as a looping GIF; damaged files are skipped with a warning.
 
     Args:
         frames: the files, in order.
-        max_frames: of more, evenly spaced ones are shown.
-        max_width: wider pictures are scaled down to so many pixels.
-        frame_ms, last_ms: how long a frame is shown, and the last, in milliseconds.
+        max_frames: maximal number of frames; of more files, evenly spaced ones are used.
+        max_width: maximal width in pixels; wider pictures are scaled down.
+        frame_ms, last_ms: duration of a frame and of the last frame, in milliseconds.
     """
-    chosen = [frame for frame in (frames[i] for i in evenly(len(frames), max_frames)) if _is_whole(frame)]
+    chosen = [frame for frame in (frames[i] for i in evenly(len(frames), max_frames)) if _is_intact(frame)]
     if not chosen:
         return
     pictures = _open_frames(chosen, max_width)
@@ -92,16 +92,16 @@ def animation(
 
 
 def evenly(num: int, max_num: int) -> list[int]:
-    """Choose at most `max_num` of the indices below num, evenly spaced, first and last among them."""
+    """Choose at most `max_num` evenly spaced indices below `num`, including the first and the last."""
     return sorted(set(np.linspace(0, num - 1, min(num, max_num)).round().astype(int).tolist()))
 
 
-def _is_whole(path: Path) -> bool:
+def _is_intact(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             image.verify()
-    except Exception as error:  # broken bytes raise exceptions of every kind
-        logger.warning("%s is damaged (%s); the animation leaves it out.", path, error)
+    except Exception as error:  # damaged bytes can raise any exception
+        logger.warning("%s is damaged (%s); the animation skips it.", path, error)
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""Plots of distributions and of a run's numbers, as pictures."""
+"""Plot distributions of vectors, and the logged scalars of a run, as pictures."""
 
 import re
 from collections import defaultdict
@@ -22,7 +22,7 @@ from gantrain.evaluation.grids import Picture
 Critic = Callable[[Tensor], Tensor]
 """From points [n, 2] to logits [n], both on the CPU."""
 
-REAL, GENERATED = "#0072b2", "#d55e00"  # told apart by colour-blind eyes too (Okabe and Ito 2008)
+REAL, GENERATED = "#0072b2", "#d55e00"  # colours of Okabe and Ito 2008, which colour-blind people can distinguish
 LINES = [REAL, GENERATED, "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 DPI = 100
 MAX_PANELS = 12
@@ -34,13 +34,13 @@ MAX_PANELS = 12
 def distribution(
     real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"] | None, critic: Critic | None, *, title: str
 ) -> Picture:
-    """Draw generated against real vectors: a density, a scatter plot or histograms, by the number of coordinates.
+    """Draw real and generated vectors: densities for 1 coordinate, a scatter plot for 2, histograms for more.
 
-    The axes depend on the real sample alone, so that pictures of a run can be animated.
+    The axes depend only on the real sample, so that the pictures of a run can be animated.
 
     Args:
-        fake: generated samples, or None to draw the real ones only.
-        critic: its level sets are drawn if the vectors have two coordinates.
+        fake: generated samples; None: draw only the real ones.
+        critic: its level sets are drawn if the vectors have 2 coordinates.
     """
     if real.shape[1] == 1:
         return _density_against(real)(None if fake is None else fake[:, 0], title=title)
@@ -50,9 +50,9 @@ def distribution(
 
 
 class Density:
-    """Draws the histogram and kernel density of generated numbers over those of real ones.
+    """Draws histogram and kernel density of generated numbers over those of real ones.
 
-    What is the same in every picture is drawn once; it is most of the work.
+    The axes and the real numbers are the same in every picture, so they are drawn only once; they are most of the work.
     """
 
     def __init__(self, real: Float[Tensor, " n"]):
@@ -65,17 +65,17 @@ class Density:
         self.axes.set(xlabel="x", ylabel="probability density", **limits)
         self.share = _bars(self.axes, real, self.bins, REAL)
         self.line = _curve(self.axes, self.x, density, REAL, "real" + self.share)
-        self.line.set_animated(True)  # drawn later, over the bars of the generated numbers
+        self.line.set_animated(True)  # not part of the background: it is drawn over the bars of the generated numbers
         canvas.draw()
         self.canvas, self.background = canvas, canvas.copy_from_bbox(self.figure.bbox)
 
     def __call__(self, fake: Float[Tensor, " m"] | None, *, title: str) -> Picture:
-        """Draw generated numbers; None: the real ones alone."""
-        held = {*self.axes.patches, *self.axes.lines}
+        """Draw generated and real numbers; None: only the real ones."""
+        existing = {*self.axes.patches, *self.axes.lines}
         if fake is not None:
             share = _bars(self.axes, fake, self.bins, GENERATED)
             _curve(self.axes, self.x, kernel_density(fake, self.x), GENERATED, "generated" + share)
-        new = [artist for artist in (*self.axes.patches, *self.axes.lines) if artist not in held]
+        new = [artist for artist in (*self.axes.patches, *self.axes.lines) if artist not in existing]
         legend = self.axes.legend(loc="upper right", frameon=False)
         heading = self.figure.suptitle(title)
         self.canvas.restore_region(self.background)
@@ -89,14 +89,14 @@ class Density:
         return picture
 
 
-# Tensors are compared by identity: a run draws its real sample once, and uses that tensor in every picture.
+# The cache compares tensors by identity, which is enough: a run uses the same real sample in every picture.
 @lru_cache(maxsize=1)
 def _density_against(real: Tensor) -> Density:
     return Density(real[:, 0])
 
 
 def histograms(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"] | None, *, title: str) -> Picture:
-    """Draw a histogram and kernel density for each of the first twelve coordinates."""
+    """Draw histogram and kernel density of each of the first twelve coordinates."""
     num_panels = min(real.shape[1], MAX_PANELS)
     figure, panels = _figure(num_panels, title)
     for i, axes in enumerate(panels):
@@ -110,7 +110,7 @@ def histograms(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"] | None, *,
 def scatter(
     real: Float[Tensor, "n 2"], fake: Float[Tensor, "m 2"] | None, critic: Critic | None, *, title: str
 ) -> Picture:
-    """Draw a scatter plot of points in the plane over the critic's level sets.
+    """Draw a scatter plot of points in the plane over the level sets of the critic.
 
     Source: Gulrajani 2017, figure 2.
     """
@@ -139,7 +139,7 @@ def scatter(
         )
     axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xlabel="$x_0$", ylabel="$x_1$")
     axes.grid(visible=False)
-    figure.legend(loc="lower center", ncols=3, frameon=False, markerscale=3)  # outside: it would hide points
+    figure.legend(loc="lower center", ncols=3, frameon=False, markerscale=3)  # outside the axes, to hide no points
     return _render(figure)
 
 
@@ -160,18 +160,18 @@ def _draw_density(axes: Axes, real: Tensor, fake: Tensor | None) -> None:
 
 
 def _frame(real: Tensor) -> tuple[tuple[float, float], ndarray]:
-    """Choose the range of the axis, and the edges of the histogram's bins."""
+    """Return the range of the axis, and the edges of the histogram's bins."""
     low, high = torch.quantile(real, torch.tensor([0.005, 0.995])).tolist()
     margin = 0.5 * (high - low) or 1.0
     return (low - margin, high + margin), np.linspace(low - margin, high + margin, 61)
 
 
 def _bars(axes: Axes, values: Tensor, bins: ndarray, colour: str) -> str:
-    """Draw the histogram; return a label for the share of numbers outside of it, or ""."""
+    """Draw a histogram; return a label with the share of values outside its range, or "" if it is under 0.5 %."""
     inside = (values >= bins[0]) & (values <= bins[-1])
-    # Weights instead of density=True, which would ignore the numbers outside.
+    # Weights instead of density=True, which would normalize without the values outside the range.
     weights = np.full(int(inside.sum()), 1 / (len(values) * (bins[1] - bins[0])))
-    # One outline: sixty bars take ten times as long to draw.
+    # A single outline is drawn ten times as fast as sixty bars.
     style: Any = {"histtype": "stepfilled", "color": colour, "alpha": 0.3}
     axes.hist(values[inside].numpy(), bins=bins.tolist(), weights=weights, **style)
     return _share_outside(inside)
@@ -188,10 +188,10 @@ def _share_outside(inside: Tensor) -> str:
 
 
 def kernel_density(sample: Float[Tensor, " n"], x: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-    """Estimate the density at x by Gaussian kernels.
+    """Estimate the probability density at x with Gaussian kernels.
 
-    The bandwidth is at least 1/500 of the range of x, so that a collapsed sample gives a spike, not a division by 0.
-    Source: Silverman 1986, equation 3.31, for the bandwidth.
+    The bandwidth is that of Silverman 1986, equation 3.31, but at least 1/500 of the range of x, so that a collapsed
+    sample gives a spike and not a division by 0.
     """
     quartiles = torch.quantile(sample, torch.tensor([0.25, 0.75]))
     spread = torch.minimum(sample.std(), (quartiles[1] - quartiles[0]) / 1.34)
@@ -205,14 +205,14 @@ def kernel_density(sample: Float[Tensor, " n"], x: Float[Tensor, " m"]) -> Float
 
 
 def curves(rows: Sequence[dict[str, float]]) -> Picture | None:
-    """Draw the numbers of metrics.csv over generator updates: raw values faint, smoothed ones strong.
+    """Draw the scalars of metrics.csv over generator updates, as faint raw values and strong moving averages.
 
     Args:
-        rows: logged numbers by column; a row may lack some.
+        rows: logged values by column; a row may lack columns.
 
     Returns:
-        One panel each for losses, Wasserstein estimate or logit gap, penalties, and each metric; None if there is no
-        such number.
+        a picture with one panel each for losses, Wasserstein estimate or logit gap, penalties, and each metric; None if
+        the rows have none of these.
     """
     panels: dict[str, list[str]] = defaultdict(list)
     for tag in dict.fromkeys(tag for row in rows for tag in row):
@@ -241,11 +241,11 @@ PANELS = {
     "logits/gap": "logits, real minus fake",
     "penalty": "penalties",
 }
-"""Panels of curves.png, by tag or by its first part."""
+"""Titles of the panels of curves.png, by tag or by the first part of the tag."""
 
 
 def _panel(tag: str) -> str | None:
-    """Name the panel that a tag belongs in; coordinates of one metric (mean_0, mean_1) share one."""
+    """Return the title of the panel of a tag, or None; the coordinates of a metric (mean_0, mean_1) share a panel."""
     kind, _, name = tag.partition("/")
     if kind == "metric":
         return "metric: " + re.sub(r"_\d+$", "", name).replace("_", " ")
@@ -262,14 +262,14 @@ def _draw_curve(axes: Axes, steps: ndarray, values: ndarray, colour: str, label:
 
 
 def moving_average(values: Float[ndarray, " n"], window: int) -> Float[ndarray, " n"]:
-    """Average each value with its neighbours, `window` values in all, fewer at the ends."""
+    """Average each value with its neighbours over `window` values, fewer at the ends."""
     kernel = np.ones(window)
     average: ndarray = np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
     return average
 
 
 def spans_decades(values: Float[ndarray, " n"]) -> bool:
-    """Tell whether a logarithmic axis suits the values: all positive, over more than two decades."""
+    """Return whether a logarithmic axis suits the values: they are positive and span more than two decades."""
     return bool(values.min() > 0 and values.max() > 100 * values.min())
 
 
@@ -287,9 +287,9 @@ def _figure(
     """Make a figure of panels, at most three in a row.
 
     Args:
-        width, height: of a panel, in inches.
-        margins: left, bottom, right and top edge of the panels, as fractions of the figure; None: matplotlib finds
-            them, which takes a second drawing.
+        width, height: size of a panel, in inches.
+        margins: left, bottom, right and top edge of the panels, as fractions of the figure; None: matplotlib computes
+            them, for which it draws the figure a second time.
     """
     columns = min(num_panels, 3)
     num_rows = ceil(num_panels / columns)
@@ -307,7 +307,7 @@ def _figure(
 
 
 def _render(figure: Figure) -> Picture:
-    # The figure gets its own canvas: pyplot would keep every figure in memory and choose a backend for the process.
+    # Not with pyplot, which would keep every figure in memory and choose a backend for the process.
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,4 +1,4 @@
-"""Samples of a generator, each a function of the key and its own number."""
+"""Sample from a generator so that sample i depends only on the weights, the key, its label and i."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,12 +12,12 @@ from gantrain.models.latent import Latent
 from gantrain.seeding import generator
 
 BLOCK_SIZE = 64
-"""Latents in a forward pass. A constant and no option: another size could change the last bits of every sample."""
+"""Latents in a forward pass. It is not an option, because another size could change the last bits of every sample."""
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Hold the module and all below it in evaluation mode; afterwards each has its own mode again."""
+    """Set the module and its submodules to evaluation mode while the block runs; restore each one's mode afterwards."""
     modes = [(m, m.training) for m in module.modules()]
     module.eval()
     try:
@@ -31,14 +31,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def forward(
     G: nn.Module, z: Float[Tensor, "n z_dim"], y: Int64[Tensor, " n"] | None = None
 ) -> Float[Tensor, "n *shape"]:
-    """Turn latents, and labels if G takes them, into samples in evaluation mode; float32 on the CPU."""
+    """Run G in evaluation mode on latents, and on labels if G takes them; return float32 samples on the CPU."""
     with evaluating(G):
         samples: Tensor = G(z, y) if takes_labels(G) else G(z)
     return samples.float().cpu()
 
 
 Labels = Callable[[int, int], Int64[Tensor, " n"]]
-"""From the number of the first sample and that of samples to their labels, on the CPU."""
+"""Called as labels(start, n): returns the labels of samples start to start + n - 1, on the CPU."""
 
 
 def sample_blocks(
@@ -54,13 +54,13 @@ def sample_blocks(
 ) -> Iterator[Float[Tensor, "n *shape"]]:
     """Yield `num` samples in blocks, so that memory is bounded.
 
-    Sample i depends on the weights, the key, its label and i alone: random numbers are drawn on the CPU by block, and
-    the generator always runs on whole blocks, of which the last is cut to length afterwards.
+    Sample i depends only on the weights, the key, its label and i: the latents of each block are drawn on the CPU from
+    its own key, and the generator always runs on full blocks, of which the last is truncated afterwards.
 
     Args:
-        key: what the randomness is keyed by, for example (seed, "sample").
-        labels: of the samples, where G is conditional.
-        first, every: which blocks to make.
+        key: key of the random numbers, for example (seed, "sample").
+        labels: labels of the samples, if G is conditional.
+        first, every: yield only the blocks first, first + every, first + 2 * every, ...
     """
     blocks = list(enumerate(range(0, num, BLOCK_SIZE)))
     for block, start in blocks[first::every]:
@@ -82,11 +82,13 @@ def sample(
     return torch.cat(list(sample_blocks(G, latent, num, device=device, key=key, labels=labels)))
 
 
-def drawn_labels(class_counts: Sequence[int], key: tuple[int | str, ...]) -> Labels:
-    """Draw labels as the data have them; that of sample i depends on the key and i alone.
+def labels_like_data(class_counts: Sequence[int], key: tuple[int | str, ...]) -> Labels:
+    """Return a function that draws labels with the class frequencies of the data; see Labels.
+
+    The label of sample i depends only on the key and i, if all blocks have the same size.
 
     Args:
-        class_counts: samples of each class in the data.
+        class_counts: number of samples of each class in the data.
     """
     weights = torch.tensor(class_counts, dtype=torch.float64)
 
@@ -96,8 +98,8 @@ def drawn_labels(class_counts: Sequence[int], key: tuple[int | str, ...]) -> Lab
     return draw
 
 
-def rows_of_classes(classes: Sequence[int], num: int) -> Labels:
-    """Give each class an equal, consecutive part of `num` samples: its row in a grid."""
+def labels_by_row(classes: Sequence[int], num: int) -> Labels:
+    """Return a function that gives each class an equal, consecutive part of `num` samples, as in the rows of a grid."""
 
     def rows(start: int, n: int) -> Int64[Tensor, " n"]:
         index = torch.arange(start, start + n).clamp_(max=num - 1)

@@ -1,4 +1,4 @@
-"""What a loss is: two functions of logits."""
+"""The interface of losses: two functions of logits."""
 
 from typing import Protocol, runtime_checkable
 
@@ -11,12 +11,12 @@ Scalar = Float[Tensor, ""]
 
 @runtime_checkable
 class Loss(Protocol):
-    """An adversarial objective; both functions are minimized.
+    """The losses of discriminator and generator; both are minimized.
 
-    A loss may have two more attributes, both False where it has none:
-        needs_lipschitz: it estimates a Wasserstein distance, which holds only for a Lipschitz critic.
-        generator_sees_real: its generator(fake_logits, real_logits) also takes the logits of a fresh batch of real
-            samples, as relativistic losses do.
+    A loss may have two optional attributes, which are False by default:
+        needs_lipschitz: whether the critic must be Lipschitz, because the loss estimates a Wasserstein distance.
+        generator_sees_real: whether generator(fake_logits, real_logits) also takes the logits of a new batch of real
+            samples, as in relativistic losses.
     """
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Scalar:
@@ -30,7 +30,7 @@ class Loss(Protocol):
 
 @runtime_checkable
 class RelativisticLoss(Protocol):
-    """A loss that compares real with generated samples, in the generator's step as well."""
+    """A loss that compares real with generated samples in the generator's update too."""
 
     generator_sees_real: bool
 
@@ -44,5 +44,5 @@ class RelativisticLoss(Protocol):
 
 
 def sees_real(loss: object) -> bool:
-    """Tell whether the loss's generator takes real logits too."""
+    """Return whether the generator loss takes real logits too."""
     return bool(getattr(loss, "generator_sees_real", False))

@@ -6,13 +6,13 @@ from gantrain.losses.base import Logits, Scalar
 
 
 class Hinge:
-    """D pushes real logits above 1 and generated ones below -1, and no further; G raises the mean logit of its samples.
+    """The hinge loss: D pushes real logits above 1 and generated logits below -1; G maximizes its mean logit.
 
     Source: Lim and Ye 2017 (geometric GAN); Miyato 2018, equations 16 and 17.
     """
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Scalar:
-        """Return E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))], at least 0; 2 where D cannot tell."""
+        """Return E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))], at least 0; 2 if all logits are 0."""
         return relu(1 - real_logits).mean() + relu(1 + fake_logits).mean()
 
     def generator(self, fake_logits: Logits) -> Scalar:

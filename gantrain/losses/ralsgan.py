@@ -7,10 +7,11 @@ from gantrain.seeding import whole_batch
 
 
 class RelativisticAverageLeastSquares:
-    """D puts each real logit 1 above the mean generated one and each generated logit 1 below the mean real one.
+    """D regresses each real logit to the mean generated logit + 1, and each generated logit to the mean real logit - 1.
 
-    G wants the opposite. The means are those of the whole batch, over all processes, and gradients flow through them.
-    Both losses are 1 where all logits are equal.
+    G does the opposite. The means are over the whole batch of all processes, and gradients flow through them. Both
+    losses are at least 0, and 1 if all logits are equal.
+
     Source: Jolicoeur-Martineau 2018, RaLSGAN, with the factor 1/2 of the author's code.
     """
 
@@ -22,7 +23,7 @@ class RelativisticAverageLeastSquares:
         return _half_squared_errors(higher=real_logits, lower=fake_logits)
 
     def generator(self, fake_logits: Logits, real_logits: Logits) -> Scalar:
-        """Return the discriminator's loss with real and generated samples exchanged."""
+        """Return the discriminator loss with real and generated logits exchanged."""
         return _half_squared_errors(higher=fake_logits, lower=real_logits)
 
 

@@ -8,10 +8,11 @@ from gantrain.losses.base import Logits, Scalar
 
 
 class Relativistic:
-    """D ranks each real sample above the generated sample of the same row, G the other way round.
+    """D ranks each real sample above the generated sample in the same row of the batch; G does the opposite.
 
-    Only differences of logits count, so neither player gains by raising all logits. Both losses are log 2 where the
-    logits are equal. Source: Jolicoeur-Martineau 2018, section 4.1 (RSGAN); Huang 2024 (R3GAN), equation 2 with
+    The losses depend only on differences of logits. Both are log 2 if all logits are equal.
+
+    Source: Jolicoeur-Martineau 2018, section 4.1 (RSGAN); Huang 2024 (R3GAN), equation 2 with
     f(t) = -log(1 + exp(-t)).
     """
 

@@ -6,18 +6,20 @@ from gantrain.losses.base import Logits, Scalar
 
 
 class Wasserstein:
-    """The critic maximizes E[D(x)] - E[D(G(z))], the generator minimizes it.
+    """The critic maximizes E[D(x)] - E[D(G(z))]; the generator minimizes it.
 
-    It estimates the distance only if a regularizer keeps the critic Lipschitz (gradient_penalty, weight_clip).
+    The value estimates the distance only if something bounds the critic's Lipschitz constant: gradient_penalty,
+    weight_clip or spectral normalization.
+
     Source: Arjovsky 2017, equation 3 and Algorithm 1.
     """
 
     needs_lipschitz: ClassVar[bool] = True
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Scalar:
-        """Return minus the estimate of the distance, from unbounded logits [n] and [n]."""
+        """Return E[D(G(z))] - E[D(x)], unbounded: the negative estimate of the distance."""
         return fake_logits.mean() - real_logits.mean()
 
     def generator(self, fake_logits: Logits) -> Scalar:
-        """Return minus the mean logit of the generated samples [n]."""
+        """Return -E[D(G(z))], unbounded."""
         return -fake_logits.mean()

@@ -1,4 +1,4 @@
-"""The discriminator of ACGAN, which also classifies. Its generator is conditional_dcgan.Generator."""
+"""The discriminator of ACGAN, which also predicts the class. The generator is conditional_dcgan.Generator."""
 
 from collections.abc import Sequence
 
@@ -13,19 +13,19 @@ from gantrain.regularizers.base import Auxiliary
 
 
 class Discriminator(nn.Module):
-    """Images [n, c, h, w] to logits [n] and {"class_logits": [n, num_classes]}; regularizer=auxiliary_classifier.
+    """Map images [n, c, h, w] to logits [n] and {"class_logits": [n, num_classes]}, for auxiliary_classifier.
 
-    It is DCGAN's discriminator with a second head. It takes no labels, so it has no attribute `num_classes`.
+    This is DCGAN's discriminator with a second head. It takes no labels, so it has no attribute `num_classes`.
 
     Source: Odena 2017, section 3.
 
     Args:
         image_shape: (c, h, w) with h = w a multiple of 4 from 16 to 256.
-        num_classes: classes that it tells apart.
-        width, norm, ...: as of dcgan.Discriminator.
+        num_classes: number of classes.
+        width, norm, ...: as in dcgan.Discriminator.
 
     Attributes:
-        num_aux_classes: num_classes.
+        num_aux_classes: number of classes that the discriminator predicts.
     """
 
     def __init__(
@@ -58,6 +58,6 @@ class Discriminator(nn.Module):
             spectral_norm(self)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> tuple[Logits, Auxiliary]:
-        """Score and classify each image."""
+        """Return the logits and the class logits of the images."""
         features = self.trunk(x)
         return self.head(features), {"class_logits": self.class_head(features)}

@@ -13,15 +13,15 @@ from gantrain.models.spectral_norm import spectral_norm
 
 
 class Generator(nn.Module):
-    """z [n, z_dim] and labels y [n] to images [n, c, h, w] in [-1, 1].
+    """Map latents z [n, z_dim] and labels y [n] to images [n, c, h, w] in [-1, 1].
 
     Source: Mirza 2014, section 3.2, on the networks of Radford 2016; Odena 2017, section 3, has the same generator.
 
     Args:
         image_shape: (c, h, w) with h = w a multiple of 4 from 16 to 256.
         num_classes: labels lie in [0, num_classes).
-        embedding_dim: numbers that stand for a label, concatenated to z.
-        width, norm, ...: as of dcgan.Generator.
+        embedding_dim: dimension of the label embeddings, which are concatenated to z.
+        width, norm, ...: as in dcgan.Generator.
     """
 
     def __init__(
@@ -53,25 +53,25 @@ class Generator(nn.Module):
         )
 
     def forward(self, z: Float[Tensor, "n z_dim"], y: Int64[Tensor, " n"]) -> Float[Tensor, "n c h w"]:
-        """Make one image of class y from each latent."""
+        """Return the images of latents and labels."""
         images: Tensor = self.network(torch.cat([z, self.embedding(y)], dim=1))
         return images
 
 
 class Discriminator(nn.Module):
-    """Images [n, c, h, w] and labels y [n] to logits [n].
+    """Map images [n, c, h, w] and labels y [n] to logits [n].
 
-    Each number of the label's embedding becomes a constant channel beside those of the image. Repeating the code over
-    all pixels (Reed 2016, section 4.1) is the convolutional form of Mirza's concatenation: the number of weights does
-    not depend on the image size. Denton 2015 (LAPGAN) learns one image-sized plane for each class instead.
+    Each element of a label's embedding becomes a constant channel that is concatenated to the image. Repeating the
+    embedding over all pixels (Reed 2016, section 4.1) is the convolutional form of Mirza's concatenation, so the number
+    of weights does not depend on the image size. Denton 2015 (LAPGAN) learns an image-sized channel per class instead.
 
     Source: Mirza 2014, section 3.2, on the networks of Radford 2016.
 
     Args:
         image_shape: (c, h, w) with h = w a multiple of 4 from 16 to 256.
         num_classes: labels lie in [0, num_classes).
-        embedding_dim: constant channels that stand for a label.
-        width, norm, ...: as of dcgan.Discriminator; norm=spectral normalizes the embedding too.
+        embedding_dim: dimension of the label embeddings: number of constant channels.
+        width, norm, ...: as in dcgan.Discriminator; norm=spectral also normalizes the embedding.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.embedding = layers.label_embedding(num_classes, embedding_dim)
-        dcgan.base_and_halvings(image_shape)  # refuses vectors before their channels are counted
+        dcgan.base_and_halvings(image_shape)  # raises for vectors, which have no channels
         self.network = dcgan.Discriminator(
             (image_shape[0] + embedding_dim, *image_shape[1:]),
             width=width,
@@ -104,7 +104,7 @@ class Discriminator(nn.Module):
             spectral_norm(self.embedding)
 
     def forward(self, x: Float[Tensor, "n c h w"], y: Int64[Tensor, " n"]) -> Logits:
-        """Score each image as one of class y."""
+        """Return the logits of images with their labels."""
         n, _, h, w = x.shape
         maps = self.embedding(y)[:, :, None, None].expand(n, -1, h, w)
         logits: Tensor = self.network(torch.cat([x, maps], dim=1))

@@ -14,15 +14,15 @@ from gantrain.models.spectral_norm import spectral_norm
 
 
 class Generator(nn.Module):
-    """z [n, z_dim] and labels y [n] to samples [n, *image_shape].
+    """Map latents z [n, z_dim] and labels y [n] to samples [n, *image_shape].
 
     Source: Mirza 2014, sections 3.2 and 4.1, with a learned embedding where the paper has a hidden layer over the
     one-hot label.
 
     Args:
         num_classes: labels lie in [0, num_classes).
-        embedding_dim: numbers that stand for a label, concatenated to z.
-        width, multipliers, ...: as of mlp.Generator.
+        embedding_dim: dimension of the label embeddings, which are concatenated to z.
+        width, multipliers, ...: as in mlp.Generator.
     """
 
     def __init__(
@@ -56,21 +56,21 @@ class Generator(nn.Module):
         )
 
     def forward(self, z: Float[Tensor, "n z_dim"], y: Int64[Tensor, " n"]) -> Float[Tensor, "n *image_shape"]:
-        """Make one sample of class y from each latent."""
+        """Return the samples of latents and labels."""
         samples: Tensor = self.network(torch.cat([z, self.embedding(y)], dim=1))
         return samples
 
 
 class Discriminator(nn.Module):
-    """Samples [n, *image_shape] and labels y [n] to logits [n].
+    """Map samples [n, *image_shape] and labels y [n] to logits [n].
 
     Source: Mirza 2014, sections 3.2 and 4.1, with a learned embedding where the paper has a hidden layer over the
     one-hot label.
 
     Args:
         num_classes: labels lie in [0, num_classes).
-        embedding_dim: numbers that stand for a label, concatenated to the flattened sample.
-        width, multipliers, ...: as of mlp.Discriminator; norm=spectral normalizes the embedding too.
+        embedding_dim: dimension of the label embeddings, which are concatenated to the flattened samples.
+        width, multipliers, ...: as in mlp.Discriminator; norm=spectral also normalizes the embedding.
     """
 
     def __init__(
@@ -104,6 +104,6 @@ class Discriminator(nn.Module):
             spectral_norm(self.embedding)
 
     def forward(self, x: Float[Tensor, "n *image_shape"], y: Int64[Tensor, " n"]) -> Logits:
-        """Score each sample as one of class y."""
+        """Return the logits of samples with their labels."""
         logits: Tensor = self.network(torch.cat([x.flatten(1), self.embedding(y)], dim=1))
         return logits

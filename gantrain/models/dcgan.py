@@ -1,7 +1,7 @@
-"""Deep convolutional networks after Radford 2016, for square images of any size that halves down to a small base.
+"""Deep convolutional networks (Radford 2016) for square images.
 
-Both networks are one stack: 4x4 convolutions of stride 2 between the image and a base of at least 4x4, the number of
-channels doubling with every halving, and one convolution over the whole base.
+Both networks have 4x4 convolutions of stride 2 between the image and a base of at least 4x4 pixels, with twice as many
+channels at half the size, and one convolution whose kernel has the size of the base.
 """
 
 from collections.abc import Sequence
@@ -18,23 +18,23 @@ MIN_SIZE, MAX_SIZE, MIN_BASE = 16, 256, 4
 
 
 def base_and_halvings(image_shape: Sequence[int]) -> tuple[int, int]:
-    """Find how often the image can be halved while at least 4 pixels are left, and what is left.
+    """Return the size of the base and the number of halvings from the image to the base, which has at least 4 pixels.
 
-    64 gives (4, 4), 28 gives (7, 2), 128 gives (4, 5).
+    A size of 64 gives (4, 4), 28 gives (7, 2), 128 gives (4, 5).
 
     Raises:
-        ValueError: the shape is not that of a square image of a size that fits.
+        ValueError: the shape is not that of a square image with a side from 16 to 256 that is a multiple of 4.
     """
     if len(image_shape) != 3 or image_shape[1] != image_shape[2]:
         raise ValueError(
-            f"DCGAN makes square images, but the data has shape {tuple(image_shape)}; "
+            f"DCGAN needs square images, but the data has shape {tuple(image_shape)}; "
             "choose a square dataset.image_size, or network=mlp, which takes any shape."
         )
     size = image_shape[1]
     if not MIN_SIZE <= size <= MAX_SIZE or size % 4:
         near = min(max(round(size / 4) * 4, MIN_SIZE), MAX_SIZE)
         raise ValueError(
-            f"DCGAN makes images of {MIN_SIZE} to {MAX_SIZE} pixels a side, a multiple of 4, but the data has {size}; "
+            f"DCGAN needs images with a side of {MIN_SIZE} to {MAX_SIZE} pixels, a multiple of 4, but it is {size}; "
             f"try dataset.image_size={near}."
         )
     halvings = 0
@@ -44,13 +44,13 @@ def base_and_halvings(image_shape: Sequence[int]) -> tuple[int, int]:
 
 
 def check_channels(image_shape: Sequence[int]) -> None:
-    """Refuse to generate what is no grey or colour image; D takes any channels, for example those of packed images.
+    """Check that an image to generate has 1 (grey) or 3 (RGB) channels; D takes any number, as in packed images.
 
     Raises:
-        ValueError: the channels are neither 1 nor 3.
+        ValueError: it has another number of channels.
     """
     if len(image_shape) == 3 and image_shape[0] not in (1, 3):
-        raise ValueError(f"DCGAN makes images of 1 or 3 channels, but the data has {image_shape[0]}; use network=mlp.")
+        raise ValueError(f"DCGAN needs images with 1 or 3 channels, but they have {image_shape[0]}; use network=mlp.")
 
 
 def downsampling(
@@ -81,25 +81,26 @@ def downsampling(
 
 
 class Projection(nn.ConvTranspose2d):
-    """The transposed convolution of a single pixel, which is a matrix product; computed as one it is twice as fast."""
+    """A transposed convolution of a single pixel, computed as a matrix product, which is twice as fast."""
 
     def forward(self, z: Float[Tensor, "n z_dim"]) -> Float[Tensor, "n c base base"]:  # type: ignore[override]
-        """Spread each code over the base."""
-        weight = self.weight  # once: a spectrally normalized weight is computed anew each time
+        """Return the features of the base from each latent."""
+        weight = self.weight  # read once, because a spectrally normalized weight is computed at each access
         x = (z @ weight.flatten(1)).view(len(z), *weight.shape[1:])
         return x if self.bias is None else x + self.bias[:, None, None]
 
 
 class Generator(nn.Module):
-    """z [n, z_dim] to images [n, c, h, w] in [-1, 1].
+    """Map latents z [n, z_dim] to images [n, c, h, w] in [-1, 1].
 
     Source: Radford 2016, figure 1 and section 3.
 
     Args:
         image_shape: (c, h, w) with h = w a multiple of 4 from 16 to 256.
-        width: channels of the last hidden layer, doubled by each layer before it.
-        slope: of leaky_relu below 0; the other activations ignore it.
-        bias: "ends" gives a bias to the layers that are never normalized: D's first, and the last of both.
+        width: number of channels of the last hidden layer; each layer before has twice as many as the next.
+        slope: slope of leaky_relu below 0; other activations ignore it.
+        bias: "all", "none", or "ends": only layers without normalization have a bias: D's first layer and the last
+            layers of G and D.
     """
 
     def __init__(
@@ -139,21 +140,22 @@ class Generator(nn.Module):
             spectral_norm(self)
 
     def forward(self, z: Float[Tensor, "n z_dim"]) -> Float[Tensor, "n c h w"]:
-        """Make one image from each code."""
+        """Return the images of latents."""
         images: Tensor = self.layers(z)
         return images
 
 
 class Discriminator(nn.Module):
-    """Images [n, c, h, w] to logits [n].
+    """Map images [n, c, h, w] to logits [n].
 
     Source: Radford 2016, section 3. No normalization on the first layer.
 
     Args:
         image_shape: (c, h, w) with h = w a multiple of 4 from 16 to 256.
-        width: channels of the first layer, doubled by each layer after it.
-        slope: of leaky_relu below 0; the other activations ignore it.
-        bias: "ends" gives a bias to the layers that are never normalized: D's first, and the last of both.
+        width: number of channels of the first layer; each further layer has twice as many.
+        slope: slope of leaky_relu below 0; other activations ignore it.
+        bias: "all", "none", or "ends": only layers without normalization have a bias: D's first layer and the last
+            layers of G and D.
     """
 
     def __init__(
@@ -182,6 +184,6 @@ class Discriminator(nn.Module):
             spectral_norm(self)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Logits:
-        """Score each image."""
+        """Return the logits of images."""
         logits: Tensor = self.layers(x)
         return logits

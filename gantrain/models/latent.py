@@ -1,4 +1,4 @@
-"""What the generator starts from."""
+"""Distributions of the latent z."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Normal:
-    """z ~ N(0, 1), independent coordinates."""
+    """z ~ N(0, 1) in each dimension, independently."""
 
     z_dim: int
 
@@ -19,13 +19,13 @@ class Normal:
     def __call__(
         self, n: int, *, device: torch.device, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n z_dim"]:
-        """Draw n codes; without a generator from torch's global one."""
+        """Draw n latents, with torch's default generator if `generator` is None."""
         return torch.randn(n, self.z_dim, device=device, generator=generator)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform:
-    """z ~ U[low, high), independent coordinates."""
+    """z ~ U[low, high) in each dimension, independently."""
 
     z_dim: int
     low: float
@@ -39,7 +39,7 @@ class Uniform:
     def __call__(
         self, n: int, *, device: torch.device, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n z_dim"]:
-        """Draw n codes; without a generator from torch's global one."""
+        """Draw n latents, with torch's default generator if `generator` is None."""
         return torch.rand(n, self.z_dim, device=device, generator=generator) * (self.high - self.low) + self.low
 
 
@@ -48,4 +48,4 @@ Latent = Normal | Uniform
 
 def _check_dim(z_dim: int) -> None:
     if z_dim < 1:
-        raise ValueError(f"z_dim={z_dim}: the generator needs at least one number to start from (100 is usual).")
+        raise ValueError(f"z_dim={z_dim}: the latent needs at least one dimension (100 is usual).")

@@ -27,20 +27,20 @@ def _dims(width: int, multipliers: Sequence[float]) -> list[int]:
     dims = [round(width * m) for m in multipliers]
     if not dims or min(dims) < 1:
         raise ValueError(
-            f"width={width}, multipliers={list(multipliers)}: each product is a hidden layer's width and must be at "
-            "least 1; for two layers of 256 say width=256 and multipliers=[1, 1]."
+            f"width={width}, multipliers={list(multipliers)}: width * multiplier is the size of a hidden layer and "
+            "must be at least 1; for example width=256 multipliers=[1,1] for two layers of 256."
         )
     return dims
 
 
 class Generator(nn.Module):
-    """z [n, z_dim] to samples [n, *image_shape].
+    """Map latents z [n, z_dim] to samples [n, *image_shape].
 
     Args:
         image_shape: (c, h, w) or (d,).
-        width: times each of `multipliers` the width of a hidden layer.
-        slope: of leaky_relu below 0; the other activations ignore it.
-        output: activation of the last layer, "tanh" for images in [-1, 1], "linear" for unbounded data.
+        width, multipliers: hidden layer i has width * multipliers[i] units, rounded.
+        slope: slope of leaky_relu below 0; other activations ignore it.
+        output: activation of the last layer: "tanh" for images in [-1, 1], "linear" for unbounded data.
     """
 
     def __init__(
@@ -69,18 +69,18 @@ class Generator(nn.Module):
             spectral_norm(self)
 
     def forward(self, z: Float[Tensor, "n z_dim"]) -> Float[Tensor, "n *image_shape"]:
-        """Make one sample from each code."""
+        """Return the samples of latents."""
         samples: Tensor = self.layers(z)
         return samples
 
 
 class Discriminator(nn.Module):
-    """Samples [n, *image_shape] to logits [n].
+    """Map samples [n, *image_shape] to logits [n].
 
     Args:
         image_shape: (c, h, w) or (d,).
-        width: times each of `multipliers` the width of a hidden layer.
-        slope: of leaky_relu below 0; the other activations ignore it.
+        width, multipliers: hidden layer i has width * multipliers[i] units, rounded.
+        slope: slope of leaky_relu below 0; other activations ignore it.
         dropout: probability that a hidden unit is dropped, in [0, 1).
     """
 
@@ -98,7 +98,7 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout}: the probability of dropping a unit must lie in [0, 1).")
+            raise ValueError(f"dropout={dropout}: the probability of dropping a unit must be in [0, 1), such as 0.3.")
         dims = [prod(image_shape), *_dims(width, multipliers)]
         self.layers = nn.Sequential(
             nn.Flatten(),
@@ -111,6 +111,6 @@ class Discriminator(nn.Module):
             spectral_norm(self)
 
     def forward(self, x: Float[Tensor, "n *image_shape"]) -> Logits:
-        """Score each sample."""
+        """Return the logits of samples."""
         logits: Tensor = self.layers(x)
         return logits

@@ -1,4 +1,4 @@
-"""Packing: the discriminator judges several samples at a time."""
+"""Packing: the discriminator takes several samples as one input."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,16 +10,16 @@ from gantrain.models.calling import takes_labels
 
 
 class Packed(nn.Module):
-    """Samples [k, c, ...] to logits [k / packing]: one for each `packing` consecutive samples.
+    """Map samples [k, c, ...] to logits [k / packing]: one logit for each pack of `packing` consecutive samples.
 
-    The samples of a pack are concatenated along the channels, or end to end where they are vectors. In a
-    pack D can see that samples resemble each other too much, which works against mode collapse.
+    The samples of a pack are concatenated along their first dimension: the channels of images, or the elements of
+    vectors. From a pack, D can see that samples are too similar to each other, which reduces mode collapse.
 
     Source: Lin 2018 (PacGAN), section 2.
 
     Args:
-        discriminator: takes samples of `packing` times the channels.
-        packing: samples in a pack.
+        discriminator: discriminator for samples with `packing` times the channels.
+        packing: number of samples in a pack.
 
     Raises:
         ValueError: the discriminator takes or predicts labels.
@@ -31,17 +31,17 @@ class Packed(nn.Module):
         super().__init__()
         if takes_labels(discriminator) or getattr(discriminator, "num_aux_classes", None) is not None:
             raise ValueError(
-                f"packing={packing} with {type(discriminator).__module__}.{type(discriminator).__name__}, whose labels "
-                "belong to single samples: the samples of a pack have different ones. Use packing=1, or a "
+                f"packing={packing} with {type(discriminator).__module__}.{type(discriminator).__name__}: a label "
+                "belongs to a single sample, and the samples of a pack have different labels. Use packing=1, or a "
                 "discriminator without labels, for example network=dcgan."
             )
         self.discriminator, self.packing = discriminator, packing
 
     def forward(self, x: Float[Tensor, "k *shape"]) -> Logits:
-        """Judge each pack; k is the number of samples.
+        """Return the logits of the packs.
 
         Raises:
-            ValueError: the samples cannot be divided into packs.
+            ValueError: the number of samples k is not a multiple of `packing`.
         """
         k, channels, *rest = x.shape
         if k % self.packing:
@@ -57,17 +57,17 @@ class Packed(nn.Module):
 def pack(
     make_discriminator: Callable[[tuple[int, ...]], nn.Module], image_shape: Sequence[int], packing: int
 ) -> nn.Module:
-    """Make a discriminator that judges `packing` samples at a time; with packing 1 the discriminator itself.
+    """Make a packed discriminator, or with packing=1 an ordinary one.
 
     Args:
-        make_discriminator: makes one for the shape that it is given.
-        image_shape: (c, h, w) or (d,), of a single sample.
+        make_discriminator: makes a discriminator for samples of a given shape.
+        image_shape: shape of a single sample, (c, h, w) or (d,).
 
     Raises:
         ValueError: packing is below 1, or the discriminator cannot be packed.
     """
     if packing < 1:
-        raise ValueError(f"packing={packing}: the discriminator judges at least one sample at a time (2 is usual).")
+        raise ValueError(f"packing={packing}: a pack needs at least one sample (2 is usual).")
     if packing == 1:
         return make_discriminator(tuple(image_shape))
     channels, *rest = image_shape

@@ -1,4 +1,4 @@
-"""Spectral normalization: every weight divided by an estimate of its largest singular value."""
+"""Spectral normalization: weights are divided by an estimate of their largest singular value."""
 
 from typing import TypeVar, cast
 
@@ -11,10 +11,10 @@ from torch.nn.utils import parametrize
 from gantrain.losses.base import Scalar
 
 EPS = 1e-12
-"""Smallest norm that a vector of the power iteration is divided by."""
+"""Lower bound of the norms by which the vectors of the power iteration are divided."""
 
 NUM_FIRST_ITERATIONS = 15
-"""Before the first update, so that a new network is normalized as well; torch takes the same number."""
+"""Steps of the power iteration before the first update, so that new networks are normalized; as in torch."""
 
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding)
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -23,11 +23,11 @@ _Module = TypeVar("_Module", bound=nn.Module)
 class SpectralNorm(nn.Module):
     """The parametrization W -> W / sigma, where sigma = u^T W v estimates W's largest singular value.
 
-    A weight is seen as a matrix [num_out, everything else]. A transposed convolution stores its output channels in
-    dimension 1, every other layer in dimension 0. An embedding is the matrix [num_classes, embedding_dim].
+    A weight is reshaped to a matrix [num_out, num_rest]. Transposed convolutions have their output channels in
+    dimension 1 of the weight, other layers in dimension 0. An embedding is the matrix [num_classes, embedding_dim].
 
-    u [num_out] and v are the vectors of the power iteration. They are buffers, so that a resumed run has the same, and
-    constants in the gradient; `iterate` alone changes them, in place.
+    u [num_out] and v [num_rest] are the vectors of the power iteration. They are buffers, so that checkpoints contain
+    them, and have no gradient. Only `iterate` changes them, in place.
 
     Source: Miyato 2018, equations 6 to 8 and appendix A, Algorithm 1.
     """
@@ -45,19 +45,19 @@ class SpectralNorm(nn.Module):
             self.iterate(weight)
 
     def matrix(self, weight: Float[Tensor, "*shape"]) -> Float[Tensor, "num_out num_rest"]:
-        """Return the weight as the matrix whose singular value is estimated."""
+        """Return the weight as a matrix."""
         return weight.transpose(0, self.out_dim).flatten(1)
 
     @torch.no_grad()
     def iterate(self, weight: Float[Tensor, "*shape"]) -> None:
-        """Make one step of the power iteration: v = W^T u, then u = W v, each scaled to length 1."""
+        """Make one step of the power iteration: v = W^T u, then u = W v, each normalized to length 1."""
         matrix = self.matrix(weight)
         self.v.copy_(normalize(matrix.mT @ self.u, dim=0, eps=EPS))
         self.u.copy_(normalize(matrix @ self.v, dim=0, eps=EPS))
 
     def sigma(self, weight: Float[Tensor, "*shape"]) -> Scalar:
-        """Return u^T W v, differentiable in W."""
-        # Autocast would round the products to 8 bits of mantissa, and every weight would be scaled by that error.
+        """Return u^T W v, differentiable with respect to W."""
+        # Autocast would round sigma to 8 bits of mantissa, and this error would scale the whole weight.
         with torch.autocast(weight.device.type, enabled=False):
             sigma: Tensor = self.u @ (self.matrix(weight) @ self.v)
         return sigma
@@ -68,11 +68,11 @@ class SpectralNorm(nn.Module):
 
 
 def spectral_norm(module: _Module) -> _Module:
-    """Normalize every linear layer, convolution and embedding in the module, itself included; return the module.
+    """Normalize all linear layers, convolutions and embeddings in the module, or the module itself; return the module.
 
-    `layer.weight` is the normalized weight from then on, and the parameter that is trained is
-    `layer.parametrizations.weight.original`. It is the same Parameter as before: counts and optimizers do not change.
-    Call it after layers.initialize, or initialize afterwards; u is drawn from torch's global generator.
+    Then `layer.weight` is the normalized weight, and `layer.parametrizations.weight.original` is the trained parameter.
+    That is the same Parameter object as before, so existing optimizers remain valid. layers.initialize can be called
+    before or after. The initial u is drawn from torch's default generator.
     """
     for layer in list(module.modules()):
         if isinstance(layer, _LAYERS) and not parametrize.is_parametrized(layer, "weight"):
@@ -83,21 +83,22 @@ def spectral_norm(module: _Module) -> _Module:
 
 
 def iterate_spectral_norms(module: nn.Module) -> None:
-    """Make one step of the power iteration for every normalized weight in the module; without any, do nothing.
+    """Make one step of the power iteration for every spectrally normalized weight in the module.
 
-    Call it once at the start of each update of the module's weights: all forward passes of the update share u and v.
+    Call this once at the start of each update of the module's weights, so that all forward passes of the update use the
+    same u and v.
     """
     for original, norm in _norms(module):
         norm.iterate(original)
 
 
 def has_spectral_norm(module: nn.Module) -> bool:
-    """Tell whether any weight of the module is spectrally normalized."""
+    """Return whether any weight of the module is spectrally normalized."""
     return bool(_norms(module))
 
 
 def original_weight(layer: nn.Module) -> object:
-    """Return the weight that is trained: `layer.weight` before any normalization; None where there is none."""
+    """Return the trained weight: `layer.weight` before spectral normalization; None if the layer has no weight."""
     if parametrize.is_parametrized(layer, "weight"):
         weights = cast(nn.ModuleDict, layer.parametrizations)["weight"]
         return weights.original

@@ -1,6 +1,7 @@
-"""The convolutional networks of the comparative study on 28x28 digits: convolutions between fully connected layers.
+"""The convolutional networks of the comparative study on 28x28 digits.
 
-The generator follows the one of InfoGAN (Chen 2016, table 1), the critic its discriminator without normalization.
+The generator is similar to that of InfoGAN (Chen 2016, table 1), and the critic to InfoGAN's discriminator without
+normalization.
 """
 
 from collections.abc import Sequence
@@ -15,16 +16,17 @@ from gantrain.models.layers import InitName, initialize
 def _check_shape(image_shape: Sequence[int], *, smallest: int) -> None:
     if len(image_shape) != 3 or image_shape[1] != image_shape[2] or image_shape[1] % 4 or image_shape[1] < smallest:
         raise ValueError(
-            f"the study's networks take square images whose side is a multiple of 4, at least {smallest}, but the data "
-            f"has shape {tuple(image_shape)}; choose another dataset.image_size or network."
+            f"the study's networks need square images with a side that is a multiple of 4, at least {smallest}, but "
+            f"the data has shape {tuple(image_shape)}; choose another dataset.image_size or network."
         )
 
 
 class Generator(nn.Module):
-    """z [n, z_dim] to images [n, c, h, w] in [-1, 1]: two full layers, then two transposed convolutions.
+    """Map latents z [n, z_dim] to images [n, c, h, w] in [-1, 1]: two linear layers, then two transposed convolutions.
 
     Args:
-        width: channels of the last hidden layer; the others are 2 width, and 16 width for the first full layer.
+        width: number of channels of the last hidden layer; the convolution before has 2 width channels, and the first
+            linear layer has 16 width units.
     """
 
     def __init__(self, image_shape: Sequence[int], z_dim: int, *, width: int, init: InitName):
@@ -49,17 +51,17 @@ class Generator(nn.Module):
         initialize(self, init)
 
     def forward(self, z: Float[Tensor, "n z_dim"]) -> Float[Tensor, "n c h w"]:
-        """Make one image from each code."""
+        """Return the images of latents."""
         images: Tensor = self.layers(z)
         return images
 
 
 class PoolingDiscriminator(nn.Module):
-    """Images [n, c, h, w] to logits [n]: two 5x5 convolutions, each max-pooled, and two full layers.
+    """Map images [n, c, h, w] to logits [n]: two 5x5 convolutions with max pooling, then two linear layers.
 
     Args:
-        width: channels of the first convolution, doubled by the second.
-        slope: of the leaky ReLU below 0.
+        width: number of channels of the first convolution; the second has 2 width.
+        slope: slope of the leaky ReLU below 0.
     """
 
     def __init__(self, image_shape: Sequence[int], *, width: int, slope: float, init: InitName):
@@ -83,17 +85,18 @@ class PoolingDiscriminator(nn.Module):
         initialize(self, init)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Logits:
-        """Score each image."""
+        """Return the logits of images."""
         logits: Tensor = self.layers(x)
         return logits
 
 
 class StridedCritic(nn.Module):
-    """Images [n, c, h, w] to logits [n]: two 4x4 convolutions of stride 2 without padding, and two full layers.
+    """Map images [n, c, h, w] to logits [n]: two 4x4 convolutions of stride 2 without padding, then two linear layers.
 
     Args:
-        width: channels of the first convolution, doubled by the second; 16 width for the full layer.
-        slope: of the leaky ReLU below 0.
+        width: number of channels of the first convolution; the second has 2 width, and the first linear layer has 16
+            width units.
+        slope: slope of the leaky ReLU below 0.
     """
 
     def __init__(self, image_shape: Sequence[int], *, width: int, slope: float, init: InitName):
@@ -114,6 +117,6 @@ class StridedCritic(nn.Module):
         initialize(self, init)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Logits:
-        """Score each image."""
+        """Return the logits of images."""
         logits: Tensor = self.layers(x)
         return logits

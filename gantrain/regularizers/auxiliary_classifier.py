@@ -11,22 +11,22 @@ from gantrain.regularizers.base import Auxiliary, Critic, Draw, Labels, Regulari
 
 
 class AuxiliaryClassifier(Regularizer):
-    """Train D to classify real samples, and G to make samples that D assigns to the class asked for.
+    """Train D to classify real samples, and G to generate samples that D assigns to the class of their label.
 
-    The paper trains D to classify generated samples as well. That lowers their diversity, since both players gain from
-    samples that are easy to classify; like the released code of WGAN-GP, D is trained on real samples only.
+    The paper also trains D to classify generated samples. That lowers their diversity, because both players gain from
+    samples that are easy to classify. So here, as in the released code of WGAN-GP, D classifies real samples only.
 
-    Source: Odena 2017, equation 3 (L_C); weights and terms after Gulrajani 2017 (released code for CIFAR-10).
+    Source: Odena 2017, equation 3 (L_C); weights and terms as in Gulrajani 2017 (released code for CIFAR-10).
 
     Args:
-        weight_real: of the cross entropy of real samples in D's loss.
-        weight_generator: of the cross entropy of generated samples in G's loss.
+        weight_real: weight of the cross entropy of real samples in D's loss.
+        weight_generator: weight of the cross entropy of generated samples in G's loss.
 
     Raises:
-        ValueError: a weight is negative. From the penalties: D returns no class logits, or there are no labels.
+        ValueError: a weight is negative; in the penalties: D returns no class logits, or there are no labels.
 
     Attributes:
-        needs_classifier: D must have `num_aux_classes`; checked before the training starts.
+        needs_classifier: whether D must have the attribute `num_aux_classes`; checked before the first step.
     """
 
     needs_classifier: ClassVar[bool] = True
@@ -34,15 +34,15 @@ class AuxiliaryClassifier(Regularizer):
     def __init__(self, *, weight_real: float, weight_generator: float):
         for name, weight, usual in (("weight_real", weight_real, 1), ("weight_generator", weight_generator, 0.1)):
             if weight < 0:
-                raise ValueError(f"{name}={weight}: a weight of a loss is at least 0 ({usual} is usual).")
+                raise ValueError(f"{name}={weight}: the weight of a loss must be at least 0 ({usual} is usual).")
         self.weight_real, self.weight_generator = weight_real, weight_generator
 
     def discriminator_penalty(self, critic: Critic, batch: UpdateBatch) -> Scalar:
-        """weight_real * E[-log p(c = y | x)] over real samples."""
+        """Return weight_real * E[-log p(c = y | x)] over the real samples."""
         return self.weight_real * _classification_loss(batch.real_aux, batch.labels)
 
     def generator_penalty(self, G: Callable[..., Tensor], draw: Draw, batch: UpdateBatch) -> Scalar:
-        """weight_generator * E[-log p(c = y | G(z, y))]."""
+        """Return weight_generator * E[-log p(c = y | G(z, y))]."""
         return self.weight_generator * _classification_loss(batch.fake_aux, batch.fake_labels)
 
 
@@ -54,7 +54,7 @@ def _classification_loss(aux: Auxiliary, labels: Labels) -> Scalar:
         )
     if labels is None:
         raise ValueError(
-            "regularizer=auxiliary_classifier: there are no labels to classify by; use a dataset with labels and a "
+            "regularizer=auxiliary_classifier: the samples have no labels; use a dataset with labels and a "
             "generator that takes them (network=acgan)."
         )
     return cross_entropy(aux["class_logits"], labels)

@@ -1,4 +1,4 @@
-"""What a regularizer may do, and when."""
+"""The interface of regularizers: perturbations, penalties and projections."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -12,26 +12,28 @@ from gantrain.schedules.base import Clock
 
 Labels = Int64[Tensor, " n"] | None
 Auxiliary = dict[str, Tensor]
-"""What a discriminator returns besides its logits, by name, each [n, ...]."""
+"""The outputs of a discriminator besides its logits, by name, each [n, ...]."""
 
 Critic = Callable[[Tensor, Labels], Logits]
-"""x [n, ...] before augmentation, and its labels, to logits [n]: the augmentation is part of it."""
+"""Computes logits [n] from samples [n, ...] and their labels: augments the samples, then applies D."""
 
-Judge = Callable[[Tensor, Labels], tuple[Logits, Auxiliary]]
+DiscriminatorOutput = tuple[Logits, Auxiliary]
+Discriminate = Callable[[Tensor, Labels], DiscriminatorOutput]
+"""Computes D's output from augmented samples [n, ...] and their labels."""
+
 Draw = Callable[[int], tuple[Float[Tensor, "n z_dim"], Labels]]
-"""Draws n latents with labels for them (None where G is unconditional)."""
+"""Draws n latents with labels for them, which are None if the networks are unconditional."""
 
 
 class UpdateBatch:
-    """The samples of one update of a player, and what D says of them, computed when first asked for.
+    """The samples of one update of D or G, and D's outputs for them, computed at their first use.
 
-    An update that D judges anyway fills in the logits; a penalty with an interval of its own (`every` > 1) pays only
-    for what it reads.
+    The update sets D's outputs if it computes them for the loss. A lazy penalty (`every` > 1) costs only what it uses.
 
     Attributes:
-        clock: how far the training is.
-        real, fake: [n, ...] in D's input space, before augmentation. In D's updates the fakes carry no gradient to G.
-        labels, fake_labels: int64 [n], or None where neither network is conditional.
+        clock: progress of the training.
+        real, fake: [n, ...], after perturbations and before augmentation. In D's updates, `fake` has no gradient to G.
+        labels, fake_labels: int64 [n], or None if neither network is conditional.
     """
 
     def __init__(
@@ -41,10 +43,10 @@ class UpdateBatch:
         real: Callable[[], tuple[Tensor, Labels]],
         fake: Callable[[], tuple[Tensor, Labels]],
         augment: Callable[[Tensor], Tensor],
-        judge: Judge,
+        discriminate: Discriminate,
     ):
         self.clock = clock
-        self._draw_real, self._draw_fake, self._augment, self._judge = real, fake, augment, judge
+        self._draw_real, self._draw_fake, self._augment, self._discriminate = real, fake, augment, discriminate
 
     @cached_property
     def _real(self) -> tuple[Tensor, Labels]:
@@ -56,7 +58,7 @@ class UpdateBatch:
 
     @property
     def real(self) -> Float[Tensor, "n *shape"]:
-        """Real samples, before augmentation."""
+        """Real samples before augmentation."""
         return self._real[0]
 
     @property
@@ -66,71 +68,74 @@ class UpdateBatch:
 
     @property
     def fake(self) -> Float[Tensor, "n *shape"]:
-        """Generated samples, before augmentation."""
+        """Generated samples before augmentation."""
         return self._fake[0]
 
     @property
     def fake_labels(self) -> Labels:
-        """Labels that the generated samples were made for."""
+        """Labels of the generated samples."""
         return self._fake[1]
 
     @cached_property
-    def real_shown(self) -> Float[Tensor, "n *shape"]:
-        """Real samples as D is shown them, augmented."""
+    def real_augmented(self) -> Float[Tensor, "n *shape"]:
+        """Real samples after augmentation: the input of D."""
         return self._augment(self.real)
 
     @cached_property
-    def fake_shown(self) -> Float[Tensor, "n *shape"]:
-        """Generated samples as D is shown them, augmented."""
+    def fake_augmented(self) -> Float[Tensor, "n *shape"]:
+        """Generated samples after augmentation: the input of D."""
         return self._augment(self.fake)
 
     @cached_property
-    def real_judged(self) -> tuple[Logits, Auxiliary]:
+    def real_output(self) -> DiscriminatorOutput:
         """D's logits and auxiliary outputs for the real samples."""
-        return self._judge(self.real_shown, self.labels)
+        return self._discriminate(self.real_augmented, self.labels)
 
     @cached_property
-    def fake_judged(self) -> tuple[Logits, Auxiliary]:
+    def fake_output(self) -> DiscriminatorOutput:
         """D's logits and auxiliary outputs for the generated samples."""
-        return self._judge(self.fake_shown, self.fake_labels)
+        return self._discriminate(self.fake_augmented, self.fake_labels)
 
     @property
     def real_logits(self) -> Logits:
-        """[n]."""
-        return self.real_judged[0]
+        """D's logits [n] for the real samples."""
+        return self.real_output[0]
 
     @property
     def fake_logits(self) -> Logits:
-        """[n]."""
-        return self.fake_judged[0]
+        """D's logits [n] for the generated samples."""
+        return self.fake_output[0]
 
     def logits(self) -> dict[str, Tensor]:
-        """Return D's logits by the tags that they are logged under."""
+        """Return D's logits by the tags under which they are logged."""
         return {"logits/real": self.real_logits.detach(), "logits/fake": self.fake_logits.detach()}
 
     @property
     def real_aux(self) -> Auxiliary:
         """D's auxiliary outputs for the real samples."""
-        return self.real_judged[1]
+        return self.real_output[1]
 
     @property
     def fake_aux(self) -> Auxiliary:
         """D's auxiliary outputs for the generated samples."""
-        return self.fake_judged[1]
+        return self.fake_output[1]
 
 
 class Regularizer:
-    """Does nothing; override what is needed.
+    """A regularizer that does nothing; subclasses override the methods that they need.
 
-    What it draws at random for each sample it draws by seeding.own_rows, so that several processes make the same run.
-    What it remembers from step to step it holds in tensors that it changes in place, so that an update can be captured.
+    Draw the random numbers of each sample with seeding.own_rows, so that they do not depend on the number of processes.
+    Keep state that changes from step to step in tensors and change it in place, so that updates can be captured as CUDA
+    graphs.
 
     Attributes:
-        every: 1: the penalties join their player's loss. k > 1: lazy regularization (Karras 2020, StyleGAN2, appendix
-            B): at every k-th update of the player an optimizer step of their own, with the gradient times k.
-        with_batch_norm: whether the theory allows batch normalization in the critic.
-        bounds_lipschitz: whether it keeps the critic Lipschitz, as a Wasserstein loss needs.
-        couples_samples: whether it takes statistics over a batch, which are those of a micro-batch when accumulating.
+        every: 1: penalties are added to the player's loss at every update. k > 1: lazy regularization, where every k-th
+            update of the player is followed by an optimizer step for k times the penalty (Karras 2020, StyleGAN2,
+            appendix B).
+        with_batch_norm: whether batch normalization in the critic is "fine", "doubtful" or "wrong" by theory.
+        bounds_lipschitz: whether the regularizer bounds the critic's Lipschitz constant, which Wasserstein losses need.
+        couples_samples: whether the regularizer computes statistics over a batch; with accumulation they are those of
+            each micro-batch.
     """
 
     every: int = 1
@@ -139,27 +144,31 @@ class Regularizer:
     couples_samples: ClassVar[bool] = False
 
     def perturb(self, x: Float[Tensor, "n *shape"], clock: Clock) -> Float[Tensor, "n *shape"]:
-        """Return what D is given in place of x, real or generated, before augmentation."""
+        """Return x, real or generated samples, after a change that precedes the augmentation, such as noise."""
         return x
 
     def discriminator_penalty(self, critic: Critic, batch: UpdateBatch) -> Scalar | None:
-        """Return what is added to D's loss, weighted; None: nothing."""
+        """Return the weighted penalty that is added to D's loss; None: there is none.
+
+        Args:
+            critic: the function to differentiate: augmentation, then D.
+        """
         return None
 
     def generator_penalty(self, G: Callable[..., Tensor], draw: Draw, batch: UpdateBatch) -> Scalar | None:
-        """Return what is added to G's loss, weighted; None: nothing.
+        """Return the weighted penalty that is added to G's loss; None: there is none.
 
         Args:
-            G: z, or z and labels, to samples.
-            draw: draws fresh latents.
+            G: the generator, called with z, or with z and labels if it has `num_classes`.
+            draw: draws new latents with labels.
         """
         return None
 
     def project(self, D: nn.Module) -> None:
-        """Change D in place after each step of its optimizer."""
+        """Change D's weights in place after each optimizer step, for example by clipping them."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what changes from step to step, as tensors and numbers; checkpoints hold it."""
+        """Return the state that changes from step to step, as tensors and numbers; checkpoints contain it."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -167,16 +176,18 @@ class Regularizer:
 
 
 def overrides(regularizer: Regularizer, method: str) -> bool:
-    """Tell whether the regularizer has a penalty of its own: "discriminator_penalty" or "generator_penalty"."""
+    """Return whether the regularizer overrides `method`: "discriminator_penalty" or "generator_penalty"."""
     return getattr(type(regularizer), method) is not getattr(Regularizer, method)
 
 
 def check_every(every: int) -> int:
-    """Return the interval of a penalty.
+    """Return the interval of a penalty, after checking it.
 
     Raises:
-        ValueError: it is below 1.
+        ValueError: the interval is below 1.
     """
     if every < 1:
-        raise ValueError(f"every={every}: a penalty is taken at every update (1) or at every k-th (16 for R1).")
+        raise ValueError(
+            f"every={every}: the interval of a penalty must be at least 1 (1 is every update; 16 is usual for lazy R1)."
+        )
     return every

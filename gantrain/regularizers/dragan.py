@@ -13,28 +13,32 @@ from gantrain.seeding import own_rows, whole_batch
 
 
 class DRAGAN(Regularizer):
-    """Pull the norm of D's gradient in each sample towards 1, at points near the real samples.
+    """Pull the norm of D's gradient with respect to its input towards 1, at points near the real samples.
 
-    A point is the real sample plus a * std / 2 * u: `std` over all entries of the whole batch of real samples
-    (unbiased, over all processes), u uniform in [0, 1) for each entry, a uniform in [0, 1) for each sample.
+    A point is x + a * std / 2 * u for a real sample x, with u ~ U[0, 1) for each entry and a ~ U[0, 1) for each sample.
+    `std` is the unbiased standard deviation of all entries of the batch of real samples, over all processes.
 
-    It does not bound the Lipschitz constant for a Wasserstein loss: nothing holds the slope away from the real data.
-    Source: Kodali 2017, section 2.3; the noise is that of the author's code, which is not centred.
+    This does not bound the Lipschitz constant for a Wasserstein loss, because it does not act far from the real data.
+
+    Source: Kodali 2017, section 2.3; the noise is not centered, as in the author's code.
+
+    Raises:
+        ValueError: weight is negative, or every is below 1.
     """
 
-    # As with gradient_penalty.
+    # For the same reason as in gradient_penalty.
     with_batch_norm: ClassVar[Literal["wrong"]] = "wrong"
 
     couples_samples: ClassVar[bool] = True
 
     def __init__(self, *, weight: float, every: int):
         if weight < 0:
-            raise ValueError(f"weight={weight}: a gradient penalty is at least 0 (the paper takes 10).")
+            raise ValueError(f"weight={weight}: the weight of a gradient penalty must be at least 0 (10 in the paper).")
         self.weight: Number = weight
         self.every = check_every(every)
 
     def discriminator_penalty(self, critic: Critic, batch: UpdateBatch) -> Scalar:
-        """Return weight * E[(|grad D(x_hat)| - 1)^2], x_hat near the real samples."""
+        """Return weight * E[(|grad D(x_hat)| - 1)^2], with x_hat near the real samples."""
         real = batch.real.detach()
         draw = partial(torch.rand, dtype=real.dtype, device=real.device)
         noise = own_rows(draw, real.shape)

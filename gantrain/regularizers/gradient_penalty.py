@@ -13,23 +13,27 @@ from gantrain.seeding import own_rows
 
 
 class GradientPenalty(Regularizer):
-    """Pull the norm of the critic's gradient in each sample towards 1, at points between real and generated samples.
+    """Pull the norm of the critic's gradient with respect to its input to 1, between real and generated samples.
 
     Source: Gulrajani 2017, equation 3 and Algorithm 1, lines 4 to 7.
+
+    Raises:
+        ValueError: weight is negative, or every is below 1.
     """
 
-    # With batch normalization a sample's gradient contains terms of the other samples: its norm is not a slope.
+    # With batch normalization, each logit depends on all samples of the batch, but the penalty is defined for functions
+    # of one sample.
     with_batch_norm: ClassVar[Literal["wrong"]] = "wrong"
     bounds_lipschitz = True
 
     def __init__(self, *, weight: float, every: int):
         if weight < 0:
-            raise ValueError(f"weight={weight}: a gradient penalty is at least 0 (the paper takes 10).")
+            raise ValueError(f"weight={weight}: the weight of a gradient penalty must be at least 0 (10 in the paper).")
         self.weight: Number = weight
         self.every = check_every(every)
 
     def discriminator_penalty(self, critic: Critic, batch: UpdateBatch) -> Scalar:
-        """Return weight * E[(|grad D(x_hat)| - 1)^2], x_hat uniform on the line from a generated to a real sample."""
+        """Return weight * E[(|grad D(x_hat)| - 1)^2], with x_hat uniform between a generated and a real sample."""
         real, fake = batch.real.detach(), batch.fake
         draw = partial(torch.rand, dtype=real.dtype, device=real.device)
         epsilon = own_rows(draw, [len(real)] + [1] * (real.dim() - 1))

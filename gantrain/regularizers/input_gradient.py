@@ -1,9 +1,9 @@
-"""The gradient of a critic in its input, with a graph of its own: gradient penalties are functions of it.
+"""The gradient of a critic with respect to its input, which gradient penalties differentiate again.
 
-Torch's backward pass through such a gradient does needless work, which is avoided here; the numbers are the same.
-The second derivative of a piecewise linear activation is zero, but torch passes on a tensor of zeros, for which every
-layer before the activation then computes two products. And it computes the gradient in a convolution's weight as a
-convolution with an image-sized kernel. For convolutions the idea is that of Karras 2020 (StyleGAN2-ADA).
+In torch, that second backward pass does needless work, which is avoided here; the results are the same. The second
+derivative of a piecewise linear activation is 0, but torch backpropagates a tensor of zeros, for which each earlier
+layer computes two matrix products. And torch computes the gradient of a convolution's weight as a convolution with an
+image-sized kernel. The idea for convolutions is that of Karras 2020 (StyleGAN2-ADA, released code).
 """
 
 from collections.abc import Callable, Iterator
@@ -25,44 +25,58 @@ aten = torch.ops.aten
 def input_gradient(
     critic: Callable[..., Logits], x: Float[Tensor, "n *shape"], *labels: Labels
 ) -> Float[Tensor, "n *shape"]:
-    """Compute the gradient of each sample's logit in that sample; it can be differentiated in the critic's parameters.
+    """Compute the gradient of the sum of logits with respect to the samples.
+
+    It is differentiable with respect to the critic's parameters. If the critic does not couple samples, it is the
+    gradient of each sample's logit with respect to that sample.
 
     Args:
-        critic: is called as critic(x, *labels). It is the sum of its logits that is differentiated, so that a critic
-            in which samples influence each other (minibatch standard deviation) adds their terms.
-        x: is detached from its graph.
-        labels: none for a critic of one argument; otherwise one, which may be None.
+        critic: called as critic(x, *labels).
+        x: detached before use.
+        labels: nothing for a critic with one argument; otherwise the labels, or None.
+    """
+    return gradients_by_logit(critic, x, *labels).view_as(x)
+
+
+def gradients_by_logit(
+    critic: Callable[..., Logits], x: Float[Tensor, "n *shape"], *labels: Labels
+) -> Float[Tensor, "m d"]:
+    """Compute the gradient of each logit with respect to its input: one sample, or with packing n / m samples.
+
+    Args:
+        critic: as in input_gradient, with m logits for n samples; n is a multiple of m.
     """
     x = x.detach().requires_grad_()
     with TwiceDifferentiable() as operations:
-        scores = critic(x, *labels).sum()
-    with operations.in_inputs_alone():
-        (gradient,) = torch.autograd.grad(scores, x, create_graph=True)
-    return gradient
+        logits = critic(x, *labels)
+        total = logits.sum()
+    with operations.inputs_only():
+        (gradient,) = torch.autograd.grad(total, x, create_graph=True)
+    return gradient.reshape(len(logits), -1)
 
 
-def gradient_norms(critic: Critic, x: Float[Tensor, "n *shape"], labels: Labels) -> Float[Tensor, " n"]:
-    """Compute the Euclidean norm of each sample's gradient."""
-    norms: Tensor = torch.linalg.vector_norm(input_gradient(critic, x, labels).flatten(1), dim=1)
+def gradient_norms(critic: Critic, x: Float[Tensor, "n *shape"], labels: Labels) -> Float[Tensor, " m"]:
+    """Compute the Euclidean norm of each logit's gradient with respect to its sample or, with packing, its pack."""
+    norms: Tensor = torch.linalg.vector_norm(gradients_by_logit(critic, x, labels), dim=1)
     return norms
 
 
 def mean_squared_gradient_norm(critic: Critic, x: Float[Tensor, "n *shape"], labels: Labels) -> Scalar:
-    """Compute the mean over the batch of the squared norm of each sample's gradient."""
-    return input_gradient(critic, x, labels).square().flatten(1).sum(1).mean()
+    """Compute the mean over the logits of the squared norm of their gradients."""
+    return gradients_by_logit(critic, x, labels).square().sum(1).mean()
 
 
 class TwiceDifferentiable(TorchFunctionMode):
-    """Replaces the backward passes of ReLU, leaky ReLU and 2-D convolutions by ones that are cheap to differentiate.
+    """Replaces ReLU, leaky ReLU and 2-D convolutions by versions whose backward pass is cheap to differentiate.
 
     Attributes:
-        for_inputs: whether only the gradient in the input is computed, as in the first of the two backward passes.
+        skip_parameters: whether backward passes compute gradients with respect to inputs only, not parameters.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.for_inputs = False
-        self.instead: dict[Any, Callable[..., Tensor]] = {
+        self.skip_parameters = False
+        self.replacements: dict[Any, Callable[..., Tensor]] = {
             nn.functional.relu: self.relu,
             torch.relu: self.relu,
             nn.functional.leaky_relu: self.leaky_relu,
@@ -70,30 +84,30 @@ class TwiceDifferentiable(TorchFunctionMode):
         }
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self.instead.get(function, function)(*args, **(kwargs or {}))
+        return self.replacements.get(function, function)(*args, **(kwargs or {}))
 
     @contextmanager
-    def in_inputs_alone(self) -> Iterator[None]:
+    def inputs_only(self) -> Iterator[None]:
         """Compute no gradients of parameters while the block runs."""
-        self.for_inputs = True
+        self.skip_parameters = True
         try:
             yield
         finally:
-            self.for_inputs = False
+            self.skip_parameters = False
 
     @staticmethod
     def relu(input: Tensor, inplace: bool = False) -> Tensor:
-        """Compute what torch's does; in place it is torch's own."""
-        made: Tensor = nn.functional.relu(input, inplace) if inplace else _ReLU.apply(input)
-        return made
+        """Compute nn.functional.relu, by torch itself if in place."""
+        output: Tensor = nn.functional.relu(input, inplace) if inplace else _ReLU.apply(input)
+        return output
 
     @staticmethod
     def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
-        """Compute what torch's does; in place it is torch's own."""
+        """Compute nn.functional.leaky_relu, by torch itself if in place."""
         if inplace:
             return nn.functional.leaky_relu(input, negative_slope, inplace)
-        made: Tensor = _LeakyReLU.apply(input, negative_slope)
-        return made
+        output: Tensor = _LeakyReLU.apply(input, negative_slope)
+        return output
 
     def conv2d(
         self,
@@ -105,28 +119,29 @@ class TwiceDifferentiable(TorchFunctionMode):
         dilation: Any = 1,
         groups: int = 1,
     ) -> Tensor:
-        """Compute what torch's does."""
+        """Compute torch.conv2d."""
         if isinstance(padding, str) or input.dim() != 4:
             return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
         pairs = [[n] * 2 if isinstance(n, int) else list(n) for n in (stride, padding, dilation)]
-        made: Tensor = _Convolution.apply(input, weight, bias, self, (*pairs, False, [0, 0], groups))
-        return made
+        output: Tensor = _Convolution.apply(input, weight, bias, self, (*pairs, False, [0, 0], groups))
+        return output
 
 
-# The slope of these activations is constant on either side of 0, so the derivative of the backward pass in x is 0.
+# The slope of these activations is constant on either side of 0, so the derivative of their backward pass with respect
+# to x is 0.
 
 
 class _ReLU(Function):
     @staticmethod
     def forward(context: Any, x: Tensor) -> Tensor:
-        made = torch.relu(x)
-        context.save_for_backward(made)  # and not x, as torch does, so that x may be changed in place
-        return made
+        output = torch.relu(x)
+        context.save_for_backward(output)  # as in torch; not x, because later layers may change x in place
+        return output
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Any:
-        (made,) = context.saved_tensors
-        return aten.threshold_backward(gradient, made.detach(), 0)
+        (output,) = context.saved_tensors
+        return aten.threshold_backward(gradient, output.detach(), 0)
 
 
 class _LeakyReLU(Function):
@@ -148,15 +163,16 @@ class _Convolution(Function):
         context.save_for_backward(x, weight)
         context.mode, context.options = mode, options
         context.bias_shape = None if bias is None else list(bias.shape)
-        made: Tensor = aten.convolution(x, weight, bias, *options)
-        return made
+        output: Tensor = aten.convolution(x, weight, bias, *options)
+        return output
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Any:
         x, weight = context.saved_tensors
         in_x, in_weight, in_bias, *_ = context.needs_input_grad
         of_x = _InputGradient.apply(gradient, weight, x.detach(), context.options) if in_x else None
-        wanted = [False, in_weight and not context.mode.for_inputs, in_bias and not context.mode.for_inputs]
+        skip = context.mode.skip_parameters
+        wanted = [False, in_weight and not skip, in_bias and not skip]
         of_weight = of_bias = None
         if any(wanted):
             _, of_weight, of_bias = aten.convolution_backward(
@@ -166,14 +182,14 @@ class _Convolution(Function):
 
 
 class _InputGradient(Function):
-    """Computes a convolution's gradient in its input, which is linear in the output's gradient and in the weight."""
+    """A convolution's gradient with respect to its input: linear in the gradient of its output and in its weight."""
 
     @staticmethod
     def forward(context: Any, gradient: Tensor, weight: Tensor, x: Tensor, options: Any) -> Tensor:
         context.save_for_backward(gradient, weight)
         context.options = options
-        made: Tensor = aten.convolution_backward(gradient, x, weight, None, *options, [True, False, False])[0]
-        return made
+        output: Tensor = aten.convolution_backward(gradient, x, weight, None, *options, [True, False, False])[0]
+        return output
 
     @staticmethod
     def backward(context: Any, change: Tensor) -> Any:

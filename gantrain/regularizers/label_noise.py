@@ -1,4 +1,4 @@
-"""Noise on the labels "real" that D is trained on."""
+"""Noise on D's target for real samples."""
 
 from functools import partial
 
@@ -11,18 +11,21 @@ from gantrain.seeding import own_rows
 
 
 class LabelNoise(Regularizer):
-    """Give each real sample the label 1 - u, u uniform in [0, amount), with `amount` decaying linearly to 0.
+    """Train D on the target 1 - u for real samples, with u ~ U[0, amount) and `amount` decaying linearly to 0.
 
-    The loss with such a label differs from the loss with label 1 by a term whose gradient in the logit l is u, both for
-    cross entropy (softplus(-l) becomes softplus(-l) + u l) and for least squares (1/2 (l - 1)^2 becomes
-    1/2 (l - 1)^2 + u (l - 1) + u^2 / 2). So label noise is the same penalty for every loss: E[u D(x)].
+    The target 1 - u adds a term to the loss whose derivative with respect to the logit l is u, both for cross entropy
+    (softplus(-l) becomes softplus(-l) + u l) and for least squares ((l - 1)^2 / 2 becomes (l - 1)^2 / 2 + u (l - 1) +
+    u^2 / 2). So label noise is the same penalty for both losses: E[u D(x)].
 
-    Source: Salimans 2016, section 3.4 (one-sided smoothing), with noise in place of a constant.
+    Source: Salimans 2016, section 3.4 (one-sided label smoothing), with noise instead of a constant.
+
+    Raises:
+        ValueError: amount is outside of [0, 1].
     """
 
     def __init__(self, *, amount: float):
         if not 0 <= amount <= 1:
-            raise ValueError(f"amount={amount}: label noise is a part of the label, in [0, 1] (0.2 is usual).")
+            raise ValueError(f"amount={amount}: the amount of label noise must be in [0, 1] (0.2 is usual).")
         self.amount: Number = amount
 
     def discriminator_penalty(self, critic: Critic, batch: UpdateBatch) -> Scalar:

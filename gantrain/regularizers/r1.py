@@ -1,4 +1,4 @@
-"""R1: a zero-centred gradient penalty on real samples."""
+"""R1: a zero-centered gradient penalty on real samples."""
 
 from typing import ClassVar, Literal
 
@@ -9,18 +9,22 @@ from gantrain.schedules.base import Number
 
 
 class R1(Regularizer):
-    """Pull D's gradient in real samples towards 0.
+    """Pull D's gradient with respect to real samples towards 0.
 
-    The gradient is taken in the samples before augmentation, and so passes through the augmentation.
-    Source: Mescheder 2018, equation 9; lazily (`every`) Karras 2020 (StyleGAN2), appendix B.
+    The samples are those before augmentation, so the gradient includes the augmentation's.
+
+    Source: Mescheder 2018, equation 9; with an interval (`every`): Karras 2020 (StyleGAN2), appendix B.
+
+    Raises:
+        ValueError: gamma is negative, or every is below 1.
     """
 
-    # As with gradient_penalty. Minibatch standard deviation is fine: StyleGAN2 has both.
+    # For the same reason as in gradient_penalty. Minibatch standard deviation is fine: StyleGAN2 uses it with R1.
     with_batch_norm: ClassVar[Literal["wrong"]] = "wrong"
 
     def __init__(self, *, gamma: float, every: int):
         if gamma < 0:
-            raise ValueError(f"gamma={gamma}: the weight of R1 is at least 0 (10 in the paper; 0.01 to 1 is usual).")
+            raise ValueError(f"gamma={gamma}: gamma must be at least 0 (10 in the paper; 0.01 to 1 is usual).")
         self.gamma: Number = gamma
         self.every = check_every(every)
 

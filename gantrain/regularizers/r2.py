@@ -1,4 +1,4 @@
-"""R2: a zero-centred gradient penalty on generated samples."""
+"""R2: a zero-centered gradient penalty on generated samples."""
 
 from typing import ClassVar, Literal
 
@@ -9,18 +9,22 @@ from gantrain.schedules.base import Number
 
 
 class R2(Regularizer):
-    """Pull D's gradient in generated samples towards 0; R3GAN takes it together with R1.
+    """Pull D's gradient with respect to generated samples towards 0; R3GAN combines it with R1.
 
-    The gradient is taken in the samples before augmentation, and so passes through the augmentation.
+    The samples are those before augmentation, so the gradient includes the augmentation's.
+
     Source: Mescheder 2018, equation 10; Huang 2024 (R3GAN).
+
+    Raises:
+        ValueError: gamma is negative, or every is below 1.
     """
 
-    # As with gradient_penalty.
+    # For the same reason as in gradient_penalty.
     with_batch_norm: ClassVar[Literal["wrong"]] = "wrong"
 
     def __init__(self, *, gamma: float, every: int):
         if gamma < 0:
-            raise ValueError(f"gamma={gamma}: the weight of R2 is at least 0 (10 in the paper; 0.01 to 1 is usual).")
+            raise ValueError(f"gamma={gamma}: gamma must be at least 0 (10 in the paper; 0.01 to 1 is usual).")
         self.gamma: Number = gamma
         self.every = check_every(every)
 

@@ -12,15 +12,18 @@ class WeightClip(Regularizer):
     """Clip every parameter of the critic to [-limit, limit], which bounds its Lipschitz constant.
 
     Source: Arjovsky 2017, Algorithm 1, line 7.
+
+    Raises:
+        ValueError: limit is not positive.
     """
 
-    # Batch normalization divides by the batch's standard deviation, which clipping does not bound from below.
+    # Batch normalization divides by the standard deviation of the batch, and clipping gives that no lower bound.
     with_batch_norm: ClassVar[Literal["doubtful"]] = "doubtful"
     bounds_lipschitz = True
 
     def __init__(self, *, limit: float):
         if limit <= 0:
-            raise ValueError(f"limit={limit}: weights are clipped to [-limit, limit], which must be > 0 (paper: 0.01).")
+            raise ValueError(f"limit={limit}: the limit of the weights must be above 0 (0.01 in the paper).")
         self.limit = limit
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What a schedule is: a function from the training's clock to a number."""
+"""The interface of schedules: functions from the progress of the training to a number."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -7,15 +7,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 Number = float | Float[Tensor, ""]
-"""A float, or in a captured update a 0-dim tensor that is changed in place between replays."""
+"""A float, or in a captured update a 0-dimensional tensor that is changed in place between replays."""
 
 
 class Clock(NamedTuple):
-    """How far the training is, before the step that reads it.
+    """The progress of the training before the current step.
 
     Attributes:
-        fraction: of the planned steps, in [0, 1).
-        images: batch_size times the steps done, the count of StyleGAN2 and R3GAN; critic updates do not matter.
+        fraction: steps done, as a fraction of all steps of the run, in [0, 1).
+        images: batch_size times the steps done, as in StyleGAN2 and R3GAN; it does not depend on n_critic.
     """
 
     fraction: Number
@@ -24,10 +24,10 @@ class Clock(NamedTuple):
 
 @runtime_checkable
 class Schedule(Protocol):
-    """A number that changes while training, evaluated on the host before each step.
+    """A number that changes during training; it is computed on the host before each step.
 
     Attributes:
-        of: the config keys that it drives, for example ["optimizer.lr"].
+        of: the config keys that the schedule changes, for example ["optimizer.lr"].
     """
 
     of: list[str]
@@ -39,14 +39,14 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of the training, in its fraction or in images.
+    """An interval of the training.
 
     Args:
-        begin, end: where it lies: parts of the training in [0, 1], or numbers of images if `unit` is "images".
+        begin, end: fractions of the training in [0, 1], or numbers of images if `unit` is "images".
         unit: "fraction" or "images".
 
     Raises:
-        ValueError: the stretch is empty, or its unit is unknown.
+        ValueError: the interval is empty or out of range, or the unit is unknown.
     """
 
     begin: float
@@ -61,6 +61,6 @@ class Span:
             raise ValueError(f"begin={self.begin}, end={self.end}: 0 <= begin < end{limit} must hold, in {self.unit}.")
 
     def done(self, clock: Clock) -> float:
-        """Return the part of the stretch that is done, in [0, 1]."""
+        """Return the fraction of the interval that is done, in [0, 1]."""
         now = float(clock.fraction if self.unit == "fraction" else clock.images)
         return min(max((now - self.begin) / (self.end - self.begin), 0.0), 1.0)

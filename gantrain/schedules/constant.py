@@ -1,19 +1,19 @@
 """A value that does not change."""
 
 from gantrain.schedules.base import Clock
-from gantrain.schedules.ramp import check_finite, driven_keys
+from gantrain.schedules.ramp import check_finite, check_keys
 
 
 class Constant:
-    """Hold a value for the whole training.
+    """Keep a value for the whole training.
 
     Args:
-        of: the config keys that it drives, or a single one.
+        of: the config keys that the schedule changes, or a single key.
         value: the value.
     """
 
     def __init__(self, *, of: list[str] | str, value: float):
-        self.of = driven_keys(of)
+        self.of = check_keys(of)
         self.value = check_finite("value", value)
 
     def __call__(self, clock: Clock) -> float:

@@ -6,10 +6,10 @@ from gantrain.schedules.ramp import Ramp
 
 
 class Cosine(Ramp):
-    """Move a value from `start` to `end`, slowly at both ends: start + (end - start) (1 - cos(pi t)) / 2.
+    """Change a value from `start` to `end` by start + (end - start) (1 - cos(pi t)) / 2, with t in [0, 1].
 
-    Source: Loshchilov and Hutter 2017 (SGDR), equation 5, without restarts; Huang 2024 (R3GAN) moves the learning
-        rate, beta2, gamma, the EMA's half-life and the augmentation's strength so.
+    Source: Loshchilov and Hutter 2017 (SGDR), equation 5, without restarts. Huang 2024 (R3GAN) uses it for the learning
+        rate, beta2, gamma, the half-life of the EMA and the strength of the augmentation.
     """
 
     def ease(self, done: float) -> float:

@@ -4,8 +4,8 @@ from gantrain.schedules.ramp import Ramp
 
 
 class Linear(Ramp):
-    """Move a value from `start` to `end` along a line: start + (end - start) t."""
+    """Change a value from `start` to `end` linearly: start + (end - start) t, with t in [0, 1]."""
 
     def ease(self, done: float) -> float:
-        """Return t itself."""
+        """Return t."""
         return done

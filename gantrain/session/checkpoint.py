@@ -1,7 +1,7 @@
-"""Checkpoints: all that changes while training, in files that are whole or refused.
+"""Save and load checkpoints: everything that changes during training.
 
-A checkpoint is what torch.save writes, so that torch.load reads it, with the sha256 of all before it as the comment
-that a zip may end with.
+A checkpoint is a file of torch.save, so torch.load can read it. Its sha256 is appended as the comment at the end of the
+zip archive, and a file with a wrong checksum is rejected.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gantrain.config import plain
+from gantrain.config import to_dict
 from gantrain.errors import ConfigError, DataError
 from gantrain.files import atomic_write
 from gantrain.session.run import Run
@@ -30,7 +30,7 @@ from gantrain.train import TrainState
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-"""Of the content; to be raised when an older gantrain could no longer read it."""
+"""Version of the content; increase it when older versions of gantrain could not read the content any more."""
 
 _MARK = b"sha256:"
 _COMMENT_BYTES = len(_MARK) + 64
@@ -52,12 +52,12 @@ Content = dict[str, Any]
 
 
 def capture(run: Run) -> Content:
-    """Collect the run's state; the tensors are those of the training and change with it."""
+    """Collect the state of the run. Tensors are not copied: training continues to change them."""
     state = run.state
     return {
         "format": FORMAT,
         "version": version("gantrain"),
-        "config": plain(run.config),
+        "config": to_dict(run.config),
         "steps_planned": run.steps,
         "step": state.step,
         "batches_seen": state.batches_seen,
@@ -81,13 +81,13 @@ def capture(run: Run) -> Content:
 
 
 def restore(run: Run, content: Content, path: Path) -> None:
-    """Put the content of a checkpoint into the run's state.
+    """Load the content of a checkpoint into the run.
 
-    The optimizers keep their options, which are the config's; their moments come back unless the config asks for
-    another optimizer than the checkpoint's.
+    Optimizers keep the options of the config. Their moments are restored, unless the config has another type of
+    optimizer than the checkpoint. `path` is for messages.
 
     Raises:
-        DataError: it does not fit the networks, the optimizers or the data.
+        DataError: the content does not fit the networks, optimizers, regularizers, augmentations or callbacks.
     """
     state = run.state
     try:
@@ -96,19 +96,19 @@ def restore(run: Run, content: Content, path: Path) -> None:
             if content["optimizers"].get(player) == type(optimizer).__name__:
                 _load_moments(optimizer, content[f"{player}_optimizer"])
             else:
-                logger.warning("%s's optimizer is another one now: it starts without moments.", player)
+                logger.warning("The type of %s's optimizer has changed: it starts without moments.", player)
         for name, regularizer in run.objective.regularizers.items():
             regularizer.load_state_dict(content["regularizers"].get(name, {}))
         for name, augment in run.objective.augment.items():
             augment.load_state_dict(content.get("augment", {}).get(name, {}))
         for listener in run.listeners:
             listener.load_state_dict(content["callbacks"].get(listener.name, {}))
-        # Where the size of a batch was changed they are counted in the new one, from the same image on.
+        # If batch_size was changed, count in new batches, so that the data order continues at the same image.
         batches_seen = content["batches_seen"] * int(content["config"]["batch_size"]) // run.config.batch_size
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise DataError(
-            f"{path} does not fit this config: {error}. Go on with the config that it was made with; only weights go "
-            f"over to a new run, by init_from={path}."
+            f"{path} does not fit this config: {error}. Resume with the config that it was saved with, or start a new "
+            f"run from its weights with init_from={path}."
         ) from error
     state.step, state.batches_seen = content["step"], batches_seen
     state.rollbacks = content["rollbacks"]
@@ -116,17 +116,17 @@ def restore(run: Run, content: Content, path: Path) -> None:
 
 
 def load_weights(run: Run, content: Content, path: Path) -> None:
-    """Start a new run from the networks of a checkpoint.
+    """Load only the networks of a checkpoint, for a new run; `path` is for messages.
 
     Raises:
-        DataError: it does not fit the networks.
+        DataError: the content does not fit the networks.
     """
     try:
         _load_networks(run.state, content)
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise DataError(
-            f"init_from: the networks of {path} are not those of this config: {error}. Choose the model, the widths "
-            "and the image size that it was trained with."
+            f"init_from={path}: its networks do not fit this config: {error}. Choose the model, the widths and the "
+            "image size that it was trained with."
         ) from error
 
 
@@ -140,17 +140,17 @@ def _load_networks(state: TrainState, content: Content) -> None:
 def _load_moments(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if not saved["state"].keys() <= set(range(len(parameters))):
-        raise ValueError(f"the optimizer has {len(parameters)} parameters, and moments of others")
+        raise ValueError(f"the optimizer has {len(parameters)} parameters, and the checkpoint has moments of others")
     optimizer.load_state_dict({"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]})
     for parameter, moments in optimizer.state.items():
         for name, value in moments.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
-                # The layout is the one of the run that saved it.
+                # The memory format is that of the run that saved the checkpoint.
                 moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], content: Any) -> Any:
-    """Copy nested dicts, lists and tuples with every tensor replaced by the function of it."""
+    """Copy nested dicts, lists and tuples, and apply the function to every tensor."""
     if isinstance(content, Tensor):
         return function(content)
     if isinstance(content, dict):
@@ -161,7 +161,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], content: Any) -> Any:
 
 
 def tensors(content: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """List the tensors in nested dicts and lists, with their dotted places."""
+    """Yield the tensors in nested dicts, lists and tuples, with their dotted keys."""
     if isinstance(content, Tensor):
         yield name, content
     elif isinstance(content, dict | list | tuple):
@@ -171,11 +171,11 @@ def tensors(content: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 class DamagedError(DataError):
-    """The file is not what was written; one before it may be."""
+    """The bytes of a checkpoint are not those that were written; an older checkpoint may be intact."""
 
 
-class _Hashing:
-    """A file that remembers the hash of what goes through it."""
+class _HashingFile:
+    """Writes to a file and computes the sha256 of everything that was written."""
 
     def __init__(self, file: IO[bytes]):
         self.file, self.digest = file, hashlib.sha256()
@@ -188,56 +188,59 @@ class _Hashing:
         self.file.flush()
 
 
-def require_plain(content: Any, place: str = "") -> None:
-    """Refuse what could not be read again without running code.
+def require_serializable(content: Any, name: str = "") -> None:
+    """Check that the content can be read again without running code: tensors and plain Python values.
+
+    Args:
+        name: dotted key of the content, for messages.
 
     Raises:
-        ConfigError: naming the place.
+        ConfigError: a value has another type.
     """
     if isinstance(content, dict | list | tuple):
         for key, value in content.items() if isinstance(content, dict) else enumerate(content):
-            require_plain(value, f"{place}.{key}" if place else str(key))
+            require_serializable(value, f"{name}.{key}" if name else str(key))
     elif not isinstance(content, Tensor) and type(content) not in (int, float, str, bool, NoneType):
         raise ConfigError(
-            f"{place} is a {type(content).__module__}.{type(content).__name__}, which a checkpoint cannot hold; make "
-            "it a tensor, a number or a string, for example float(...)."
+            f"{name} is a {type(content).__module__}.{type(content).__name__}, which a checkpoint cannot hold; convert "
+            "it to a tensor, a number or a string, for example with float(...)."
         )
 
 
 def write(path: Path, content: Content) -> None:
-    """Write a checkpoint: at any moment there is the whole file, or what was there before.
+    """Write a checkpoint atomically: an existing file stays until the new one is complete.
 
     Raises:
-        ConfigError: it holds what could not be read again.
-        OSError: it could not be written; what was there before still is.
+        ConfigError: the content has a value that a checkpoint cannot hold.
+        OSError: the file could not be written; an existing one is unchanged.
     """
-    require_plain(content)
+    require_serializable(content)
     with atomic_write(path) as file:
-        hashing = _Hashing(file)
+        hashing = _HashingFile(file)
         torch.save(content, hashing)  # type: ignore[arg-type]
-        file.seek(-2, os.SEEK_END)  # the length of a zip's comment, which ends it
+        file.seek(-2, os.SEEK_END)  # the last field of a zip archive: the length of its comment
         file.write(struct.pack("<H", _COMMENT_BYTES) + _MARK + hashing.digest.hexdigest().encode())
 
 
 def read(path: Path) -> Content:
-    """Read a checkpoint, all tensors on the CPU; nothing in the file is run.
+    """Read a checkpoint with all tensors on the CPU; code in the file is not run.
 
     Raises:
-        DamagedError: its bytes are not those that were written.
-        DataError: there is no such file, or it is not a checkpoint that this gantrain reads.
+        DamagedError: the bytes of the file are not those that were written.
+        DataError: the file does not exist, or is not a checkpoint that this version of gantrain can read.
     """
     try:
         has_checksum = _verify(path)
         _check_records(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such checkpoint; see what the folder {path.parent} holds.") from error
+        raise DataError(f"{path}: there is no such checkpoint; look in the folder {path.parent}.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
     except pickle.UnpicklingError as error:
-        raise DataError(f"{path} asks for code to be run, which no checkpoint needs; it was not run.") from error
-    except Exception as error:  # broken bytes raise exceptions of every kind
-        raise DamagedError(f"{path} is damaged or no checkpoint of gantrain ({_first_line(error)}).") from error
+        raise DataError(f"{path} contains code, which no checkpoint needs; it was not run.") from error
+    except Exception as error:  # damaged bytes can raise any exception
+        raise DamagedError(f"{path} is damaged or not a checkpoint of gantrain ({_first_line(error)}).") from error
     _check_content(path, content)
     if not has_checksum:
         raise DamagedError(f"{path} is damaged: its checksum is missing.")
@@ -245,11 +248,11 @@ def read(path: Path) -> Content:
 
 
 def _verify(path: Path) -> bool:
-    """Compare the checksum; False where there is none."""
+    """Check the checksum and raise ValueError if it is wrong; return False if the file has none."""
     with path.open("rb") as file:
         num_bytes = file.seek(0, os.SEEK_END) - _COMMENT_BYTES
-        if num_bytes < 22:  # of a zip's end
-            raise ValueError("it is cut short")
+        if num_bytes < 22:  # the size of an empty zip archive
+            raise ValueError("it is truncated")
         file.seek(num_bytes - 2)
         length, comment = file.read(2), file.read()
         if not comment.startswith(_MARK) or length != struct.pack("<H", _COMMENT_BYTES):
@@ -259,28 +262,28 @@ def _verify(path: Path) -> bool:
         while rest:
             block = file.read(min(rest, _BLOCK_BYTES))
             if not block:
-                raise ValueError("it is cut short")
+                raise ValueError("it is truncated")
             digest.update(block)
             rest -= len(block)
-    digest.update(b"\0\0")  # the length as torch wrote it
+    digest.update(b"\0\0")  # the length of the comment as torch.save wrote it
     if digest.hexdigest().encode() != comment[len(_MARK) :]:
         raise ValueError("its checksum is wrong")
     return True
 
 
 def _check_records(path: Path) -> None:
-    # torch stores records as they are; a compressed one could unpack to any size.
+    # torch.save does not compress records; a compressed one could unpack to any size.
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
     if any(r.compress_type != zipfile.ZIP_STORED for r in records) or (
         sum(r.file_size for r in records) > path.stat().st_size
     ):
-        raise ValueError("its records are not stored as they are")
+        raise ValueError("its records are compressed or overlap")
 
 
 def _check_content(path: Path, content: Any) -> None:
     if not isinstance(content, dict) or not {"G", "D", "step"} <= content.keys():
-        raise DataError(f"{path} is no checkpoint of gantrain: it holds no networks.")
+        raise DataError(f"{path} is not a checkpoint of gantrain: it has no networks.")
     found = content.get("format", 0)
     if found != FORMAT:
         age = "an older" if isinstance(found, int) and found < FORMAT else "a newer"
@@ -290,7 +293,7 @@ def _check_content(path: Path, content: Any) -> None:
         )
     wrong = [name for name, kind in _TYPES.items() if not isinstance(content.get(name), kind)]
     if wrong:
-        raise DataError(f"{path} is no checkpoint of gantrain: {', '.join(wrong)} is missing or of a wrong type.")
+        raise DataError(f"{path} is not a checkpoint of gantrain: {', '.join(wrong)} is missing or has a wrong type.")
 
 
 def _first_line(error: Exception) -> str:
@@ -298,21 +301,21 @@ def _first_line(error: Exception) -> str:
 
 
 def paths(folder: Path) -> list[Path]:
-    """The checkpoints of a run's folder, of the fewest steps first; best.pt is not among them."""
+    """List the checkpoints of a run in the order of their steps, without best.pt."""
     found = (folder / "checkpoints").glob("step_*.pt")
     return sorted((path for path in found if re.fullmatch(r"step_\d{8,}", path.stem)), key=step_of)
 
 
 def step_of(path: Path) -> int:
-    """The step in the name of a checkpoint or a picture."""
+    """Return the step in the name of a checkpoint or a picture, such as step_00001000.pt."""
     return int(path.stem.removeprefix("step_"))
 
 
 def newest(folder: Path) -> tuple[Path, Content] | None:
-    """Read the newest checkpoint of a run that is not damaged, naming those that are; None where there are none at all.
+    """Read the newest intact checkpoint of a run, or return None if it has none; log a warning for each damaged one.
 
     Raises:
-        DataError: every one is damaged, or one is of another format or cannot be read.
+        DataError: all checkpoints are damaged, or one has another format or cannot be read.
     """
     found = paths(folder)
     for path in reversed(found):
@@ -320,25 +323,25 @@ def newest(folder: Path) -> tuple[Path, Content] | None:
             return path, read(path)
         except DamagedError as error:
             failure = error
-            logger.warning("%s Looking at the one before.", error)
+            logger.warning("%s Using the checkpoint before it.", error)
     if found:
         raise DataError(f"{folder}: none of its {len(found)} checkpoints can be read. {failure}")
     return None
 
 
-def find(place: str | Path) -> tuple[Path, Content]:
-    """Read the checkpoint that a file or a run's folder stands for: the folder's newest.
+def find(path: str | Path) -> tuple[Path, Content]:
+    """Read a checkpoint file, or the newest checkpoint in the folder of a run.
 
     Raises:
-        DataError: there is none that can be read.
+        DataError: there is no readable checkpoint.
     """
-    place = Path(place).expanduser()
-    if place.is_file():
-        return place, read(place)
-    found = newest(place)
+    path = Path(path).expanduser()
+    if path.is_file():
+        return path, read(path)
+    found = newest(path)
     if found is None:
         raise DataError(
-            f"{place} has no checkpoint (checkpoints/step_*.pt). Name the folder of a run that has reached its first: "
-            "one is written every checkpoint.every steps and at the end."
+            f"{path} has no checkpoint (checkpoints/step_*.pt). Name a run that has one: checkpoints are written every "
+            "checkpoint.every steps and at the end."
         )
     return found

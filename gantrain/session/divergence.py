@@ -1,16 +1,17 @@
-"""What to report when a training diverges: where, and the settings worth changing."""
+"""Report a divergence: what became NaN or Inf, at which step, and which settings to change."""
 
-from gantrain.config import Config, Node, chosen
+from gantrain.config import Config, Node, selected_options
 from gantrain.errors import DivergedError
+from gantrain.models.spectral_norm import has_spectral_norm
 from gantrain.session.run import Run
 
 
 def diverged(run: Run, step: int, what: str) -> DivergedError:
-    """Make the error that ends a run: what happened at which step, and the settings worth changing.
+    """Return the error of a diverged run.
 
     Args:
-        step: where it happened; it is noticed at the run's step, now.
-        what: a clause, "loss/generator is nan".
+        step: the step at which it diverged; the run may be some steps further.
+        what: a clause, for example "loss/generator is nan".
     """
     noticed = "" if step == run.state.step else f" (noticed at step {run.state.step})"
     advice = ", ".join(remedies(run.config, unbounded=is_unbounded(run)))
@@ -18,19 +19,19 @@ def diverged(run: Run, step: int, what: str) -> DivergedError:
 
 
 def remedies(config: Config, *, unbounded: bool) -> list[str]:
-    """List the settings worth changing after a divergence, with their present values; never empty.
+    """List settings to change after a divergence, with their current values; never empty.
 
     Args:
-        unbounded: whether the loss needs a Lipschitz critic and nothing makes it one.
+        unbounded: whether the loss needs a Lipschitz critic, but nothing bounds its Lipschitz constant.
     """
     found = []
     if unbounded:
-        found.append("regularizer=[gradient_penalty] (nothing bounds the critic's slope now)")
+        found.append("regularizer=[gradient_penalty] (nothing bounds the critic's Lipschitz constant now)")
     for key, node in (("optimizer", config.optimizer), ("discriminator_optimizer", config.discriminator_optimizer)):
         lr = node.get("lr")
         if lr is not None:
             found.append(f"{key}.lr={lr / 10:g} (now {lr:g})")
-    for name in chosen(config.regularizer, "regularizer"):
+    for name in selected_options(config.regularizer, "regularizer"):
         options: Node = config.regularizer[name]
         found += [f"another regularizer.{name}.{key} (now {options[key]})" for key in STRENGTHS if key in options]
     found.append(f"a larger batch_size (now {config.batch_size})")
@@ -39,10 +40,11 @@ def remedies(config: Config, *, unbounded: bool) -> list[str]:
 
 
 STRENGTHS = ("weight", "gamma", "limit")
-"""What regularizers call the option that says how strong they are."""
+"""Names of the options of regularizers that set their strength."""
 
 
 def is_unbounded(run: Run) -> bool:
-    """Tell whether the loss needs a Lipschitz critic and nothing makes it one."""
+    """Return whether the loss needs a Lipschitz critic, but nothing bounds its Lipschitz constant."""
     needs = bool(getattr(run.objective.loss, "needs_lipschitz", False))
-    return needs and not any(r.bounds_lipschitz for r in run.objective.regularizers.values())
+    regularized = any(r.bounds_lipschitz for r in run.objective.regularizers.values())
+    return needs and not regularized and not has_spectral_norm(run.state.D)

@@ -1,4 +1,4 @@
-"""Measure the steps of a training: how long their parts take, and which products they make."""
+"""Measure training steps: the seconds of their parts, and their matrix products and convolutions."""
 
 import statistics
 from collections.abc import Callable
@@ -19,28 +19,28 @@ from gantrain.engine.timing import (
     median_parts,
     total,
 )
-from gantrain.game import lazy
+from gantrain.game import lazy_regularizers
 from gantrain.session.run import Run
 
 WARMUP_CALLS = EAGER_CALLS + 1
-"""Calls of an update before it is measured; in the last it is captured as a CUDA graph, where updates are."""
+"""Calls of an update before it is measured. With CUDA graphs, it is captured in the last of them."""
 
 
 def count_lazy_calls(run: Run) -> dict[str, float]:
-    """Return how often an average step calls the update of each lazy penalty, by its name ("critic_r1")."""
+    """Return the average number of calls per step of each lazy penalty's update, by name ("critic_r1")."""
     players = {"critic": ("discriminator_penalty", run.config.n_critic), "generator": ("generator_penalty", 1)}
     return {
         f"{player}_{name}": updates * run.config.accumulate / regularizer.every
         for player, (method, updates) in players.items()
-        for name, regularizer in lazy(run.objective, method).items()
+        for name, regularizer in lazy_regularizers(run.objective, method).items()
     }
 
 
 def count_products(training: Training) -> list[Product]:
-    """Make one eager step, and list the matrix products and convolutions of an average one."""
+    """Make one eager step, and return the matrix products and convolutions of an average step."""
     run = training.run
     counter = ProductCounter()
-    watched = WatchedRuntime(around=counter.made_by, **vars(replace(run.runtime, acceleration="eager")))
+    watched = WatchedRuntime(around=counter.count_for, **vars(replace(run.runtime, acceleration="eager")))
     with counter:
         replace(training, run=replace(run, steps=run.state.step + 1, runtime=watched))([])
     return counter.per_step(count_lazy_calls(run))
@@ -51,10 +51,10 @@ class Timing:
     """Seconds per step.
 
     Attributes:
-        parts: of each part; lazy penalties and callbacks are averages at their own intervals, the others medians.
-        callbacks: of each callback.
-        lazy: of lazy penalties, by player; included in parts.
-        median_step: of the median step, as it was measured, without lazy penalties.
+        parts: by part of the step: medians, plus the averages of lazy penalties and callbacks over their intervals.
+        callbacks: by callback; their sum is also in parts.
+        lazy: lazy penalties, by player; also included in parts.
+        median_step: median of the measured steps, without lazy penalties.
     """
 
     parts: dict[str, float]
@@ -64,10 +64,10 @@ class Timing:
 
 
 def time_steps(training: Training, steps: int, after: Callable[[LapTimer], None] | None = None) -> Timing:
-    """Train for `steps` steps after a warm-up, and measure what they took.
+    """Train for `steps` steps after a warm-up, and measure them.
 
     Args:
-        training: its intervals are shortened, so that few steps are enough; no more is to be done with it.
+        training: its intervals are shortened, so that few steps suffice; do not use it afterwards.
         after: called with the timer at the end of the warm-up and of each step; its time is not counted.
     """
     run, timer = training.run, LapTimer(training.run.device)
@@ -86,18 +86,18 @@ def time_steps(training: Training, steps: int, after: Callable[[LapTimer], None]
     timed = replace(training, run=replace(run, runtime=watched), batches=TimedBatches(training.batches, timer))
     timer.restart()
     timed([*callbacks, EndOfStep(timer, after, since=warmed_up)])
-    training.callbacks.finish("failed")  # no last grids and curves: they do not belong to a step
+    training.callbacks.finish("failed")  # with this status no last grid and checkpoint are written
 
-    taken = {step: laps for step, laps in timer.steps().items() if step > warmed_up}
-    of_lazy = lazy_seconds(taken, lazy_calls)
-    parts = {part: seconds + of_lazy.get(part, 0.0) for part, seconds in median_parts(taken).items()}
+    laps_by_step = {step: laps for step, laps in timer.steps().items() if step > warmed_up}
+    of_lazy = lazy_seconds(laps_by_step, lazy_calls)
+    parts = {part: seconds + of_lazy.get(part, 0.0) for part, seconds in median_parts(laps_by_step).items()}
     intervals = [c.every for c in callbacks if c.every is not None]
-    by_callback = {c.callback.name: c.seconds_per_step(taken, intervals) for c in callbacks}
+    by_callback = {c.callback.name: c.seconds_per_step(laps_by_step, intervals) for c in callbacks}
     parts["callbacks"] = sum(by_callback.values())
     left_out = {WAITING, *lazy_calls}
     return Timing(
         parts=parts,
         callbacks=by_callback,
         lazy=of_lazy,
-        median_step=statistics.median(total(laps, *(laps.keys() - left_out)) for laps in taken.values()),
+        median_step=statistics.median(total(laps, *(laps.keys() - left_out)) for laps in laps_by_step.values()),
     )

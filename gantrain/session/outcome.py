@@ -1,4 +1,4 @@
-"""How a run ends: its status in run.json, what is printed, and the error or exit status that follows."""
+"""Handle the end of a run: its status in run.json, the printed message, and the error or exit status."""
 
 import signal
 import time
@@ -18,68 +18,68 @@ from gantrain.session.run import Run
 from gantrain.session.signals import StopOnSignal, Stopped
 from gantrain.session.trials import fitting_batch_size
 
-SECONDS_FOR_MAIN = 2.0
-"""In which rank 0, if it lives, reports by itself that another process has died; it knows best what is saved."""
+SECONDS_FOR_RANK_0 = 2.0
+"""Time for rank 0, which knows the checkpoints, to report a lost process before another rank does."""
 
 
 @contextmanager
-def recorded(training: Training, record: Record) -> Iterator[StopOnSignal]:
-    """Keep run.json true while the block runs and when it ends, and let the callbacks finish.
+def record_outcome(training: Training, record: Record) -> Iterator[StopOnSignal]:
+    """Record the status of the run in run.json when the block starts and ends, and finish the callbacks.
 
     Raises:
-        GantrainError: what ended the run, as an error for the user.
-        SystemExit: a signal stopped the run; 128 + its number.
+        GantrainError: the error that ended the run, as a message for the user.
+        SystemExit: a signal stopped the run; the status is 128 + its number.
     """
     run = training.run
-    status, failure, is_agreed = "failed", None, False
+    status, failure, on_all_ranks = "failed", None, False
     first_step = run.state.step
     record.write("running")
-    stopped_at_once = "stopped at once, by a second signal"
+    stopped_at_once = "stopped at once by a second signal"
     with StopOnSignal(run.processes, lambda: record.write("stopped", stopped_at_once)) as stop:
         try:
             yield stop
             status = "finished"
         except Stopped:
-            status, is_agreed = "stopped", True
+            status, on_all_ranks = "stopped", True
         except BaseException as error:
-            failure = explained(error, training, first_step)
+            failure = to_user_error(error, training, first_step)
             status = "diverged" if isinstance(failure, DivergedError) else "failed"
         try:
             training.callbacks.finish(status)
         except BaseException as error:
             if failure is None:
-                failure = explained(error, training, first_step)
+                failure = to_user_error(error, training, first_step)
                 status = "diverged" if isinstance(failure, DivergedError) else "failed"
         try:
             record.write(status, None if failure is None else str(failure) or type(failure).__name__)
         except OSError as error:
-            failure = failure or explained(error, training, first_step)
+            failure = failure or to_user_error(error, training, first_step)
     try:
-        conclude(run, stop, status, failure)
+        raise_or_exit(run, stop, status, failure)
     finally:
-        if is_agreed:
-            # torchrun ends all processes as soon as one has left, and rank 0 saves until here.
+        if on_all_ranks:
+            # torchrun ends all processes as soon as one has exited, and rank 0 may still be saving.
             with suppress(Exception):
                 run.processes.barrier()
 
 
-def conclude(run: Run, stop: StopOnSignal, status: str, failure: BaseException | None) -> None:
-    """Raise the error that ended the run; exit if a signal did; else return."""
+def raise_or_exit(run: Run, stop: StopOnSignal, status: str, failure: BaseException | None) -> None:
+    """Raise the error that ended the run; if a signal was received, print how to resume and exit; else return."""
     if failure is not None:
         raise failure
     if stop.received is not None:
         name = signal.Signals(stop.received).name
-        how = f"Stopped by {name} after" if status == "stopped" else f"Finished, and {name} received, at"
+        how = f"Stopped by {name} after" if status == "stopped" else f"Finished, with {name} received, at"
         is_saved = checkpoint.paths(run.folder)
-        then = f"Resume with: {run.command}" if is_saved else "Nothing is saved: the callback checkpoint was left out."
+        then = f"Resume with: {run.command}" if is_saved else "Nothing is saved: the run has no callback checkpoint."
         text = f"{how} step {run.state.step:,}. The run is in {run.folder}. {then}"
         console.print(text, markup=False, soft_wrap=True, highlight=False)
         stop.forward()
         raise SystemExit(128 + stop.received)
 
 
-def explained(error: BaseException, training: Training, first_step: int) -> BaseException:
-    """Turn what ended a run into an error for the user, where it is not a fault of gantrain's."""
+def to_user_error(error: BaseException, training: Training, first_step: int) -> BaseException:
+    """Convert the exception that ended a run into an error for the user; return a bug of gantrain unchanged."""
     run = training.run
     if run.processes.is_lost_peer(error):
         failure: GantrainError = lost_peer(error, f"at step {run.state.step:,}", run.folder, run.command)
@@ -88,17 +88,18 @@ def explained(error: BaseException, training: Training, first_step: int) -> Base
     elif isinstance(error, OSError):
         failure = explain_os_error(error, f"Writing to {run.folder}")
         if not run.folder.is_dir():
-            failure = GantrainError(f"The folder {run.folder} has vanished during the run; nothing more can be saved.")
+            failure = GantrainError(f"The folder {run.folder} has vanished during the run; nothing can be saved.")
         elif checkpoint.paths(run.folder):
             failure = GantrainError(f"{failure} Then resume with: {run.command}")
     elif isinstance(error, DivergedError) and checkpoint.paths(run.folder):
         advice = f"{run.command} optimizer.lr=... 'allow_change=[optimizer.lr]'"
-        return DivergedError(f"{error} The last checkpoint is kept; resume it with other settings: {advice}")
+        return DivergedError(f"{error} Resume from the last checkpoint with other settings: {advice}")
     elif is_out_of_memory(error):
         failure = ConfigError(out_of_memory(error, training))
     elif isinstance(error, Exception) and not isinstance(error, GantrainError) and run.state.step == first_step:
         failure = ConfigError(
-            f"the first step failed ({type(error).__name__}: {first_line(error)}). HYDRA_FULL_ERROR=1 shows where."
+            f"the first step failed ({type(error).__name__}: {first_line(error)}). For a traceback, set "
+            "HYDRA_FULL_ERROR=1."
         )
     else:
         return error
@@ -107,7 +108,7 @@ def explained(error: BaseException, training: Training, first_step: int) -> Base
 
 
 def out_of_memory(error: BaseException, training: Training) -> str:
-    """Say that memory ran out, and which batch size is likely to fit."""
+    """Return the message for a device that ran out of memory, with a batch size that is likely to fit."""
     run = training.run
     batch_size = run.config.batch_size
     resume = f" Resume with: {run.command}" if checkpoint.paths(run.folder) else ""
@@ -121,11 +122,16 @@ def out_of_memory(error: BaseException, training: Training) -> str:
 
 
 def lost_peer(error: BaseException, when: str, folder: Path | None, command: str) -> LostError:
-    """Say that another process does not answer any more, and how to resume where this one sees a checkpoint."""
+    """Return the error for a process that no longer responds, with the command to resume if there is a checkpoint.
+
+    Args:
+        when: a phrase, for example "at step 10".
+        folder: of the run, or None on ranks that do not know it.
+    """
     saved = f" Resume with: {command}" if folder is not None and checkpoint.paths(folder) else ""
     reason = first_line(error)
     is_gone = any(word in reason for word in ("by peer", "remote worker"))
-    how = "has died" if is_gone else f"does not answer any more ({reason})"
+    how = "has died" if is_gone else f"no longer responds ({reason})"
     return LostError(f"Another process of this run {how}, {when}.{saved}")
 
 
@@ -135,12 +141,12 @@ def first_line(error: BaseException) -> str:
 
 
 def let_one_rank_report(failure: Exception, processes: Processes) -> None:
-    """Let exactly one rank report the root cause: that which failed by itself, else the first that lost its peer."""
+    """Let exactly one rank report the root cause: the one that failed itself, else the first that lost a peer."""
     if isinstance(failure, LostError):
         with suppress(ValueError):  # not in the main thread
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, which would come before the report
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it, and it would prevent the report
         if not processes.is_main:
-            time.sleep(SECONDS_FOR_MAIN)
-        console.quiet = not processes.claims_report()  # on any rank: rank 0 may have died
+            time.sleep(SECONDS_FOR_RANK_0)
+        console.quiet = not processes.claims_report()  # another rank reports if rank 0 has died
     elif processes.is_main:
         processes.claims_report()

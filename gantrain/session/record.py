@@ -1,4 +1,4 @@
-"""run.json: the record that a run keeps of itself."""
+"""Write run.json, the record of a run."""
 
 import json
 import platform
@@ -21,9 +21,9 @@ from gantrain.train import TrainState
 
 
 class Record(Callback):
-    """run.json: what the run is, how far it came and how it ended; whole at any moment.
+    """Write run.json: what the run is, how far it is, and how it ended. The file is always complete.
 
-    Not a choice of the config: no run is without it.
+    Every run has this callback; the config cannot remove it.
     """
 
     SECONDS_BETWEEN_WRITES = 10.0
@@ -62,12 +62,12 @@ class Record(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.last, self.best = dict(state.get("last", {})), dict(state.get("best", {}))
 
-    def note(self, event: str, **facts: object) -> None:
-        """Add to the run's history: that it was resumed, with which changes, or rolled back, and why."""
+    def add_event(self, event: str, **facts: object) -> None:
+        """Add an event, "resumed" or "rolled back", to the history of the run."""
         self.history.append({"event": event, "step": self.run.state.step, "time": timestamp(time.time()), **facts})
 
     def write(self, status: str, error: str | None = None) -> None:
-        """Write the record, on rank 0, with the given status: running, finished, stopped, diverged or failed."""
+        """Write the record, on rank 0 only; status is running, finished, stopped, diverged or failed."""
         if not self.run.processes.is_main:
             return
         run, state, seconds = self.run, self.run.state, self.run.seconds
@@ -111,22 +111,22 @@ class Record(Callback):
 
 
 def num_parameters(module: torch.nn.Module) -> int:
-    """Count the trained numbers."""
+    """Count the parameters of a module."""
     return sum(p.numel() for p in module.parameters())
 
 
 def device_name(device: torch.device) -> str:
-    """Say what computes, for example "cpu" or "cuda (NVIDIA H200)"."""
+    """Return the device with its model, for example "cpu" or "cuda (NVIDIA H200)"."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
 def timestamp(seconds: float) -> str:
-    """ISO 8601, UTC."""
+    """Format a time, in seconds since 1970, as ISO 8601 in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def versions(device: torch.device) -> dict[str, str | None]:
-    """List what the run's numbers depend on; CUDA and the driver are null without a GPU."""
+    """Return the versions that the results depend on; those of CUDA and the driver are None without a GPU."""
     on_gpu = device.type == "cuda"
     return {
         "gantrain": version("gantrain"),
@@ -139,7 +139,7 @@ def versions(device: torch.device) -> dict[str, str | None]:
 
 
 def driver_version() -> str | None:
-    """Ask the NVIDIA driver for its version; None where it does not answer."""
+    """Return the version of the NVIDIA driver, or None if it cannot be read."""
     if shutil.which("nvidia-smi") is None:
         return None
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -151,10 +151,10 @@ def driver_version() -> str | None:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Return the commit of the working directory and whether files differ from it; None outside of a repository."""
+    """Return the commit of the working directory and whether files differ from it; None outside a repository."""
 
     def git(*arguments: str) -> str:
-        # A repository's own config may name a program for fsmonitor, which git would run.
+        # The config of a repository may name a program for fsmonitor, which git would run.
         command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
 

@@ -1,4 +1,4 @@
-"""Resume a run from its newest checkpoint, and roll it back to there after a divergence."""
+"""Resume a run from its newest checkpoint, and roll back to it after a divergence."""
 
 import logging
 from contextlib import suppress
@@ -8,25 +8,25 @@ from typing import Any
 
 from gantrain.assemble import Training
 from gantrain.callbacks.checkpoint import Checkpoint
-from gantrain.config import Config, Node, chosen
+from gantrain.config import Config, Node, selected_options
 from gantrain.errors import ConfigError, DivergedError
 from gantrain.files import remove_temporaries
 from gantrain.session import checkpoint
 from gantrain.session.record import Record
 from gantrain.session.run import Previous
-from gantrain.session.saved import check_same, holds_run, load_config, load_record, require_new, require_plain
+from gantrain.session.saved import check_same, holds_run, load_config, load_record, require_new, require_regular_files
 from gantrain.session.signals import ROLL_BACK, RolledBack
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Found:
-    """A run that is to be resumed.
+class SavedRun:
+    """A run that can be resumed.
 
     Attributes:
-        changes: what differs from its config, by key: the old value and the new.
-        path, content: its newest checkpoint; None where it ended before its first.
+        changes: keys of the config that differ from the saved config: for each, the old and the new value.
+        path, content: the newest checkpoint; None if the run ended before its first.
     """
 
     changes: dict[str, list[Any]]
@@ -34,16 +34,16 @@ class Found:
     content: checkpoint.Content | None = None
 
 
-def find_run(folder: Path, config: Config) -> Found | None:
-    """Look for a run to resume.
+def find_run(folder: Path, config: Config) -> SavedRun | None:
+    """Return the run in the folder that can be resumed with this config; None if the folder holds no run.
 
     Raises:
-        ConfigError: there is one that must not be resumed, or not under this config.
+        ConfigError: there is a run, but it must not be resumed, or not with this config.
         DataError: its files are damaged or forged.
     """
     if not holds_run(folder):
         return None
-    require_plain(folder)
+    require_regular_files(folder)
     if config.resume is None or not (folder / ".hydra" / "config.yaml").exists():
         require_new(folder)
     newest = checkpoint.newest(folder)
@@ -51,22 +51,22 @@ def find_run(folder: Path, config: Config) -> Found | None:
         saved = load_config(folder)
         changes = check_same(saved, config)
         require_no_checkpoint_yet(folder, saved)
-        return Found(changes)
+        return SavedRun(changes)
     path, content = newest
-    # Not with the config file, which an attempt may have changed that then made no step.
-    return Found(check_same(content["config"], config), path, content)
+    # Compare with the config in the checkpoint: an attempt to resume that failed may have changed the config file.
+    return SavedRun(check_same(content["config"], config), path, content)
 
 
 def require_no_checkpoint_yet(folder: Path, saved: Node) -> None:
-    """Refuse to restart a run without a checkpoint, unless it ended before its first.
+    """Check that a run without a checkpoint ended before its first checkpoint, so that it can start again.
 
     Raises:
-        ConfigError: naming the reason.
+        ConfigError: it ended later, so its checkpoints were deleted or never written.
     """
     record = load_record(folder)
     status, steps = record.get("status"), record.get("steps", 0)
-    # The first may still have been on its way to the disk when the second was due, and no later.
-    last = 2 * saved["checkpoint"]["every"] if "checkpoint" in chosen(saved["callback"], "callback") else 0
+    # The first checkpoint is written in the background, but at the latest before the second one starts.
+    last = 2 * saved["checkpoint"]["every"] if "checkpoint" in selected_options(saved["callback"], "callback") else 0
     cut_short = status in (None, "running", "failed") or (status == "stopped" and record.get("error"))
     if not cut_short or not (isinstance(steps, int) and steps < last):
         raise ConfigError(
@@ -75,25 +75,28 @@ def require_no_checkpoint_yet(folder: Path, saved: Node) -> None:
         )
 
 
-def restore(training: Training, record: Record, found: Found | None) -> bool:
-    """Bring every rank to the newest checkpoint of the run in its folder; False if the run is finished already.
+def restore(training: Training, record: Record, found: SavedRun | None) -> bool:
+    """Restore every rank from the newest checkpoint of the run in its folder.
 
-    A run that was killed before its first checkpoint begins again; a new one may take its networks from `init_from`.
+    A run that was killed before its first checkpoint starts again; a new run may load its networks from `init_from`.
 
     Args:
         found: on rank 0 the run to resume, if there is one.
 
+    Returns:
+        False if the run is already finished.
+
     Raises:
-        ConfigError: the run has more steps than are asked for, or the data have changed.
-        DataError: the checkpoint does not fit.
+        ConfigError: the run has more steps than the config has, or the data have changed.
+        DataError: the checkpoint does not fit the config.
     """
     run, processes = training.run, training.run.processes
-    with processes.failing_together():
-        is_finished = processes.is_main and found is not None and is_complete(training, found)
+    with processes.raise_on_all_ranks():
+        is_finished = processes.is_main and found is not None and check_saved_run(training, found)
         if processes.is_main and not is_finished:
             if found is not None and found.content is not None:
                 restore_content(training, found.path or run.folder, found.content)
-                note_resumed(record, found)
+                record_resumed(record, found)
             elif run.config.init_from is not None:
                 path, content = checkpoint.find(run.config.init_from)
                 checkpoint.load_weights(run, content, path)
@@ -107,16 +110,19 @@ def restore(training: Training, record: Record, found: Found | None) -> bool:
     return True
 
 
-def is_complete(training: Training, found: Found) -> bool:
-    """Check that the run in the folder can be resumed; True if it has all its steps and is finished.
+def check_saved_run(training: Training, found: SavedRun) -> bool:
+    """Check that the run in the folder can be resumed, and remove incomplete files.
+
+    Returns:
+        True if the run is finished.
 
     Raises:
-        ConfigError: it has more steps than are asked for, or the data have changed.
+        ConfigError: the run has more steps than the config has, or the data have changed.
     """
     run, content = training.run, found.content
     remove_temporaries(run.folder)
     if content is None:
-        logger.info("%s ended before its first checkpoint; it begins again.", run.folder)
+        logger.info("%s ended before its first checkpoint; it starts again.", run.folder)
         for pattern in ("samples/step_*.png", "tensorboard/events.out.tfevents.*"):
             for old in run.folder.glob(pattern):
                 old.unlink()
@@ -126,31 +132,34 @@ def is_complete(training: Training, found: Found) -> bool:
     if content["fingerprint"] != run.dataset.fingerprint and "dataset" not in run.config.allow_change:
         raise ConfigError(
             f"dataset: {run.folder} was trained on other data than those of dataset={run.dataset.name} now "
-            f"(fingerprint {content['fingerprint'][:12]}, now {run.dataset.fingerprint[:12]}); bring them back, or "
-            "allow it: 'allow_change=[dataset]'."
+            f"(fingerprint {content['fingerprint'][:12]}, now {run.dataset.fingerprint[:12]}); restore the data, or "
+            "allow the change: 'allow_change=[dataset]'."
         )
     return load_record(run.folder).get("status") == "finished" and content["step"] == run.steps
 
 
 def restore_content(training: Training, path: Path, content: checkpoint.Content) -> None:
-    """Load a checkpoint into the run, and note what part of the run came before."""
+    """Load a checkpoint into the run, and set the run's previous part."""
     run = training.run
     checkpoint.restore(run, content, path)
     run.previous = Previous(content["steps_planned"], content["seconds"], content.get("intervals", {}))
 
 
-def note_resumed(record: Record, found: Found) -> None:
-    """Add to run.json's history that the run was resumed, with which changes."""
-    record.note("resumed", changes=found.changes)
+def record_resumed(record: Record, found: SavedRun) -> None:
+    """Record in the history of run.json that the run was resumed, and log which settings changed."""
+    record.add_event("resumed", changes=found.changes)
     for name, (old_value, value) in found.changes.items():
-        logger.info("%s is changed from %s to %s.", name, old_value, value)
+        logger.info("%s has changed from %s to %s.", name, old_value, value)
 
 
 def roll_back(training: Training, record: Record, reason: DivergedError | RolledBack) -> None:
-    """Bring every rank back to the last checkpoint, from where training resumes with other random numbers.
+    """Roll every rank back to the last checkpoint, from which training continues with other random numbers.
+
+    Args:
+        reason: on rank 0 the divergence; on the other ranks the notice that rank 0 rolls back.
 
     Raises:
-        DivergedError: this was not asked for, or was done often enough.
+        DivergedError: the config does not ask for a rollback, max_rollbacks is reached, or there is no checkpoint.
     """
     run = training.run
     config, rollbacks, step = run.config, run.state.rollbacks, run.state.step
@@ -171,7 +180,7 @@ def roll_back(training: Training, record: Record, reason: DivergedError | Rolled
     run.processes.broadcast(found[1])
     checkpoint.restore(run, found[1], found[0])
     run.state.rollbacks = rollbacks + 1
-    record.note("rolled back", diverged_at=step, reason=str(reason))
+    record.add_event("rolled back", diverged_at=step, reason=str(reason))
     training.callbacks.rewind()
     logger.warning(
         "%s Rolled back to step %s, with other random numbers (%s of at most %s times).",

@@ -1,4 +1,4 @@
-"""A run: its folder, what it works on, and who listens to it."""
+"""A run: its folder, config, state and parts, and the callbacks that receive what is published."""
 
 import time
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from torch import Tensor
 from gantrain.config import Config
 from gantrain.datasets.base import Dataset
 from gantrain.ema import EMA
-from gantrain.engine.distributed import SINGLE, Processes
+from gantrain.engine.distributed import SINGLE_PROCESS, Processes
 from gantrain.engine.runtime import Runtime
 from gantrain.game import Objective
 from gantrain.metrics.base import Metric
@@ -22,9 +22,8 @@ from gantrain.train import TrainState
 
 
 @runtime_checkable
-@runtime_checkable
 class Listener(Protocol):
-    """What a run needs to know of a callback: where to send what is published, and which records survive a rewind."""
+    """The part of a callback's interface that a run uses; see callbacks.base.Callback."""
 
     name: str
     every: int | None
@@ -32,7 +31,7 @@ class Listener(Protocol):
     owns_scalars: ClassVar[bool]
 
     def scalars(self, state: TrainState, scalars: dict[str, float]) -> None:
-        """Receive the numbers of a logged step, by TensorBoard tag."""
+        """Receive the scalars of a logged step, by TensorBoard tag."""
         ...
 
     def image(self, state: TrainState, tag: str, image: UInt8[ndarray, "h w 3"]) -> None:
@@ -40,7 +39,7 @@ class Listener(Protocol):
         ...
 
     def histogram(self, state: TrainState, tag: str, values: Tensor) -> None:
-        """Receive numbers whose distribution is of interest."""
+        """Receive values for a histogram."""
         ...
 
     def flush(self) -> None:
@@ -48,26 +47,26 @@ class Listener(Protocol):
         ...
 
     def survives_rewind(self, step: int) -> bool:
-        """Tell whether what it published at the step that the run is resumed from was due there."""
+        """Return whether what it published at the step where the run is resumed is kept."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what changes from step to step."""
+        """Return the state that changes from step to step."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what state_dict returned."""
+        """Restore the state that state_dict returned."""
         ...
 
 
 @dataclass
 class Previous:
-    """The part of a run that was trained before it was resumed or rolled back.
+    """The part of a run before it was resumed or rolled back.
 
     Attributes:
-        planned_steps: how many steps it was to make.
+        planned_steps: the number of steps that were planned.
         seconds: how long it took.
-        intervals: of its callbacks, in steps, by name.
+        intervals: the interval of each of its callbacks, in steps, by name.
     """
 
     planned_steps: int
@@ -77,18 +76,20 @@ class Previous:
 
 @dataclass
 class Run:
-    """What the callbacks of one training share.
+    """Everything that the callbacks and the tools of a run share.
 
     Attributes:
-        name: what the run is called in records and summaries.
+        name: name of the run in run.json and the progress bar.
         folder: where everything is written.
-        steps: generator updates that the run is to make.
-        hyperparameters: what a sweep would compare, flat, by config key.
-        command: resumes the run, as it would be typed.
+        steps: total number of generator updates.
+        metrics: by name.
+        hyperparameters: the values that the HParams tab compares, by config key.
+        command: the shell command that resumes the run.
         data_location: where the training images are stored: "device" or "host".
-        processes: those that train the run.
-        class_counts: how many samples the data have of each class, or None.
+        processes: the processes that train the run.
+        class_counts: number of samples of each class in the data; None if the run does not use labels.
         previous: the part of the run before it was resumed; None in a new run.
+        started: time at which this part of the run started, in seconds since 1970.
         listeners: the callbacks, in the order in which they are called.
     """
 
@@ -106,7 +107,7 @@ class Run:
     ema: EMA | None = None
     command: str = ""
     data_location: str = "host"
-    processes: Processes = SINGLE
+    processes: Processes = SINGLE_PROCESS
     class_counts: list[int] | None = None
     previous: Previous | None = None
     started: float = field(default_factory=time.time)
@@ -114,7 +115,7 @@ class Run:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """The device of the networks."""
         return self.runtime.device
 
     @property
@@ -124,20 +125,21 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """How long all parts of the run have taken so far."""
+        """Duration of all parts of the run so far, in seconds."""
         return (self.previous.seconds if self.previous else 0.0) + time.time() - self.started
 
     @property
     def better(self) -> dict[str, int]:
-        """By number of the metrics, 1 where higher is better and -1 where lower is."""
+        """For each name of a metric's value, 1 if higher is better and -1 if lower is better."""
         signs = {"higher": 1, "lower": -1}
         return {tag: signs[better] for metric in self.metrics.values() for tag, better in metric.better.items()}
 
     def survives_rewind(self, step: int, tag: str, *, is_scalar: bool = True) -> bool:
-        """Tell whether what was written under the tag at a step survives resuming at the state's step.
+        """Return whether a record, written under a tag at a step, is kept when the run is resumed at the state's step.
 
-        What came later is about to be written again. At that step itself, the callback that publishes the tag decides:
-        what was written only because the run was to end there, or was stopped there, is removed.
+        Records of earlier steps are kept; those of later steps are removed, because they will be written again. At the
+        state's step, the callback that publishes the tag decides: a record that was written only because the run ended
+        or was stopped there is removed.
         """
         if step != self.state.step:
             return step < self.state.step
@@ -151,7 +153,7 @@ class Run:
         return {listener.name: listener.every for listener in self.listeners if listener.every is not None}
 
     def publish_scalars(self, scalars: dict[str, float]) -> None:
-        """Send the numbers of a logged step to every callback."""
+        """Send the scalars of a logged step to every callback."""
         for listener in self.listeners:
             listener.scalars(self.state, scalars)
 
@@ -161,6 +163,6 @@ class Run:
             listener.image(self.state, tag, image)
 
     def publish_histogram(self, tag: str, values: Tensor) -> None:
-        """Send numbers whose distribution is of interest to every callback."""
+        """Send values for a histogram to every callback."""
         for listener in self.listeners:
             listener.histogram(self.state, tag, values)

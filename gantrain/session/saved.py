@@ -1,6 +1,6 @@
-"""Resuming a run: what its folder holds, and whether a config would train the same.
+"""Read the config and the record of a run from its folder, and compare its config with that of a resumed run.
 
-Nothing here imports torch, and nothing here trusts a file: a run's folder may come from a stranger.
+This module does not import torch, and does not trust the files: a run's folder may come from a stranger.
 """
 
 import json
@@ -13,7 +13,7 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
 from gantrain.command.suggest import flat_keys, nearest
-from gantrain.config import Config, Node, not_training, plain
+from gantrain.config import Config, Node, keys_outside_training, to_dict
 from gantrain.datasets.untrusted import open_regular
 from gantrain.errors import ConfigError, DataError
 
@@ -27,71 +27,72 @@ RUN_FILES = (
     "samples.gif",
     "curves.png",
 )
-"""What marks a folder as that of a run."""
+"""A folder that has one of these holds a run."""
 
 MAX_BYTES = 2_000_000
-"""Of a config or a record: far above what gantrain writes."""
+"""Maximal size of a config or record; gantrain writes far smaller ones."""
 
 MAY_DIFFER = (
-    *not_training(),
+    *keys_outside_training(),
     *("steps", "epochs", "runtime", "allow", "init_from"),
     *("dataset.root", "dataset.cache_dir", "dataset.download", "dataset.max_bad_fraction"),
 )
-"""Keys that a resumed run may change: the training stays the same, or grows. Data are known by their fingerprint."""
+"""Keys that may change when a run is resumed: they change only the length of the training, or how fast it is. Paths
+may change because the data are compared by their fingerprint."""
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run has begun in the folder."""
+    """Return whether a run has started in the folder."""
     return any((folder / name).exists() for name in RUN_FILES)
 
 
 def require_new(folder: Path) -> None:
-    """Refuse a folder in which a run has begun.
+    """Check that no run has started in the folder.
 
     Raises:
-        ConfigError: naming the remedies.
+        ConfigError: a run has started there.
     """
     if holds_run(folder):
         held = ", ".join(name for name in RUN_FILES if (folder / name).exists())
         raise ConfigError(
-            f"run_dir={folder} holds a run already ({held}), and runs are never overwritten; go on with it by "
-            f"resume={folder}, choose another folder, or move that one away."
+            f"run_dir={folder} holds a run already ({held}), and runs are never overwritten; resume it with "
+            f"resume={folder}, choose another folder, or move that folder away."
         )
 
 
-def require_plain(folder: Path) -> None:
-    """Refuse a run's folder that holds links, pipes or devices: they lead elsewhere, or never end.
+def require_regular_files(folder: Path) -> None:
+    """Check that the files of a run's folder are regular; reading a link, pipe or device could leave it or never end.
 
     Raises:
-        DataError: naming the first.
+        DataError: one is not.
     """
     tops = [folder / name for name in {name.partition("/")[0] for name in RUN_FILES} | {"gantrain.log"}]
     for path in (path for top in tops for path in (top, *(() if top.is_symlink() else top.rglob("*")))):
         if os.path.lexists(path) and not (stat.S_ISREG(mode := path.lstat().st_mode) or stat.S_ISDIR(mode)):
             raise DataError(
-                f"{path} is a link or no file at all, which gantrain never makes; the folder may be forged. Replace it "
-                "by what it stands for if you know it."
+                f"{path} is a link or not a regular file, which gantrain never creates; the folder may be forged. If "
+                "you know what it refers to, replace it by a copy of that."
             )
 
 
 def load_config(folder: Path) -> Node:
-    """Read the config that a run was trained with.
+    """Read the resolved config of a run.
 
     Raises:
-        ConfigError: the folder is not that of a run.
-        DataError: the file is broken.
+        ConfigError: the folder does not hold a run.
+        DataError: the file is damaged.
     """
     path = folder / ".hydra" / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"{folder} is not the folder of a run: it has no {path.relative_to(folder)}.")
     config = load_yaml(path)
     if not isinstance(config, dict):
-        raise DataError(f"{path} is damaged: it holds no mapping.")
+        raise DataError(f"{path} is damaged: it is not a mapping.")
     return config
 
 
 def load_record(folder: Path) -> Node:
-    """Read run.json, or nothing where it is missing or broken: no training depends on it."""
+    """Read run.json; return {} if it is missing or damaged, because the training does not depend on it."""
     try:
         content = json.loads(_read(folder / "run.json"))
     except (DataError, ValueError, RecursionError):
@@ -100,24 +101,24 @@ def load_record(folder: Path) -> Node:
 
 
 def check_same(saved: Node, config: Config) -> dict[str, list[Any]]:
-    """Compare the config that a run was trained with to the one that it is to go on with.
+    """Compare the saved config of a run with the config that it is resumed with.
 
     Returns:
-        what has changed and was allowed to, by key: the old value and the new.
+        the changes that allow_change permits: for each key, the old and the new value.
 
     Raises:
-        ConfigError: something that changes the training differs and is not allowed by name.
+        ConfigError: a key that changes the training differs, and allow_change does not name it.
     """
-    new, allow_change = plain(config), config.allow_change
-    changes = differences(completed(saved, new), new)
+    new, allow_change = to_dict(config), config.allow_change
+    changes = differences(with_new_options(saved, new), new)
     for name in allow_change:
         known = [*flat_keys(new), *flat_keys(saved)]
         if name not in known:
             raise ConfigError(f"allow_change=[{name}]: there is no such key.{nearest(name, known)}")
     refused = [name for name in changes if not any(is_below(name, allowed) for allowed in allow_change)]
-    # An option of a group that was exchanged for another is named by the group.
-    exchanged = [name.removesuffix("._target_") for name in refused if name.endswith("._target_")]
-    names = [next((group for group in exchanged if is_below(name, group)), name) for name in refused]
+    # If a class was replaced, suggest allowing the whole group rather than each of its keys.
+    replaced = [name.removesuffix("._target_") for name in refused if name.endswith("._target_")]
+    names = [next((group for group in replaced if is_below(name, group)), name) for name in refused]
     if refused:
         lines = [
             line
@@ -125,21 +126,21 @@ def check_same(saved: Node, config: Config) -> dict[str, list[Any]]:
             for line in (f"  - {name}: {_show(changes[name][0])}", f"  + {name}: {_show(changes[name][1])}")
         ]
         raise ConfigError(
-            "the config differs from the one that the run was trained with, and this would change the training:\n"
+            "the config differs from the saved config of the run, and this would change the training:\n"
             + "\n".join(lines)
-            + "\nLeave the run as it was, choose another run_dir, or allow it by name: "
+            + "\nKeep the saved values, choose another run_dir, or allow the change by name: "
             + f"'allow_change=[{','.join(dict.fromkeys(names))}]'."
         )
     return changes
 
 
 NEW_OPTIONS = {"every": 1, "strength": 1.0}
-"""Options that parts had no name for in earlier versions, with the values that stand for what these did."""
+"""Options that earlier versions did not have, with the values at which a part behaves as it did then."""
 
 
-def completed(saved: Node, new: Node) -> Node:
-    """Add to the config of an earlier version's run what that version had no name for, with the values it meant."""
-    filled = plain(Config()) | saved
+def with_new_options(saved: Node, new: Node) -> Node:
+    """Add to a saved config the keys that did not exist in the version that saved it, with equivalent values."""
+    filled = to_dict(Config()) | saved
     for group in ("regularizer", "augment"):
         for name, node in filled[group].items():
             options = new[group].get(name)
@@ -153,7 +154,7 @@ _MISSING = "(absent)"
 
 
 def differences(saved: Node, config: Node, prefix: str = "") -> dict[str, list[Any]]:
-    """List the leaves in which two configs differ and that matter to the training, with both values."""
+    """Return the keys, except MAY_DIFFER, whose values differ between two configs, with the old and the new value."""
     found: dict[str, list[Any]] = {}
     for name in dict.fromkeys([*saved, *config]):
         path = f"{prefix}{name}"
@@ -168,7 +169,7 @@ def differences(saved: Node, config: Node, prefix: str = "") -> dict[str, list[A
 
 
 def is_below(name: str, parent: str) -> bool:
-    """Tell whether a dotted key is another one or lies below it."""
+    """Return whether a dotted key equals another or is below it."""
     return name == parent or name.startswith(f"{parent}.")
 
 
@@ -180,17 +181,17 @@ def load_yaml(path: Path) -> Any:
     """Read a YAML file that may come from a stranger.
 
     Raises:
-        DataError: it is broken, or holds an alias.
+        DataError: it is damaged, or has an alias.
     """
     text = _read(path)
     try:
-        # An alias lets a few lines stand for more values than fit into memory; gantrain writes none.
+        # With aliases, a few lines can expand to more values than fit into memory; gantrain writes none.
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise DataError(f"{path} is damaged or forged: it holds an alias (*), which gantrain never writes.")
+            raise DataError(f"{path} is damaged or forged: it has an alias (*), which gantrain never writes.")
         return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except DataError:
         raise
-    except Exception as error:  # broken YAML raises exceptions of several libraries
+    except Exception as error:  # invalid YAML raises exceptions of several libraries
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} is damaged: {reason}.") from error
 

@@ -1,4 +1,4 @@
-"""End a run after the current step when a signal comes; on all ranks at the same step."""
+"""Stop a run after the current step when a signal is received, on all ranks at the same step."""
 
 import os
 import signal
@@ -7,13 +7,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
-from gantrain.engine.distributed import SINGLE, Processes
+from gantrain.engine.distributed import SINGLE_PROCESS, Processes
 from gantrain.train import TrainState
 from gantrain.updates import Logs
 
 
 class Stopped(Exception):
-    """A signal asked the run to end after the current step."""
+    """The run stops after the current step, because a signal was received."""
 
 
 class RolledBack(Exception):
@@ -21,28 +21,28 @@ class RolledBack(Exception):
 
 
 ROLL_BACK = 1000
-"""What rank 0 sends in place of a signal's number when it rolls back."""
+"""Sent by rank 0 instead of a signal number when it rolls back."""
 
 
 class StopOnSignal:
-    """Turn the first SIGINT, SIGTERM or SIGHUP into the end of the current step; a second one ends the process at once.
+    """Stop after the current step on the first SIGINT, SIGTERM or SIGHUP; exit at once on the second.
 
-    Several processes agree on the step. SIGUSR1 and SIGUSR2 are taken where somebody else has a handler for them, for
-    example a cluster's launcher that requeues the run: the handler is called when the run is saved, and such a signal
-    does not count as a second one.
+    All ranks stop after the same step. SIGUSR1 and SIGUSR2 also stop the run, if a handler for them is installed, for
+    example that of a cluster launcher that requeues the job. That handler is called once the run is saved, and such a
+    signal never counts as a second one.
 
     Args:
         before_exit: called before a second signal ends the process.
     """
 
-    def __init__(self, processes: Processes = SINGLE, before_exit: Callable[[], None] = lambda: None):
+    def __init__(self, processes: Processes = SINGLE_PROCESS, before_exit: Callable[[], None] = lambda: None):
         self.processes, self.before_exit = processes, before_exit
         self.received: int | None = None
 
     def __enter__(self) -> "StopOnSignal":
-        # Python allows handlers in the main thread alone; elsewhere the caller's own handlers stay.
+        # Python can install handlers only in the main thread; in another thread the existing handlers stay.
         on_main = threading.current_thread() is threading.main_thread()
-        # nohup has SIGHUP ignored, and so it stays.
+        # An ignored signal stays ignored, such as SIGHUP under nohup.
         wanted = [
             s
             for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -58,11 +58,11 @@ class StopOnSignal:
             signal.signal(signum, handler)
 
     def handle(self, signum: int, _: FrameType | None) -> None:
-        """Remember the signal until the step is done; exit at the second one."""
+        """Remember the signal until the step is done; exit at once on the second signal."""
         if self.received is None or signum in self.forwarded:
             is_first, self.received = self.received is None, signum
             if is_first:
-                # Not through the console, which this signal may have interrupted.
+                # Not through the console: this signal may have interrupted it while it holds its lock.
                 self.write("\nFinishing the step and saving; press Ctrl-C again to stop at once.\n")
             return
         with suppress(Exception):
@@ -71,22 +71,22 @@ class StopOnSignal:
         os._exit(128 + signum)
 
     def forward(self) -> None:
-        """Call the handler that somebody else has for the signal."""
+        """Call the handler that was installed for the signal before this one."""
         if self.received in self.forwarded:
             self.forwarded[self.received](self.received, None)
 
     def write(self, text: str) -> None:
-        """Write to the terminal, on rank 0; the terminal may be closed."""
+        """Write to stderr on rank 0; ignore a closed terminal."""
         if self.processes.is_main:
             with suppress(OSError):
                 os.write(2, text.encode())
 
     def __call__(self, state: TrainState, logs: Logs) -> None:
-        """End the run after this step if a signal came to any rank.
+        """Stop after this step if any rank has received a signal.
 
         Raises:
-            Stopped: a signal came.
-            RolledBack: rank 0 is rolling the run back.
+            Stopped: a rank received a signal.
+            RolledBack: rank 0 rolls the run back.
         """
         received = self.processes.all_reduce_max(self.received or 0)
         if received == ROLL_BACK:

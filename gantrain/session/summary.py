@@ -1,4 +1,4 @@
-"""What is printed before the first step and after the last."""
+"""Format the messages before the first step and after the last."""
 
 import shlex
 from typing import Any
@@ -18,7 +18,7 @@ from gantrain.session.run import Run
 
 
 def summary(run: Run, choices: dict[str, Any]) -> RenderableType:
-    """Say what is about to run: data, networks, objective, device, steps and place."""
+    """Return the table of what is about to run: data, networks, objective, optimizers, device, steps and folder."""
     config, state, dataset = run.config, run.state, run.dataset
     shape = "x".join(map(str, dataset.image_shape))
     count = "sampled afresh" if dataset.num_images is None else f"{dataset.num_images:,} images"
@@ -49,13 +49,13 @@ def summary(run: Run, choices: dict[str, Any]) -> RenderableType:
 
 
 def closing(run: Run) -> str:
-    """Say where things are, and the commands to look at them."""
+    """Return the message at the end of a run: where its files are, and commands to look at them."""
     folder = run.folder
     quoted = shlex.quote(str(folder))
     grids = sorted(folder.glob("samples/step_*.png"))[-1:]
     pictures = [("samples", path) for path in grids]
     pictures += [("animation", folder / "samples.gif"), ("curves", folder / "curves.png")]
-    lines = [f"\nDone: {run.state.step:,} steps. All of it is in {folder}"]
+    lines = [f"\nDone: {run.state.step:,} steps. The files are in {folder}"]
     lines += [f"  {name:<9} {path}" for name, path in pictures if path.exists()]
     if (folder / "tensorboard").exists():
         lines.append(f"  watch     tensorboard --logdir {quoted}")
@@ -67,16 +67,16 @@ def closing(run: Run) -> str:
 
 
 def _options(node: dict[str, Any]) -> str:
-    options = {key: value for key, value in node.items() if key[0] != "_" and DULL.get(key) != value}
-    texts = [f"{key} {_spelled(value)}" for key, value in options.items()]
+    options = {key: value for key, value in node.items() if key[0] != "_" and HIDDEN_DEFAULTS.get(key) != value}
+    texts = [f"{key} {_format(value)}" for key, value in options.items()]
     return f"({', '.join(texts)})" if texts else ""
 
 
-DULL = {"every": 1, "strength": 1.0}
-"""Options that are not worth a word at these values."""
+HIDDEN_DEFAULTS = {"every": 1, "strength": 1.0}
+"""The summary does not print an option that has this value."""
 
 
-def _spelled(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, list):
         return "+".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -104,11 +104,11 @@ def _epochs(run: Run) -> float:
 
 
 NORMS = {"BatchNorm": "BatchNorm", "InstanceNorm": "InstanceNorm", "GroupNorm": "LayerNorm", "LayerNorm": "LayerNorm"}
-"""What normalization layers are called, by a part of their class's name."""
+"""For a part of the class name of a normalization layer, the name that is printed."""
 
 
 def network_name(network: nn.Module) -> str:
-    """Name a network for what it is: its architecture and its normalization."""
+    """Describe a network by its architecture and its normalization, for example "dcgan, BatchNorm"."""
     architecture = type(network).__module__.rpartition(".")[2]
     classes = {type(module).__name__ for module in network.modules()}
     norms = [label for part, label in NORMS.items() if any(part in name for name in classes)]

@@ -1,4 +1,4 @@
-"""Trial steps: which batch fits into memory, and whether another number of threads gives the same bits."""
+"""Make trial steps to find the batch size that fits into memory, and numbers of threads that give the same bits."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -12,14 +12,14 @@ from gantrain.assemble import Training
 from gantrain.datasets.batches import Batch, Batches
 from gantrain.engine.finite import named_tensors
 from gantrain.engine.memory import largest_fitting, total_bytes
-from gantrain.engine.openmp import ThreadsFollowLoad, can_follow_load
-from gantrain.engine.runtime import own_code
+from gantrain.engine.openmp import AdaptThreads, can_adapt_threads
+from gantrain.engine.runtime import find_user_code
 from gantrain.schedules.apply import Schedules
 
 
 @dataclass
 class RepeatedBatch:
-    """The same batch again and again."""
+    """A sequence of batches that are all the same."""
 
     batch: Batch
     batch_size: int
@@ -29,15 +29,15 @@ class RepeatedBatch:
         return self.batch
 
     def for_generator(self) -> Batches:
-        """Return the same."""
+        """Return the batches for generator steps, which are the same."""
         return self
 
 
 def fitting_batch_size(training: Training) -> int | None:
-    """Return the largest batch size that is likely to fit, after a larger one did not; None: no size does.
+    """Return the largest batch size that is likely to fit into memory, after the config's did not; None if none does.
 
-    On a GPU two small steps are made and their memory is measured, which changes the networks; elsewhere it is half
-    the size.
+    On a single GPU it is estimated from the memory of two small training steps, which change the networks; otherwise it
+    is half of the config's batch size.
     """
     run, size = training.run, training.run.config.batch_size
     rows = size // run.processes.world_size // run.config.accumulate
@@ -55,7 +55,7 @@ def fitting_batch_size(training: Training) -> int | None:
 
 
 def peak_bytes(training: Training, rows: int) -> int:
-    """Return the bytes that one eager step takes on the GPU with a batch of so many rows."""
+    """Return the peak GPU memory, in bytes, of one eager step with a batch of `rows` rows."""
     run, shape = training.run, training.run.dataset.image_shape
     x = torch.zeros(rows, *shape, device=run.device)
     y = None if training.fake_labels is None else torch.zeros(rows, dtype=torch.int64, device=run.device)
@@ -68,43 +68,43 @@ def peak_bytes(training: Training, rows: int) -> int:
     return torch.cuda.max_memory_reserved(run.device)
 
 
-def load_followers(training: Training) -> list[Callable[..., None]]:
-    """Return the callback that adapts the number of CPU threads to the machine's load, where that is possible.
+def thread_callbacks(training: Training) -> list[Callable[..., None]]:
+    """Return a list of the callback that adapts the number of CPU threads to the load; [] if that is not possible.
 
-    The user's own code is left alone: a trial step of it could have effects that nothing takes back.
+    It is not possible with the user's own code, because a trial step could have side effects.
     """
-    run, most = training.run, torch.get_num_threads()
+    run, max_threads = training.run, torch.get_num_threads()
     is_fixed = run.config.runtime.threads != "auto" or run.runtime.threads is not None
     parts: list[object] = [run.state.G, run.state.D, run.objective.loss, run.latent]
     parts += [*run.objective.regularizers.values(), *run.objective.augment.values()]
-    if is_fixed or run.device.type != "cpu" or run.processes.world_size > 1 or most == 1:
+    if is_fixed or run.device.type != "cpu" or run.processes.world_size > 1 or max_threads == 1:
         return []
-    if own_code(parts) is not None or not can_follow_load():
+    if find_user_code(parts) is not None or not can_adapt_threads():
         return []
-    same = partial(gives_same_bits, training, most)
-    return [ThreadsFollowLoad(most, set_threads=torch.set_num_threads, gives_same_bits=same)]
+    same = partial(gives_same_bits, training, max_threads)
+    return [AdaptThreads(max_threads, set_threads=torch.set_num_threads, gives_same_bits=same)]
 
 
-def gives_same_bits(training: Training, most: int, threads: int) -> bool:
-    """Tell whether a step on copies of everything gives the same numbers with `threads` threads as with `most`.
+def gives_same_bits(training: Training, max_threads: int, threads: int) -> bool:
+    """Return whether a training step gives the same bits with `threads` threads as with `max_threads`.
 
-    The trial is step 0 of the run, at which every lazy penalty is due, from the present weights.
+    The trial is made on copies, with the current weights and step number 0, at which every lazy penalty is due.
     """
-    usual = torch.get_num_threads()
+    previous = torch.get_num_threads()
     random_state = torch.get_rng_state()
     try:
-        found = []
-        for number in (most, threads):
+        results = []
+        for number in (max_threads, threads):
             torch.set_num_threads(number)
-            found.append(numbers_after_a_step(training))
-        return all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+            results.append(tensors_after_step(training))
+        return all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     finally:
-        torch.set_num_threads(usual)
+        torch.set_num_threads(previous)
         torch.set_rng_state(random_state)
 
 
-def numbers_after_a_step(training: Training) -> list[Tensor]:
-    """Make step 0 on copies of the networks, optimizers, regularizers and augmentations; return all their numbers."""
+def tensors_after_step(training: Training) -> list[Tensor]:
+    """Make step 0 on copies of the networks, optimizers, regularizers and augmentations; return the state's tensors."""
     run = training.run
     state, objective = deepcopy((run.state, run.objective))
     state.step = state.batches_seen = 0

@@ -11,33 +11,34 @@ from rich.table import Table
 from rich.text import Text
 
 from gantrain.assemble import Training, assemble
-from gantrain.budget import one_budget
+from gantrain.budget import choose_budget
 from gantrain.config import Config
 from gantrain.config_rules import check
 from gantrain.console import console
 from gantrain.engine.distributed import require_single_process
-from gantrain.engine.rates import compare_with_device, forget_peak, peak_bytes
+from gantrain.engine.rates import compare_with_device, peak_bytes, reset_peak_memory
 from gantrain.errors import ConfigError
 from gantrain.files import atomic_write, require_new_file
 from gantrain.session.measuring import count_products, time_steps
 from gantrain.session.record import device_name
 from gantrain.tasks.job import Job
-from gantrain.tasks.train import frozen_garbage
+from gantrain.tasks.train import frozen_gc
 
 DEFAULT_STEPS = 30
 
 
 def benchmark(job: Job) -> None:
-    """Train for `steps` steps (30 by default) after a warm-up, in a temporary folder, and print how long they took.
+    """Train for `steps` steps (30 by default) after a warm-up, in a temporary folder, and print the speed.
 
-    What happens at an interval (a logged row, a grid, a checkpoint, a lazy penalty) is made to happen several times,
-    and counts by its own interval. The critic's warm-up is left out. `output` names a .json file for the figures.
+    Work that is done at an interval (logging, grids, checkpoints, lazy penalties) is measured at shorter intervals, and
+    its time is divided by the interval of the config. The critic's warm-up of the config is skipped. `output` names a
+    .json file for the results.
 
     Raises:
         ConfigError: there are too few steps to measure, or the output exists already.
     """
     require_single_process("task=benchmark")
-    config = one_budget(job.config, job.typed)
+    config = choose_budget(job.config, job.typed)
     output = None if config.output is None else Path(config.output)
     if output is not None:
         if output.suffix != ".json":
@@ -58,12 +59,12 @@ def benchmark(job: Job) -> None:
 
 
 def measure(job: Job, config: Config, steps: int) -> dict[str, Any]:
-    """Measure a config: seconds per step and their parts, images per second, memory and FLOP/s."""
+    """Measure a config: seconds per step, in total and by part, images per second, memory and FLOP/s."""
     training = prepare(job, config)
     run = training.run
     products = count_products(training)
-    forget_peak(run.device)  # the memory of that eager step would count beside that of the captured graphs
-    with frozen_garbage():
+    reset_peak_memory(run.device)  # exclude the memory of the eager step in count_products
+    with frozen_gc():
         timing = time_steps(training, steps)
     seconds = sum(timing.parts.values())
     figures = {
@@ -85,14 +86,14 @@ def measure(job: Job, config: Config, steps: int) -> dict[str, Any]:
 
 
 def prepare(job: Job, config: Config) -> Training:
-    """Build what the config names, without the critic's warm-up: of few steps it would be all that is measured."""
+    """Assemble the training without the critic's warm-up, which would dominate the few measured steps."""
     training = assemble(job, replace(config, steps=1, epochs=None, critic_warmup=None))
     training.callbacks.check()
     return training
 
 
 def table(figures: dict[str, Any]) -> Table:
-    """Lay the figures out for a person."""
+    """Format the results as a table."""
     rows = Table.grid(padding=(0, 2))
     parts, seconds = figures["parts"], figures["seconds_per_step"]
     rates = ", ".join(
@@ -105,9 +106,9 @@ def table(figures: dict[str, Any]) -> Table:
         **{name: f"{1e3 * part:.3g} ms ({part / seconds:.0%})" for name, part in parts.items()},
         "memory": f"{figures['peak_bytes'] / 1e6:,.0f} MB at most",
         "FLOP/s": f"{figures['flops_per_second'] / 1e9:,.4g} G, {figures['flops_per_step'] / 1e9:,.4g} G a step",
-        "ceiling": f"{rates} matrix products, of which this is {figures['share_of_ceiling']:.0%}",
-        "floor": f"{1e3 * figures['floor_seconds']:.4g} ms a step for the products alone, each at that rate or at "
-        f"{figures['copied_bytes_per_second'] / 1e9:,.4g} GB/s",
+        "ceiling": f"{rates} matrix products; this run reaches {figures['share_of_ceiling']:.0%} of it",
+        "floor": f"{1e3 * figures['floor_seconds']:.4g} ms a step for the products alone, each limited by that rate or "
+        f"by {figures['copied_bytes_per_second'] / 1e9:,.4g} GB/s",
     }
     for name, value in lines.items():
         rows.add_row(Text(name, style="bold"), Text(value))

@@ -1,4 +1,4 @@
-"""What a task is given."""
+"""The input of a task."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +9,14 @@ from gantrain.config import Config
 
 @dataclass(frozen=True)
 class Job:
-    """One task to do: a composed config, and what Hydra knows of it.
+    """A composed config, and how it was composed.
 
     Attributes:
-        name: the experiment's, or the model's and the dataset's.
-        folder: where a run writes.
-        choices: the option taken of each group.
-        typed: the overrides as the user typed them, behind those of the run that is gone on with.
-        resume_command: what goes on with this run when it has ended, as it would be typed.
+        name: name of the experiment, or of the model and the dataset.
+        folder: folder of the run.
+        choices: the chosen option, or list of options, of each group.
+        typed: the overrides that the user typed, after those of the run that is resumed, if any.
+        resume_command: the shell command that resumes this run.
     """
 
     name: str

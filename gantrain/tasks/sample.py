@@ -14,19 +14,19 @@ from torch import Tensor, nn
 
 from gantrain.assemble import build_generator, build_latent
 from gantrain.config import Config, from_saved, keys_for_task
-from gantrain.config_rules import at_least
+from gantrain.config_rules import check_at_least
 from gantrain.console import console
 from gantrain.datasets.batches import to_bytes
 from gantrain.engine.device import choose_device
 from gantrain.engine.distributed import require_single_process
 from gantrain.errors import ConfigError, DataError
 from gantrain.evaluation.grids import grid, save_png
-from gantrain.evaluation.sampling import Labels, drawn_labels, rows_of_classes, sample_blocks
+from gantrain.evaluation.sampling import Labels, labels_by_row, labels_like_data, sample_blocks
 from gantrain.files import atomic_write, require_new_file, require_space
 from gantrain.models.calling import takes_labels
 from gantrain.models.latent import Latent
 from gantrain.session.checkpoint import find
-from gantrain.session.saved import load_config, require_plain
+from gantrain.session.saved import load_config, require_regular_files
 from gantrain.tasks.job import Job
 
 READ_BY_SAMPLE = {*keys_for_task("sample"), "task", "seed", "runtime", "batch_size", "trust"}
@@ -34,11 +34,11 @@ READ_BY_SAMPLE = {*keys_for_task("sample"), "task", "seed", "runtime", "batch_si
 
 @dataclass(frozen=True)
 class Generator:
-    """A run's generator, rebuilt from a checkpoint.
+    """The generator of a run, loaded from a checkpoint.
 
     Attributes:
-        G: the averaged one where there is one.
-        class_counts: samples of each class in the run's data, where G is conditional.
+        G: the generator with averaged weights (EMA), if the run has them.
+        class_counts: number of samples of each class in the run's data; None if G is unconditional.
     """
 
     G: nn.Module
@@ -48,39 +48,41 @@ class Generator:
 
 
 def sample(job: Job) -> None:
-    """Write `num` samples of the run `run` to `output`; sample i depends on the seed, its label and i alone.
+    """Write `num` samples of the run `run` to the file `output`.
 
-    A .npz holds one array, `images` uint8 [n, h, w, c] (`samples` float32 [n, d] for vectors); a .png holds a grid.
-    Memory is bounded for .npz, whatever num is. batch_size changes nothing: the generator always runs on blocks of
-    one size, because another size would round differently.
+    Sample i depends only on the weights, the seed, its label and i.
+
+    A .npz file has one array, `images` uint8 [n, h, w, c], or for vectors `samples` float32 [n, d]; a .png file is a
+    grid. For .npz the memory does not grow with num. batch_size has no effect: the generator always runs on blocks of
+    the same size, because another size would round differently.
 
     Raises:
-        ConfigError: a key is missing or has no meaning here, or the output exists already.
-        DataError: the run has no checkpoint.
+        ConfigError: a key is missing or has no effect for this task, or the output exists already.
+        DataError: the run has no checkpoint, or only damaged ones.
     """
     require_single_process("task=sample")
     config = job.config
     _check(config, job.typed)
     output, run = Path(str(config.output)), Path(str(config.run))
     device, key = choose_device(config.runtime.device), (config.seed, "sample")
-    made = load_generator(run, device)
-    classes = chosen_classes(config.labels, made)
+    loaded = load_generator(run, device)
+    classes = chosen_classes(config.labels, loaded)
     num = config.num
     if classes is not None and num % len(classes):
         if "num" in {override.lstrip("+").split("=")[0] for override in job.typed}:
             raise ConfigError(
-                f"num={num}: must be a multiple of the {len(classes)} classes of labels={config.labels}, which have a "
-                f"row each; for example num={8 * len(classes)}."
+                f"num={num}: must be a multiple of {len(classes)}, because each class of labels={config.labels} has a "
+                f"row; for example num={8 * len(classes)}."
             )
         num = 8 * len(classes)
     labels: Labels | None = None
-    if made.class_counts is not None:
-        labels = drawn_labels(made.class_counts, key) if classes is None else rows_of_classes(classes, num)
-    blocks = sample_blocks(made.G, made.latent, num, device=device, key=key, labels=labels)
+    if loaded.class_counts is not None:
+        labels = labels_like_data(loaded.class_counts, key) if classes is None else labels_by_row(classes, num)
+    blocks = sample_blocks(loaded.G, loaded.latent, num, device=device, key=key, labels=labels)
     if output.suffix == ".png":
-        _write_png(output, blocks, made.image_shape, None if classes is None else num // len(classes))
+        _write_png(output, blocks, loaded.image_shape, None if classes is None else num // len(classes))
     else:
-        _write_npz(output, blocks, made.image_shape, num)
+        _write_npz(output, blocks, loaded.image_shape, num)
     console.print(f"{num:,} samples of {run} are in {output}", markup=False, soft_wrap=True, highlight=False)
 
 
@@ -93,27 +95,27 @@ def _check(config: Config, typed: list[str]) -> None:
         key = override.lstrip("+~").split("=")[0].split("@")[0]
         if key.split(".")[0].split("/")[0] not in READ_BY_SAMPLE:
             raise ConfigError(
-                f"{override}: task=sample takes its networks from the run and reads only "
+                f"{override}: task=sample loads the networks of the run and reads only the keys "
                 f"{', '.join(sorted(READ_BY_SAMPLE))}; leave it out."
             )
-    at_least(config, "num", 1)
+    check_at_least(config, "num", 1)
     output = Path(str(config.output))
     if output.suffix not in (".npz", ".png"):
         raise ConfigError(f"output={output}: the name must end in .npz (an array) or .png (a grid).")
     require_new_file(output, "output")
 
 
-def chosen_classes(labels: Any, made: Generator) -> list[int] | None:
-    """Return the classes that `labels` asks for; None: as the data have them.
+def chosen_classes(labels: Any, loaded: Generator) -> list[int] | None:
+    """Return the classes that the option `labels` names; None if it is not set.
 
     Raises:
-        ConfigError: the run is unconditional, or has no such class.
+        ConfigError: the generator is unconditional, or a class does not exist.
     """
     if labels is None:
         return None
-    if made.class_counts is None:
+    if loaded.class_counts is None:
         raise ConfigError(f"labels={labels}: the generator of this run is unconditional; leave labels out.")
-    num_classes = len(made.class_counts)
+    num_classes = len(loaded.class_counts)
     if labels == "all":
         return list(range(num_classes))
     classes = labels if isinstance(labels, list) else [labels]
@@ -125,22 +127,22 @@ def chosen_classes(labels: Any, made: Generator) -> list[int] | None:
     return classes
 
 
-def load_generator(place: Path, device: torch.device) -> Generator:
-    """Rebuild a run's generator from its newest checkpoint or the given one.
+def load_generator(run: Path, device: torch.device) -> Generator:
+    """Load the generator of a run from its newest checkpoint or the given one.
 
     Args:
-        place: the folder of a run, or a checkpoint in it.
+        run: the folder of a run, or a checkpoint in it.
 
     Raises:
-        ConfigError: the folder is not that of a run.
-        DataError: it holds no checkpoint, or only damaged ones.
+        ConfigError: the folder does not hold a run.
+        DataError: it has no checkpoint, or only damaged ones, or the checkpoint does not fit the config.
     """
-    folder = place.absolute().parents[1] if place.is_file() else place
+    folder = run.absolute().parents[1] if run.is_file() else run
     if not (folder / ".hydra" / "config.yaml").is_file():
-        raise ConfigError(f"run={place} is not the folder of a run: it has no .hydra/config.yaml.")
-    require_plain(folder)
+        raise ConfigError(f"run={run} is not the folder of a run: it has no .hydra/config.yaml.")
+    require_regular_files(folder)
     config = from_saved(load_config(folder))
-    path, checkpoint = find(place)
+    path, checkpoint = find(run)
     latent, image_shape = build_latent(config.latent), tuple(checkpoint["image_shape"])
     class_counts = checkpoint.get("class_counts")
     num_classes = len(class_counts) if class_counts else None
@@ -156,7 +158,7 @@ def _write_png(
     output: Path, blocks: Iterable[Float[Tensor, "n *shape"]], image_shape: tuple[int, ...], columns: int | None
 ) -> None:
     if len(image_shape) != 3:
-        raise ConfigError(f"output={output}: vectors have no picture; write an array, output={output.stem}.npz.")
+        raise ConfigError(f"output={output}: vectors cannot be drawn; write an array with output={output.stem}.npz.")
     save_png(output, grid(torch.cat(list(blocks)), columns))
 
 
@@ -167,7 +169,7 @@ def _write_npz(
     shape = (image_shape[1], image_shape[2], image_shape[0]) if is_image else image_shape
     dtype, name = (np.dtype(np.uint8), "images") if is_image else (np.dtype(np.float32), "samples")
     require_space(output, num * int(np.prod(shape)) * dtype.itemsize, f"output={output}")
-    # An .npz is a zip of .npy files: header first, then the rows as they come.
+    # An .npz is a zip archive of .npy files: write the header first, then block after block.
     with (
         atomic_write(output) as file,
         zipfile.ZipFile(file, "w") as archive,
@@ -181,6 +183,6 @@ def _write_npz(
 
 
 def to_pixels(images: Float[Tensor, "n c h w"]) -> UInt8[ndarray, "n h w c"]:
-    """Floats in [-1, 1] to rows of pixels, channels last."""
+    """Convert floats in [-1, 1] to bytes 0 to 255, channels last."""
     pixels: ndarray[Any, Any] = to_bytes(images).permute(0, 2, 3, 1).numpy()
     return pixels

@@ -1,4 +1,4 @@
-"""task=train: build what the config names, train it or resume it, and leave a true record however it ends."""
+"""task=train: train the networks of a config or resume a run, and record in run.json how it ends."""
 
 import gc
 import logging
@@ -10,43 +10,43 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from gantrain.assemble import Training, assemble
-from gantrain.budget import one_budget
-from gantrain.config import Config, plain
+from gantrain.budget import choose_budget
+from gantrain.config import Config, to_dict
 from gantrain.config_rules import check
 from gantrain.console import console
-from gantrain.engine.distributed import Processes, joined
+from gantrain.engine.distributed import Processes, join_processes
 from gantrain.engine.finite import first_nonfinite, named_tensors
 from gantrain.errors import ConfigError, DivergedError
 from gantrain.files import atomic_write, exclusive
 from gantrain.session.divergence import diverged
-from gantrain.session.outcome import let_one_rank_report, lost_peer, recorded
+from gantrain.session.outcome import let_one_rank_report, lost_peer, record_outcome
 from gantrain.session.record import Record
 from gantrain.session.resuming import find_run, restore, roll_back
 from gantrain.session.saved import load_record
 from gantrain.session.signals import RolledBack, StopOnSignal
 from gantrain.session.summary import closing, summary
-from gantrain.session.trials import load_followers
+from gantrain.session.trials import thread_callbacks
 from gantrain.tasks.job import Job
 
 
 def train(job: Job) -> None:
-    """Train the networks of the config in the job's folder, or resume the run that is there.
+    """Train the networks of the config, or resume the run in the job's folder.
 
     Raises:
         UserError: the config or the data is wrong; found before the first step.
         DivergedError: the training reached NaN or Inf.
-        GantrainError: the run could not write its files.
-        SystemExit: a signal stopped the run; 128 + its number.
+        GantrainError: the run failed later, for example because a file could not be written.
+        SystemExit: a signal stopped the run; the status is 128 + its number.
     """
-    with joined() as processes, ExitStack() as held, one_report(job, processes):
-        job = open_folder(job, processes, held)
+    with join_processes() as processes, ExitStack() as stack, report_once(job, processes):
+        job = open_folder(job, processes, stack)
         train_or_resume(job, processes)
 
 
 def train_or_resume(job: Job, processes: Processes) -> None:
-    """Train on every rank; rank 0 alone writes and prints."""
-    with processes.failing_together():
-        config = replace(one_budget(job.config, job.typed), run_dir=str(job.folder))
+    """Train on every rank, or resume; only rank 0 writes files and prints."""
+    with processes.raise_on_all_ranks():
+        config = replace(choose_budget(job.config, job.typed), run_dir=str(job.folder))
         check(config)
         found = find_run(job.folder, config) if processes.is_main else None
     training = assemble(job, config, processes)
@@ -57,43 +57,47 @@ def train_or_resume(job: Job, processes: Processes) -> None:
         text = f"{run.folder} is finished ({run.steps:,} steps). Train longer with {run.command} steps=N"
         console.print(text, markup=False, soft_wrap=True, highlight=False)
         return
-    with processes.failing_together():
+    with processes.raise_on_all_ranks():
         if processes.is_main:
             save_config(job.folder, config, job.typed)
-    with recorded(training, record) as stop, frozen_garbage():
+    with record_outcome(training, record) as stop, frozen_gc():
         console.print(summary(run, job.choices))
         training.callbacks.start()
-        train_to_the_end(training, record, stop)
+        train_to_end(training, record, stop)
     console.print(closing(run), markup=False, soft_wrap=True, highlight=False)
 
 
-def train_to_the_end(training: Training, record: Record, stop: StopOnSignal) -> None:
-    """Train until the run has its steps, rolling back where it diverges and the config says so."""
+def train_to_end(training: Training, record: Record, stop: StopOnSignal) -> None:
+    """Train for the remaining steps; after a divergence, roll back if the config says so."""
     run = training.run
-    followers = load_followers(training)
+    thread_adapters = thread_callbacks(training)
     while run.state.step < run.steps:
         try:
-            training([*training.callbacks, stop, *followers])
+            training([*training.callbacks, stop, *thread_adapters])
         except (DivergedError, RolledBack) as reason:
             roll_back(training, record, reason)
-    # Without the callback log nothing has looked for NaN.
+    # Without the callback log, nothing has checked for NaN and Inf yet.
     if run.processes.is_main and (what := first_nonfinite(named_tensors(run.state))) is not None:
         raise diverged(run, run.state.step, what)
 
 
-def open_folder(job: Job, processes: Processes, held: ExitStack) -> Job:
-    """Lock the run's folder and open its log on rank 0; return the job with rank 0's folder on every rank."""
-    with processes.failing_together():
+def open_folder(job: Job, processes: Processes, stack: ExitStack) -> Job:
+    """Lock the run's folder and open its log on rank 0, until the stack is closed.
+
+    Returns:
+        the job, on every rank with the folder of rank 0.
+    """
+    with processes.raise_on_all_ranks():
         if processes.is_main:
-            held.enter_context(exclusive(job.folder))
-            held.enter_context(log_file(job.folder / "gantrain.log"))
+            stack.enter_context(exclusive(job.folder))
+            stack.enter_context(log_file(job.folder / "gantrain.log"))
     folder, command = processes.broadcast((job.folder, job.resume_command))
     return replace(job, folder=folder, resume_command=command)
 
 
 @contextmanager
-def one_report(job: Job, processes: Processes) -> Iterator[None]:
-    """Let exactly one rank report what ends the block with an error."""
+def report_once(job: Job, processes: Processes) -> Iterator[None]:
+    """Let exactly one rank report an error that is raised in the block."""
     try:
         yield
     except Exception as error:
@@ -107,8 +111,8 @@ def one_report(job: Job, processes: Processes) -> Iterator[None]:
 
 
 @contextmanager
-def frozen_garbage() -> Iterator[None]:
-    """Freeze start-up objects out of garbage collection: half a million that live to the end."""
+def frozen_gc() -> Iterator[None]:
+    """Exclude all existing objects from garbage collection while the block runs: half a million after start-up."""
     gc.freeze()
     try:
         yield
@@ -117,20 +121,20 @@ def frozen_garbage() -> Iterator[None]:
 
 
 def save_config(folder: Path, config: Config, typed: list[str]) -> None:
-    """Save the config as it is run, resolved and with one budget, and the overrides that it was composed from."""
+    """Save the resolved config of the run, and the overrides that it was composed from."""
     (folder / ".hydra").mkdir(exist_ok=True)
-    # The config last: it marks the folder as a run's.
-    for name, content in (("overrides", typed), ("config", plain(config))):
+    # The config last, because a folder with a config counts as that of a run.
+    for name, content in (("overrides", typed), ("config", to_dict(config))):
         with atomic_write(folder / ".hydra" / f"{name}.yaml") as file:
             file.write(OmegaConf.to_yaml(OmegaConf.create(content)).encode())
 
 
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
-    """Write warnings to a file in the run's folder too.
+    """Also write warnings to a file while the block runs.
 
     Raises:
-        ConfigError: the file is a link, and would lead what is written elsewhere.
+        ConfigError: the file is a symbolic link, which could lead to any other file.
     """
     if path.is_symlink():
         raise ConfigError(f"{path} is a link, which gantrain never makes; the folder may be forged.")

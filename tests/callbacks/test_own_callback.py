@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import SMALL, Process, Result, Server, during, gantrain, server, start, work
-from runs import differences, points, record, rows
+from processes import SMALL, Process, Result, Server, gantrain, on_call, server, start, work
+from runs import csv_rows, differences, run_json, tensorboard_events
 
 __all__ = ["gantrain", "server", "start", "work"]
 
@@ -79,11 +79,11 @@ def uninterrupted(server: Server, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_it_publishes_at_its_own_interval(uninterrupted: Path) -> None:
-    drifts = {int(row["step"]): row["mine/drift"] for row in rows(uninterrupted)}
+    drifts = {int(row["step"]): row["mine/drift"] for row in csv_rows(uninterrupted)}
     assert list(drifts) == [1, 3, 4, 6, 8, 9, 12, 13]
     assert {step for step, drift in drifts.items() if drift and float(drift) > 0} == {3, 6, 9, 12}
     for tag in ("mine/drift", "mine/picture"):
-        assert [step for name, step in points(uninterrupted) if name == tag] == [3, 6, 9, 12]
+        assert [step for name, step in tensorboard_events(uninterrupted) if name == tag] == [3, 6, 9, 12]
 
 
 @pytest.mark.parametrize("number", ["float", "tensor"])
@@ -107,10 +107,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     else:
         signum, status = ("SIGTERM", 143) if how == "signal" else ("SIGKILL", -9)
         action = f"os.kill(os.getpid(), signal.{signum})"
-        stopped = gantrain(*command, STEPS, before=during(EACH_STEP, action, call=step))
+        stopped = gantrain(*command, STEPS, before=on_call(EACH_STEP, action, call=step))
         assert stopped.status == status, stopped.stderr
     if how != "killed":  # then run.json may be that of the start
-        assert record(work / "out")["steps"] == step
+        assert run_json(work / "out")["steps"] == step
     done = gantrain(*command, STEPS)
     assert done.status == 0, done.stderr
     assert differences(uninterrupted, work / "out") == []
@@ -124,5 +124,5 @@ def test_a_resumed_run_keeps_what_was_due_at_another_interval(
     done = gantrain(*COMMAND, "callback.mine.every=2", STEPS, "run_dir=out")
     assert done.status == 0, done.stderr
     for tag in ("mine/drift", "mine/picture"):
-        assert [step for name, step in points(work / "out") if name == tag] == [3, 6, 9, 10, 12]
-    assert [row["step"] for row in rows(work / "out") if row["mine/drift"]] == ["3", "6", "9", "10", "12"]
+        assert [step for name, step in tensorboard_events(work / "out") if name == tag] == [3, 6, 9, 10, 12]
+    assert [row["step"] for row in csv_rows(work / "out") if row["mine/drift"]] == ["3", "6", "9", "10", "12"]

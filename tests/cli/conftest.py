@@ -21,10 +21,10 @@ class Result:
     stderr: str
 
     def __post_init__(self) -> None:
-        self.stderr = without_greeting(self.stderr)
+        self.stderr = without_first_line(self.stderr)
 
 
-def without_greeting(stderr: str) -> str:
+def without_first_line(stderr: str) -> str:
     """Leave out the first line, which is printed before anything can be refused by the task."""
     return re.sub(r"^gantrain \S+: [\w-]+\n", "", stderr, flags=re.M)
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import waited_for_a_core
+from processes import seconds_waiting_for_cpu
 
 from gantrain.config import CONF
 
@@ -33,7 +33,7 @@ def test_help_includes_the_users_own_configs(command, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "--version"])
-def test_answers_at_once_without_torch(flag: str) -> None:
+def test_help_and_version_are_fast_and_do_not_import_torch(flag: str) -> None:
     code = f"""
 import sys
 sys.argv[1:] = ['{flag}']
@@ -87,7 +87,7 @@ def test_flags_and_overrides_come_in_any_order(gantrain, tmp_path, typed: str) -
     assert (config.seed, config.n_critic) == (3, 5)
 
 
-def test_a_sweeps_flag_may_stand_between_overrides(gantrain, tmp_path) -> None:
+def test_multirun_flag_may_stand_between_overrides(gantrain, tmp_path) -> None:
     result = gantrain("model=dcgan", "-m", "seed=0,1", "n_critic=1", "callback=[log]", "steps=1", "batch_size=2")
     assert result.status == 0, result.stderr
     assert len(list((tmp_path / "outputs/multirun").glob("*/*/*/run.json"))) == 2
@@ -127,7 +127,7 @@ def test_a_users_own_config_and_module_are_found(gantrain, tmp_path) -> None:
     assert (tmp_path / "out/run.json").is_file()
 
 
-def test_the_default_is_at_step_1_within_8_seconds(tmp_path: Path) -> None:
+def test_default_run_reaches_step_1_within_8_seconds(tmp_path: Path) -> None:
     """From the command on; without the time in which other tests had the cores, and the best of three."""
 
     def seconds(run: str) -> float:
@@ -137,9 +137,9 @@ def test_the_default_is_at_step_1_within_8_seconds(tmp_path: Path) -> None:
             assert process.stderr is not None
             for line in process.stderr:
                 if line.startswith("step 1/2"):
-                    taken = time.monotonic() - began - waited_for_a_core(process.pid)
+                    taken = time.monotonic() - began - seconds_waiting_for_cpu(process.pid)
             assert process.wait() == 0
         print(f"at step 1 after {taken:.1f} s")
         return taken
 
-    assert min(seconds(run) for run in "abc") < 8
+    assert any(seconds(run) < 8 for run in "abc")

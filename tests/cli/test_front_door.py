@@ -44,7 +44,7 @@ GANTRAIN = [sys.executable, "-m", "gantrain"]
         (["--cfg"], "--cfg"),
     ],
 )
-def test_habits_of_other_programs_are_answered_with_what_was_meant(gantrain, arguments: list[str], meant: str) -> None:
+def test_mistaken_arguments_get_a_suggestion(gantrain, arguments: list[str], meant: str) -> None:
     result = gantrain(*arguments)
     assert result.status == 2
     (line,) = result.stderr.splitlines()
@@ -55,7 +55,7 @@ def test_habits_of_other_programs_are_answered_with_what_was_meant(gantrain, arg
 
 
 @pytest.mark.parametrize("arguments", ["--help | head -3", "--help | true", "--version | true"])
-def test_a_reader_that_leaves_is_no_error(arguments: str) -> None:
+def test_closed_stdout_pipe_is_not_an_error(arguments: str) -> None:
     command = f"set -o pipefail; {sys.executable} -m gantrain {arguments}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
@@ -63,14 +63,14 @@ def test_a_reader_that_leaves_is_no_error(arguments: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_help_into_a_full_disk_is_an_error_in_a_line() -> None:
+def test_help_to_a_full_disk_is_a_one_line_error() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([*GANTRAIN, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines() == ["gantrain: stdout cannot be written to (No space left on device)."]
 
 
-def test_help_in_an_ascii_locale() -> None:
+def test_help_works_in_an_ascii_locale() -> None:
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run([*GANTRAIN, "--help"], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -78,7 +78,7 @@ def test_help_in_an_ascii_locale() -> None:
     assert "input_noise" in done.stdout
 
 
-def test_something_is_printed_before_torch_is_imported(tmp_path: Path) -> None:
+def test_first_line_is_printed_before_torch_is_imported(tmp_path: Path) -> None:
     """Importing torch takes seconds; without it the line comes within one."""
     (tmp_path / "watch.py").write_text(
         "import sys\n"
@@ -98,7 +98,7 @@ def test_something_is_printed_before_torch_is_imported(tmp_path: Path) -> None:
 SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "steps=1", "callback=[log,samples]")
 
 
-def test_the_closing_lines_have_one_colour(tmp_path: Path) -> None:
+def test_closing_lines_have_no_colour_codes(tmp_path: Path) -> None:
     environment = os.environ | {"FORCE_COLOR": "1", "COLUMNS": "200"}
     command = [*GANTRAIN, *SMALL, "run_dir=a/b-1/2026"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -112,7 +112,7 @@ SHIPPED = sorted({path.parent for path in CONF.glob("*/**/*.yaml")})
 
 
 @pytest.mark.parametrize("group", SHIPPED, ids=[str(folder.relative_to(CONF)) for folder in SHIPPED])
-def test_an_option_with_a_shipped_name_is_refused(gantrain, tmp_path: Path, group: Path) -> None:
+def test_own_option_with_a_shipped_name_is_refused(gantrain, tmp_path: Path, group: Path) -> None:
     shipped = min(group.glob("*.yaml"))
     own = tmp_path / "my" / shipped.relative_to(CONF)
     own.parent.mkdir(parents=True)
@@ -126,7 +126,7 @@ def test_an_option_with_a_shipped_name_is_refused(gantrain, tmp_path: Path, grou
     assert not Path("outputs").exists()
 
 
-def test_a_primary_config_of_ones_own_is_refused(gantrain, tmp_path: Path) -> None:
+def test_own_primary_config_is_refused(gantrain, tmp_path: Path) -> None:
     (tmp_path / "my").mkdir()
     (tmp_path / "my/train.yaml").write_text("steps: 3\n")
     result = gantrain("--config-dir", "my", "steps=1")
@@ -134,14 +134,14 @@ def test_a_primary_config_of_ones_own_is_refused(gantrain, tmp_path: Path) -> No
     assert "my/train.yaml: train is shipped with gantrain" in result.stderr
 
 
-def test_an_option_with_a_name_of_its_own_is_taken(gantrain, tmp_path: Path) -> None:
+def test_own_option_with_a_new_name_is_accepted(gantrain, tmp_path: Path) -> None:
     (tmp_path / "my/loss").mkdir(parents=True)
     (tmp_path / "my/loss/my_hinge.yaml").write_text("# mine\n_target_: gantrain.losses.hinge.Hinge\n")
     result = gantrain("--config-dir", "my", "loss=my_hinge", *SMALL)
     assert result.status == 0, result.stderr
 
 
-def test_the_first_line_comes_once_and_only_where_nothing_else_says_it(tmp_path: Path) -> None:
+def test_first_line_is_printed_once_and_only_by_training_runs(tmp_path: Path) -> None:
     def said(*arguments: str) -> list[str]:
         done = subprocess.run([*GANTRAIN, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
         return done.stderr.splitlines()
@@ -156,7 +156,7 @@ def test_the_first_line_comes_once_and_only_where_nothing_else_says_it(tmp_path:
     assert len(said("task=sample", "run=nowhere", "output=x.npz")) == 1
 
 
-def test_a_dcgan_run_has_no_panel_of_a_wasserstein_distance(gantrain) -> None:
+def test_wasserstein_estimate_is_logged_only_for_wasserstein_losses(gantrain) -> None:
     small = (*SMALL[:3], "steps=4", "log_every=1", "callback=[log,csv,curves]")
     assert gantrain(*small, "run_dir=gan").status == 0
     assert gantrain(*small, "run_dir=wgan", "model=wgan", "n_critic=1").status == 0
@@ -166,7 +166,7 @@ def test_a_dcgan_run_has_no_panel_of_a_wasserstein_distance(gantrain) -> None:
     assert "wasserstein/estimate" in tags["wgan"]
 
 
-def test_each_network_is_named_for_what_it_is(gantrain) -> None:
+def test_summary_names_architecture_and_normalization(gantrain) -> None:
     result = gantrain(*SMALL, "model=wgan", "n_critic=1")
     (generator,) = [line for line in result.stderr.splitlines() if line.startswith("generator")]
     (critic,) = [line for line in result.stderr.splitlines() if line.startswith("discriminator")]

@@ -18,7 +18,7 @@ import torch
 from hydra.core.utils import JobStatus
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
-from runs import differences, record
+from runs import differences, run_json
 
 from gantrain.command.cli import Task
 from gantrain.command.folders import claim_folder, register
@@ -66,7 +66,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
         command.process.wait()
 
 
-def test_runs_go_side_by_side_and_a_refused_one_stops_no_other(start: Any, tmp_path: Path) -> None:
+def test_sweep_runs_are_concurrent_and_a_refused_one_stops_no_other(start: Any, tmp_path: Path) -> None:
     typed = (*TWO, "optimizer.lr=1e-3,2e-3,-1", *SMALL, "steps=200", "run_dir=sweep")
     status, said = start("-m", *typed).wait()
     assert status == 2
@@ -77,19 +77,19 @@ def test_runs_go_side_by_side_and_a_refused_one_stops_no_other(start: Any, tmp_p
     assert re.search(r"^\[1\] step 200/200  loss D", said, re.M)
     assert "Traceback" not in said
     assert {path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()} == {"0", "1"}
-    records = [record(tmp_path / "sweep" / name) for name in "01"]
+    records = [run_json(tmp_path / "sweep" / name) for name in "01"]
     assert [r["status"] for r in records] == ["finished"] * 2
     (_, ended), (started, _) = ([datetime.fromisoformat(r[key]) for key in ("started", "ended")] for r in records)
     assert started <= ended, "one waited for the other"
 
 
-def test_a_run_of_a_sweep_is_the_run_of_its_command(start: Any, tmp_path: Path) -> None:
+def test_sweep_run_equals_the_same_single_run(start: Any, tmp_path: Path) -> None:
     assert start("-m", *TWO, "seed=1", *SMALL, "steps=60", "run_dir=sweep").wait()[0] == 0
     assert start("seed=1", *SMALL, "steps=60", "run_dir=alone", OMP_NUM_THREADS="1").wait()[0] == 0
     assert not differences(tmp_path / "sweep/0", tmp_path / "alone")
 
 
-def test_a_signal_lets_all_save_and_the_same_command_goes_on(start: Any, tmp_path: Path) -> None:
+def test_signal_saves_all_runs_and_the_same_command_resumes_them(start: Any, tmp_path: Path) -> None:
     typed = ("-m", *TWO, "seed=0,1,2", *SMALL, "run_dir=sweep", "on_divergence=stop")
     command = start(*typed, "steps=100000")
     command.until(lambda: all((tmp_path / f"sweep/{i}/metrics.csv").exists() for i in (0, 1)))
@@ -97,7 +97,7 @@ def test_a_signal_lets_all_save_and_the_same_command_goes_on(start: Any, tmp_pat
     status, said = command.wait()
     assert status == 143, said
     assert "Stopped by SIGTERM; 2 of 3 runs had started. Resume them with the same command and run_dir=sweep" in said
-    done = [record(tmp_path / f"sweep/{i}") for i in (0, 1)]
+    done = [run_json(tmp_path / f"sweep/{i}") for i in (0, 1)]
     for number, r in enumerate(done):
         assert r["status"] == "stopped"
         assert (tmp_path / f"sweep/{number}/checkpoints/step_{r['steps']:08d}.pt").exists()
@@ -105,12 +105,12 @@ def test_a_signal_lets_all_save_and_the_same_command_goes_on(start: Any, tmp_pat
     steps = max(r["steps"] for r in done) + 5
     status, said = start(*typed, f"steps={steps}").wait()
     assert status == 0, said
-    records = [record(tmp_path / f"sweep/{i}") for i in range(3)]
+    records = [run_json(tmp_path / f"sweep/{i}") for i in range(3)]
     assert [r["steps"] for r in records] == [steps] * 3
     assert [len(r["history"]) for r in records] == [1, 1, 0]
 
 
-def test_what_is_killed_is_named(start: Any, tmp_path: Path) -> None:
+def test_killed_run_is_named(start: Any, tmp_path: Path) -> None:
     command = start("-m", "hydra/launcher=devices", "seed=0", *SMALL, "steps=100000", "run_dir=sweep")
     command.until(lambda: (tmp_path / "sweep/0/metrics.csv").exists())
     threads = Path(f"/proc/{command.process.pid}/task").glob("*/children")
@@ -153,7 +153,7 @@ def test_each_gpu_has_a_slot(
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in launcher(**options).slots()] == expected
 
 
-def test_without_gpus_the_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_gpus_the_cpu_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {*range(8)}, raising=False)
     assert [dict(slot.environment) for slot in launcher().slots()] == [{}]
@@ -164,7 +164,7 @@ def test_without_gpus_the_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("devices", [[0, 9], [], "none", [0.5]])
-def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch, devices: Any) -> None:
+def test_missing_devices_are_refused(monkeypatch: pytest.MonkeyPatch, devices: Any) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(
@@ -173,7 +173,7 @@ def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch,
         launcher(devices).slots()
 
 
-def test_as_many_runs_as_slots_go_at_a_time_each_on_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_each_slot_runs_one_process_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The runs are little programs that note where and when they ran."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -194,7 +194,7 @@ def test_as_many_runs_as_slots_go_at_a_time_each_on_its_own(monkeypatch: pytest.
     assert any(s < spans[0][2] for _, s, _ in spans[1:])
 
 
-def test_the_config_lists_what_the_launcher_takes() -> None:
+def test_launcher_config_lists_every_option() -> None:
     node = OmegaConf.load(CONF / "hydra/launcher/devices.yaml")
     assert isinstance(node, DictConfig)
     options = {name: p.default for name, p in inspect.signature(DevicesLauncher).parameters.items()}
@@ -202,14 +202,14 @@ def test_the_config_lists_what_the_launcher_takes() -> None:
     assert get_object(node["_target_"]).__qualname__ == "DevicesLauncher"
 
 
-def test_the_command_of_a_run_is_one_that_a_person_could_type() -> None:
+def test_command_of_a_sweep_run_is_a_valid_command_line() -> None:
     made = launcher()
     made.config.hydra.overrides.hydra = ["hydra.mode=MULTIRUN", "hydra/launcher=devices", "hydra.launcher.devices=[0]"]
     words = made.command(["seed=1", "run_dir=sweep", "loss=lsgan"], Path("my sweep/3"))
     assert words[3:] == ["--config-dir", "my", "seed=1", "loss=lsgan", "run_dir='my sweep/3'"]
 
 
-def test_a_second_signal_reaches_the_runs_too() -> None:
+def test_second_signal_is_forwarded_to_the_runs() -> None:
     stubborn = "import signal, time\nfor s in (15, 2): signal.signal(s, lambda *_: print('no', flush=True))\n"
     stubborn += "signal.signal(1, lambda *_: exit(7))\nprint('ready', flush=True)\nwhile True: time.sleep(0.01)"
     with Children(wants_traceback=False) as children:
@@ -243,7 +243,7 @@ def cluster(tmp_path: Path) -> dict[str, str]:
 SUBMIT = ("-m", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=1", *SMALL, "run_dir=sweep")
 
 
-def test_runs_are_jobs_of_a_cluster(start: Any, tmp_path: Path, cluster: dict[str, str]) -> None:
+def test_sweep_runs_are_submitted_as_slurm_jobs(start: Any, tmp_path: Path, cluster: dict[str, str]) -> None:
     page = (Path(__file__).parents[2] / "docs/devices.md").read_text()
     (tmp_path / "my/hydra/launcher").mkdir(parents=True)
     (tmp_path / "my/hydra/launcher/cluster.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
@@ -256,22 +256,20 @@ def test_runs_are_jobs_of_a_cluster(start: Any, tmp_path: Path, cluster: dict[st
     assert {"#SBATCH --partition=gpu", "#SBATCH --gpus-per-node=1", "#SBATCH --time=240", "#SBATCH --array=0-1%2"} <= {
         *script.splitlines()
     }
-    assert record(tmp_path / "sweep/0")["status"] == "finished"
+    assert run_json(tmp_path / "sweep/0")["status"] == "finished"
     (log,) = (tmp_path / "sweep/.submitit").glob("1000_0/*.err")
     assert "step 20/20  loss D" in log.read_text()
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_job_whose_time_is_up_is_saved_and_goes_on_when_it_is_its_turn_again(
-    start: Any, tmp_path: Path, cluster: dict[str, str]
-) -> None:
+def test_slurm_job_at_its_time_limit_is_saved_and_requeued(start: Any, tmp_path: Path, cluster: dict[str, str]) -> None:
     command = start(*SUBMIT, "hydra.launcher.max_num_timeout=3", "seed=0", "steps=600", **cluster)
     command.until(lambda: (tmp_path / "sweep/0/metrics.csv").exists())
     (job,) = (int(line) for line in tasks_of("submitit.core._submit", tmp_path))
     os.kill(job, signal.SIGUSR2)  # as SLURM does some time before a job's time is over
     status, said = command.wait()
     assert status == 0, said
-    finished = record(tmp_path / "sweep/0")
+    finished = run_json(tmp_path / "sweep/0")
     assert (finished["status"], finished["steps"]) == ("finished", 600)
     (resumed,) = finished["history"]
     assert 0 < resumed["step"] < 600
@@ -292,17 +290,17 @@ def tasks_of(program: str, folder: Path) -> Iterator[str]:
             yield path.parent.name
 
 
-def test_several_tasks_of_a_job_train_one_run(start: Any, tmp_path: Path, cluster: dict[str, str]) -> None:
+def test_tasks_of_one_slurm_job_train_one_run(start: Any, tmp_path: Path, cluster: dict[str, str]) -> None:
     status, said = start(*SUBMIT, "hydra.launcher.tasks_per_node=2", "seed=0", "steps=20", **cluster).wait()
     assert status == 0, said
-    done = record(tmp_path / "sweep/0")
+    done = run_json(tmp_path / "sweep/0")
     assert (done["status"], done["processes"]) == ("finished", 2)
     leader, follower = sorted((tmp_path / "sweep/.submitit").glob("1000/*.err"))
     assert "2 processes" in leader.read_text()
     assert not follower.read_text().strip()
 
 
-def test_a_task_is_the_same_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_survives_pickling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import cloudpickle
 
     monkeypatch.chdir(tmp_path)
@@ -312,7 +310,7 @@ def test_a_task_is_the_same_in_another_process(tmp_path: Path, monkeypatch: pyte
     register(fixed_run_dir=True, sweep="there")
     copy = cloudpickle.loads(cloudpickle.dumps(task))
     try:
-        assert (copy.sent, copy.sweep, copy.fixed_run_dir, copy.wants_traceback) == (True, "there", True, True)
+        assert (copy.is_copy, copy.sweep, copy.fixed_run_dir, copy.wants_traceback) == (True, "there", True, True)
         assert cloudpickle.loads(cloudpickle.dumps(copy)).sweep == "there"
     finally:
         register(fixed_run_dir=False)

@@ -50,38 +50,38 @@ MISTAKES = {
     "model.generator.width=0": "width=0: a layer needs at least one channel",
     "model.generator.width=true": "model.generator.width=True is not of the right type; Generator takes int",
     "model.generator.norm=bacth": "Generator takes one of batch, instance, layer, spectral, none",
-    "latent.z_dim=0": "z_dim=0: the generator needs at least one number",
+    "latent.z_dim=0": "z_dim=0: the latent needs at least one dimension",
     "runtime.device=cuda:99": "use runtime.device=cpu or runtime.device=auto",
     "runtime.device=gpu": "use runtime.device=cpu or runtime.device=auto",
-    "dataset.image_size=30": "DCGAN makes images of 16 to 256 pixels a side, a multiple of 4, but the data has 30; try",
+    "dataset.image_size=30": "DCGAN needs images with a side of 16 to 256 pixels, a multiple of 4, but it is 30; try",
     "runtime.num_workers=0": "runtime.num_workers=0: must be at least 1",
     "runtime.num_workers=1.5": "runtime.num_workers=1.5: must be a whole number",
-    "run=somewhere": "run=somewhere belongs to task=sample",
-    "allow=[everything]": "allow=[everything] names nothing that this config needs allowed",
+    "run=somewhere": "run=somewhere has an effect only with task=sample",
+    "allow=[everything]": "allow=[everything] is not a combination in this config that can be allowed",
     "foo=[1": "An override is key=value",
-    "run_dir=/dev/null/x": "run_dir=/dev/null/x cannot be made",
+    "run_dir=/dev/null/x": "run_dir=/dev/null/x cannot be created",
     "dataset=image_folder": "dataset.root is not set",
-    "dataset=gaussian epochs=3": "sampled afresh and has no epochs; give the budget in generator updates",
-    "dataset=gaussian network=dcgan": "DCGAN makes square images, but the data has shape (1,)",
-    "steps=3 epochs=3": "steps=3 and epochs=3.0 are two budgets; give one of them",
+    "dataset=gaussian epochs=3": "sampled afresh for every batch, so it has no epochs; set steps instead",
+    "dataset=gaussian network=dcgan": "DCGAN needs square images, but the data has shape (1,)",
+    "steps=3 epochs=3": "steps=3 and epochs=3.0 exclude each other; leave one out",
     "model=wgan_gp network=dcgan": "allow=[gradient_penalty_with_batch_norm]",
     "optimizer=rmsprop +optimizer.betas=[0,0.9]": "optimizer.betas is not an option of RMSprop, which takes",
     "task=sample": "run is not set: task=sample needs run and output",
     "task=sample run=nowhere output=x.npz": "run=nowhere is not the folder of a run",
     "task=sample run=nowhere output=x.txt": "must end in .npz (an array) or .png (a grid)",
-    "+foo=1": "foo: nothing reads such a key; leave it out.",
-    "++sede=1": "sede: nothing reads such a key; leave it out. Did you mean seed?",
-    "+runtime.devise=cpu": "nothing reads such a key; leave it out. Did you mean runtime.device?",
-    "+checkpoint.evry=1": "nothing reads such a key; leave it out. Did you mean checkpoint.every?",
-    "+critic_warmup.foo=1": "critic_warmup.foo: nothing reads such a key",
-    "+model.genrator.width=1": "nothing reads such a key; leave it out. Did you mean model.generator?",
+    "+foo=1": "foo: there is no such key; leave it out.",
+    "++sede=1": "sede: there is no such key; leave it out. Did you mean seed?",
+    "+runtime.devise=cpu": "there is no such key; leave it out. Did you mean runtime.device?",
+    "+checkpoint.evry=1": "there is no such key; leave it out. Did you mean checkpoint.every?",
+    "+critic_warmup.foo=1": "critic_warmup.foo: there is no such key",
+    "+model.genrator.width=1": "there is no such key; leave it out. Did you mean model.generator?",
     "+regularizer.gradient_penalti.weight=1": "regularizer=[] has no gradient_penalti; add it to the list",
-    "+seed=1": "+seed: the key is there already; leave out the +",
+    "+seed=1": "+seed: the key exists already; leave out the +",
     "~epochs": "~epochs: every run needs this key",
     "~model.generator": "~model.generator: every run needs this key",
-    "~regularizer": "~regularizer: it is a list; empty it by regularizer=[]",
-    "regularizer=null": "regularizer=null: must be a list; regularizer=[] is none of them",
-    "optimizer=null": "optimizer=null: must be one option; leave it out, or choose of adam, ",
+    "~regularizer": "~regularizer: a list cannot be removed; empty it with regularizer=[]",
+    "regularizer=null": "regularizer=null: must be a list; for an empty one, write regularizer=[]",
+    "optimizer=null": "optimizer=null: must be one option; leave it out, or choose one of adam, ",
     "dataset=null": "dataset=null: must be one option",
     "model=null": "model=null: must be one option",
     "loss=[lsgan]": "loss=[lsgan]: must be one option",
@@ -89,14 +89,14 @@ MISTAKES = {
     "seed=null": "seed=null: must have a value",
     "seed=0,1": "seed=0,1: values separated by commas are a sweep: add -m; a list is 'seed=[0,1]'",
     "model=dcgan,wgan": "values separated by commas are a sweep: add -m",
-    "run_dir=~/x": "run_dir=~/x: this shell leaves ~ as it is; write run_dir=$HOME/x",
+    "run_dir=~/x": "run_dir=~/x: the shell does not expand ~ here; write run_dir=$HOME/x",
     "näm=x": "näm=x cannot be read. An override is key=value",
-    "run_dir=": "run_dir=: a run needs a folder of its own; name one",
-    "run_dir=null": "run_dir=null: a run needs a folder of its own; name one",
-    "optimizer.weight_decay=0.1": "is added with +: +optimizer.weight_decay=0.1",
+    "run_dir=": "run_dir=: every run needs a folder; name one",
+    "run_dir=null": "run_dir=null: every run needs a folder; name one",
+    "optimizer.weight_decay=0.1": "If the class has such an option, add it with +: +optimizer.weight_decay=0.1",
     "optimzer.lr=1": "optimzer.lr: there is no such key or group. Did you mean optimizer.lr?",
     "-m task=sample run=a output=x.npz,y.npz": "task=sample writes one file, not a sweep's folders",
-    "task=sample run=nowhere output=x.npz model=wgan": "model=wgan: task=sample takes its networks from the run",
+    "task=sample run=nowhere output=x.npz model=wgan": "model=wgan: task=sample loads the networks of the run",
 }
 
 
@@ -129,7 +129,7 @@ def test_the_traceback_is_shown_on_request(
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
-def test_an_option_of_what_only_some_runs_have_is_given_by_two_plus(gantrain) -> None:
+def test_double_plus_sets_an_option_of_an_absent_part(gantrain) -> None:
     assert gantrain("++regularizer.gradient_penalty.weight=1", "steps=1", "batch_size=2", "callback=[log]").status == 0
 
 
@@ -144,7 +144,7 @@ def test_a_config_that_is_not_yaml_is_named_with_its_line(gantrain, tmp_path: Pa
     assert "Did you mean mine?" in misspelt.stderr
 
 
-def test_a_failure_that_is_not_the_users_is_no_config_error() -> None:
+def test_unexpected_errors_are_not_reported_as_config_errors() -> None:
     failure = InstantiationException("Error in call to target")
     failure.__cause__ = OSError("disk")
     assert explain(failure, []) is None
@@ -154,7 +154,7 @@ def test_a_failure_that_is_not_the_users_is_no_config_error() -> None:
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit(143), ConfigError("wrong")])
 @pytest.mark.parametrize("sweep", [(), ("-m",)])
-def test_an_end_before_the_first_step_leaves_no_litter(
+def test_exit_before_step_1_leaves_no_files(
     gantrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: BaseException, sweep: tuple[str, ...]
 ) -> None:
     def end(*_: object) -> None:
@@ -173,7 +173,7 @@ def test_an_end_before_the_first_step_leaves_no_litter(
     assert tmp_path.is_dir()
 
 
-def test_a_sigterm_while_starting_leaves_no_litter(tmp_path: Path) -> None:
+def test_sigterm_at_startup_leaves_no_files(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n")
     done = subprocess.run(
         [sys.executable, "-m", "gantrain", "loss={_target_: slow.Loss}", "trust=[slow]"],
@@ -187,7 +187,7 @@ def test_a_sigterm_while_starting_leaves_no_litter(tmp_path: Path) -> None:
     assert not any(path.is_file() for path in (tmp_path / "outputs").rglob("*"))
 
 
-def test_missing_data_without_network_says_which_files_go_where(gantrain, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_names_the_missing_files(gantrain, monkeypatch: pytest.MonkeyPatch) -> None:
     import urllib.error
 
     def unreachable(*_: object, **__: object) -> None:
@@ -207,7 +207,7 @@ def test_missing_data_without_network_says_which_files_go_where(gantrain, monkey
         assert "Traceback" not in result.stderr
 
 
-def test_folders_and_images_that_do_not_serve(gantrain, tmp_path: Path) -> None:
+def test_unusable_image_folders_are_named(gantrain, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     arguments = ("dataset=image_folder", f"dataset.root={folder}", "dataset.image_size=16", *QUICK)
     missing = gantrain(*arguments)
@@ -235,7 +235,7 @@ def test_folders_and_images_that_do_not_serve(gantrain, tmp_path: Path) -> None:
     assert "broken.jpg" in allowed.stderr
 
 
-def test_a_full_disk_is_foreseen(gantrain, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_space_is_refused_before_step_1(gantrain, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "free_bytes", lambda _: 1_000_000)
     result = gantrain("callback=[checkpoint,log]", "steps=1", "batch_size=2")
     assert result.status == 2
@@ -253,7 +253,7 @@ def test_a_run_is_never_overwritten(gantrain, tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()} == before
 
 
-def test_two_runs_of_one_second_get_folders_of_their_own(gantrain, tmp_path: Path) -> None:
+def test_runs_started_in_the_same_second_get_different_folders(gantrain, tmp_path: Path) -> None:
     now = datetime.now()
     for seconds in range(60):
         (tmp_path / f"{now + timedelta(seconds=seconds):outputs/%Y-%m-%d/%H-%M-%S}").mkdir(parents=True)
@@ -262,7 +262,7 @@ def test_two_runs_of_one_second_get_folders_of_their_own(gantrain, tmp_path: Pat
     assert not any(run.parent.with_name(run.parent.name.removesuffix("-2")).iterdir())
 
 
-def test_a_folder_that_a_scheduler_made_is_taken(gantrain, tmp_path: Path) -> None:
+def test_existing_folder_without_a_run_is_used(gantrain, tmp_path: Path) -> None:
     (tmp_path / "job").mkdir()
     (tmp_path / "job/slurm.log").write_text("started")
     assert gantrain("run_dir=job", *QUICK).status == 0
@@ -270,41 +270,39 @@ def test_a_folder_that_a_scheduler_made_is_taken(gantrain, tmp_path: Path) -> No
     assert (tmp_path / "job/slurm.log").read_text() == "started"
 
 
-def test_a_config_of_the_users_own_that_does_not_exist(gantrain) -> None:
+def test_missing_config_dir_is_named(gantrain) -> None:
     result = gantrain("--config-dir", "nowhere", *QUICK)
     assert result.status == 2
     assert "nowhere" in result.stderr
 
 
-def test_the_launcher_for_clusters_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_slurm_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gantrain.command.explain.find_spec", lambda _: None)
     for name in ("submitit_slurm", "submitit_local"):
         error = MissingConfigException(f"Could not find 'hydra/launcher/{name}'", f"hydra/launcher/{name}")
-        assert f"hydra/launcher={name}: the launcher for clusters is an extra; pip install 'gantrain[slurm]'" in str(
-            explain(error, [])
-        )
+        message = str(explain(error, []))
+        assert f"hydra/launcher={name}: the launcher for clusters is not installed" in message
+        assert "pip install 'gantrain[slurm]'" in message
     error = RuntimeError('Could not detect "srun", are you indeed on a slurm cluster?')
-    assert "there is no SLURM here (srun is not found)" in str(explain(error, []))
+    assert "SLURM is not available (srun is not found)" in str(explain(error, []))
     assert explain(RuntimeError("failed reading tsrun_7/x.pt"), []) is None
     monkeypatch.undo()
     error = MissingConfigException("Could not find 'hydra/launcher/submitit_slrm'", "hydra/launcher/submitit_slrm")
     assert "no such option" in str(explain(error, []))
 
 
-def test_an_output_that_cannot_be_written_is_refused_before_the_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unwritable_output_is_refused_before_the_task_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     files.require_new_file(tmp_path / "new", "output")
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", refuse)
     with pytest.raises(ConfigError, match=r"output=.*new cannot be written \(Read-only file system\)"):
         files.require_new_file(tmp_path / "new", "output")
 
 
-def test_a_batch_larger_than_the_data_set_is_told(gantrain, tmp_path: Path) -> None:
+def test_batch_larger_than_the_dataset_warns(gantrain, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for i in range(3):
         Image.new("RGB", (16, 16), (i, 0, 0)).save(tmp_path / f"photos/{i}.png")
@@ -312,5 +310,5 @@ def test_a_batch_larger_than_the_data_set_is_told(gantrain, tmp_path: Path) -> N
     small = ("model.generator.width=1", "model.discriminator.width=1")
     result = gantrain(*typed, *small, "batch_size=4")
     assert result.status == 0, result.stderr
-    assert "batch_size=4: there are only 3 images, so a batch holds some of them twice" in result.stderr
+    assert "batch_size=4: there are only 3 images, so a batch contains some of them twice" in result.stderr
     assert "twice" not in gantrain(*typed, *small, "batch_size=3").stderr

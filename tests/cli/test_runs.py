@@ -30,7 +30,7 @@ SCALARS = {
 }
 
 
-def rows(run: Path) -> list[dict[str, str]]:
+def csv_rows(run: Path) -> list[dict[str, str]]:
     with (run / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
 
@@ -40,11 +40,11 @@ def events(run: Path) -> EventAccumulator:
     return accumulator.Reload()
 
 
-def record(run: Path) -> dict:
+def run_json(run: Path) -> dict:
     return json.loads((run / "run.json").read_text())
 
 
-def test_the_whole_contract(gantrain, tmp_path: Path) -> None:
+def test_contents_of_a_run_folder(gantrain, tmp_path: Path) -> None:
     result = gantrain(
         "model=wgan_gp",
         *SMALL,
@@ -72,7 +72,7 @@ def test_the_whole_contract(gantrain, tmp_path: Path) -> None:
     assert (config.n_critic, config.steps, config.epochs, config.model.generator.width) == (2, 6, None, 2)
     assert config.run_dir == str(run.relative_to(tmp_path))
 
-    logged = rows(run)
+    logged = csv_rows(run)
     assert [row["step"] for row in logged] == ["1", "2", "4", "6"]
     assert [row["images"] for row in logged] == ["8", "16", "32", "48"]
     assert set(logged[0]) == {"step", "images", "seconds", "penalty/gradient_penalty", *SCALARS}
@@ -90,7 +90,7 @@ def test_the_whole_contract(gantrain, tmp_path: Path) -> None:
         points = {event.step: event.value for event in board.Scalars(tag)}
         assert points == pytest.approx({int(row["step"]): float(row[tag]) for row in logged}, rel=1e-5)
 
-    kept = record(run)
+    kept = run_json(run)
     assert (kept["name"], kept["status"], kept["device"], kept["precision"]) == (
         "wgan_gp-digits",
         "finished",
@@ -118,7 +118,7 @@ def test_the_whole_contract(gantrain, tmp_path: Path) -> None:
     assert not torch.equal(content["G"]["layers.0.weight"], content["G_ema"]["layers.0.weight"])
 
 
-def test_before_the_first_step_a_summary_and_at_the_end_where_things_are(gantrain, tmp_path: Path) -> None:
+def test_summary_is_printed_at_the_start_and_paths_at_the_end(gantrain, tmp_path: Path) -> None:
     result = gantrain("model=wgan_gp", *SMALL, "steps=2")
     text = result.stderr
     assert text.index("10,000 images, 1x28x28, 10 classes") < text.index("step 2/2")
@@ -148,23 +148,23 @@ def test_the_same_seed_gives_the_same_weights_in_two_processes(command, tmp_path
     assert not torch.equal(states["a"]["G"]["layers.0.weight"], states["c"]["G"]["layers.0.weight"])
 
 
-def test_one_dimensional_data_show_mean_std_histogram_and_density(gantrain, tmp_path: Path) -> None:
+def test_one_dimensional_data_log_mean_std_histogram_and_density(gantrain, tmp_path: Path) -> None:
     result = gantrain("experiment=gaussian", "steps=20", "evaluate_every=10", "sample_every=10", "run_dir=out")
     assert result.status == 0, result.stderr
     run = tmp_path / "out"
-    logged = {int(row["step"]): row for row in rows(run)}
+    logged = {int(row["step"]): row for row in csv_rows(run)}
     assert {1, 10, 20} == set(logged)
     assert -10 < float(logged[20]["metric/mean"]) < 10
     assert 0 < float(logged[20]["metric/std"]) < 10
     assert logged[1]["metric/mean"] == ""
     assert "samples/distribution" in events(run).Tags()["histograms"]
-    assert record(run)["parameters"] == {"generator": 1121, "discriminator": 449}
-    assert record(run)["dataset"]["num_images"] is None
-    assert record(run)["name"] == "gaussian"
+    assert run_json(run)["parameters"] == {"generator": 1121, "discriminator": 449}
+    assert run_json(run)["dataset"]["num_images"] is None
+    assert run_json(run)["name"] == "gaussian"
     assert Image.open(run / "samples/step_00000020.png").size[0] > 300
 
 
-def test_two_dimensional_data_show_a_scatter_plot(gantrain, tmp_path: Path) -> None:
+def test_two_dimensional_data_log_a_scatter_plot(gantrain, tmp_path: Path) -> None:
     for dataset in ("gaussians_8", "gaussians_25", "swiss_roll"):
         result = gantrain("experiment=toy", f"dataset={dataset}", "steps=2", "n_critic=1", f"run_dir={dataset}")
         assert result.status == 0, result.stderr
@@ -177,33 +177,33 @@ def test_two_dimensional_data_show_a_scatter_plot(gantrain, tmp_path: Path) -> N
 def test_epochs_are_passes_over_the_data(gantrain, tmp_path: Path) -> None:
     arguments = ("callback=[log]", "model.generator.width=1", "model.discriminator.width=1")
     assert gantrain(*arguments, "epochs=2", "batch_size=1000", "run_dir=a").status == 0
-    assert record(tmp_path / "a")["steps"] == 20
+    assert run_json(tmp_path / "a")["steps"] == 20
     assert gantrain(*arguments, "epochs=1", "batch_size=1000", "n_critic=3", "run_dir=b").status == 0
-    assert record(tmp_path / "b")["steps"] == 4  # ten batches, three a step
+    assert run_json(tmp_path / "b")["steps"] == 4  # ten batches, three a step
     assert gantrain(*arguments, "experiment=gaussian", "steps=3", "run_dir=c").status == 0
-    assert record(tmp_path / "c")["steps"] == 3
+    assert run_json(tmp_path / "c")["steps"] == 3
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_step_saves_and_leaves_with_its_status(tmp_path: Path, signum: signal.Signals) -> None:
+def test_signal_saves_a_checkpoint_and_sets_the_exit_status(tmp_path: Path, signum: signal.Signals) -> None:
     run = tmp_path / "out"
     arguments = [*SMALL, "steps=1000000", "log_every=1", f"run_dir={run}"]
     process = subprocess.Popen([sys.executable, "-m", "gantrain", *arguments], cwd=tmp_path, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
-    while not (run / "metrics.csv").is_file() or len(rows(run)) < 3:
+    while not (run / "metrics.csv").is_file() or len(csv_rows(run)) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(signum)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + signum
     assert b"Traceback" not in stderr
-    assert record(run)["status"] == "stopped"
-    step = record(run)["steps"]
+    assert run_json(run)["status"] == "stopped"
+    step = run_json(run)["steps"]
     assert step >= 3
     assert torch.load(run / f"checkpoints/step_{step:08d}.pt", weights_only=True)["step"] == step
 
 
-def test_divergence_is_named_and_leaves_with_3(gantrain, tmp_path: Path) -> None:
+def test_divergence_is_named_and_exits_with_3(gantrain, tmp_path: Path) -> None:
     result = gantrain(
         "model=wgan",
         "optimizer=sgd",
@@ -217,7 +217,7 @@ def test_divergence_is_named_and_leaves_with_3(gantrain, tmp_path: Path) -> None
     assert result.status == 3
     assert "the training has diverged" in result.stderr
     assert "Traceback" not in result.stderr
-    assert record(tmp_path / "out")["status"] == "diverged"
+    assert run_json(tmp_path / "out")["status"] == "diverged"
     assert list((tmp_path / "out/checkpoints").iterdir()) == []
 
 
@@ -231,11 +231,11 @@ def test_an_error_during_the_run_is_recorded(gantrain, tmp_path: Path, monkeypat
     result = gantrain(*SMALL, "steps=2", "run_dir=out")
     assert result.status == 1
     assert "gantrain: The disk is full" in result.stderr
-    assert record(tmp_path / "out")["status"] == "failed"
-    assert "The disk is full" in record(tmp_path / "out")["error"]
+    assert run_json(tmp_path / "out")["status"] == "failed"
+    assert "The disk is full" in run_json(tmp_path / "out")["error"]
 
 
-def test_the_warmup_of_the_critic_from_the_command_line(gantrain, tmp_path: Path) -> None:
+def test_critic_warmup_can_be_set_on_the_command_line(gantrain, tmp_path: Path) -> None:
     arguments = (*SMALL, "steps=3", "callback=[log]")
     for name, warmup, batches in (
         ("none", "critic_warmup=null", 3),
@@ -244,4 +244,4 @@ def test_the_warmup_of_the_critic_from_the_command_line(gantrain, tmp_path: Path
     ):
         result = gantrain(*arguments, warmup, f"run_dir={name}")
         assert result.status == 0, result.stderr
-        assert record(tmp_path / name)["images_seen"] == 4 * batches
+        assert run_json(tmp_path / name)["images_seen"] == 4 * batches

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 
-def test_the_record_says_how_it_ran(tmp_path: Path, gantrain) -> None:
+def test_run_json_records_precision_acceleration_and_layout(tmp_path: Path, gantrain) -> None:
     small = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "steps=2")
     ways = {
         "plain": ((), ("float32", "eager", "contiguous")),
@@ -32,7 +32,7 @@ def test_the_record_says_how_it_ran(tmp_path: Path, gantrain) -> None:
     assert "runtime.data=gpu: must be one of auto, device, host" in refused.stderr
 
 
-def test_images_are_shown_mirrored_where_that_is_asked_for(tmp_path: Path, gantrain) -> None:
+def test_horizontal_flip_changes_training_reproducibly(tmp_path: Path, gantrain) -> None:
     command = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "steps=4")
     for name, typed in {"plain": (), "mirrored": ("horizontal_flip=true",), "again": ("horizontal_flip=true",)}.items():
         assert gantrain(*command, *typed, f"run_dir={name}").status == 0
@@ -47,10 +47,10 @@ def test_images_are_shown_mirrored_where_that_is_asked_for(tmp_path: Path, gantr
     assert "allow_change=[horizontal_flip]" in changed.stderr
     vectors = gantrain("experiment=gaussian", "horizontal_flip=true", "steps=2")
     assert vectors.status == 2
-    assert "horizontal_flip=true: gaussian are vectors, which have no sides" in vectors.stderr
+    assert "horizontal_flip=true: the samples of gaussian are vectors, not images" in vectors.stderr
 
 
-def test_a_run_goes_on_in_another_layout(tmp_path: Path, gantrain) -> None:
+def test_resume_with_another_memory_layout(tmp_path: Path, gantrain) -> None:
     command = ("model.generator.width=4", "model.discriminator.width=4", "batch_size=8", "run_dir=run")
     first = gantrain(*command, "steps=4", "runtime.layout=channels_last")
     assert first.status == 0, first.stderr

@@ -22,7 +22,7 @@ def images(path: str | Path) -> np.ndarray:
         return archive["images"]
 
 
-def test_images_come_as_bytes_channels_last(gantrain, run: Path) -> None:
+def test_npz_holds_uint8_images_channels_last(gantrain, run: Path) -> None:
     result = gantrain("task=sample", "run=run", "num=70", "output=a.npz")
     assert result.status == 0, result.stderr
     pixels = images("a.npz")
@@ -32,7 +32,7 @@ def test_images_come_as_bytes_channels_last(gantrain, run: Path) -> None:
     assert not (Path(".hydra")).exists()
 
 
-def test_sample_i_depends_on_the_seed_and_i_alone(gantrain, run: Path) -> None:
+def test_sample_i_depends_only_on_the_seed_and_i(gantrain, run: Path) -> None:
     for name, *more in (("a", "num=130"), ("b", "num=130", "batch_size=7"), ("c", "num=5"), ("d", "num=130", "seed=1")):
         assert gantrain("task=sample", "run=run", f"output={name}.npz", *more).status == 0
     np.testing.assert_array_equal(images("a.npz"), images("b.npz"))
@@ -55,14 +55,14 @@ def test_the_generator_is_in_eval_mode(gantrain, run: Path) -> None:
     assert (images("a.npz") != in_training).mean() > 0.1
 
 
-def test_a_png_is_a_grid(gantrain, run: Path) -> None:
+def test_png_output_is_a_grid(gantrain, run: Path) -> None:
     result = gantrain("task=sample", "run=run", "num=16", "output=grid.png")
     assert result.status == 0, result.stderr
     width, height = Image.open("grid.png").size
     assert width == height >= 4 * 28
 
 
-def test_vectors_come_as_floats(gantrain, tmp_path: Path) -> None:
+def test_npz_holds_float32_vectors(gantrain, tmp_path: Path) -> None:
     assert gantrain("experiment=gaussian", "steps=2", "run_dir=run").status == 0
     assert gantrain("task=sample", "run=run", "num=100", "output=a.npz").status == 0
     with np.load("a.npz") as archive:
@@ -70,10 +70,10 @@ def test_vectors_come_as_floats(gantrain, tmp_path: Path) -> None:
         assert archive["samples"].dtype == np.float32
     refused = gantrain("task=sample", "run=run", "output=a.png")
     assert refused.status == 2
-    assert "vectors have no picture" in refused.stderr
+    assert "vectors cannot be drawn" in refused.stderr
 
 
-def test_the_average_is_sampled_where_there_is_one(gantrain, tmp_path: Path) -> None:
+def test_ema_generator_is_sampled_if_the_run_has_one(gantrain, tmp_path: Path) -> None:
     assert gantrain(*SMALL, "steps=3", "ema_halflife_images=1e9", "optimizer.lr=0.5", "run_dir=run").status == 0
     assert gantrain("task=sample", "run=run", "output=averaged.npz").status == 0
     assert images("averaged.npz").std() < 40  # the weights at the start make grey pictures, those of lr 0.5 do not
@@ -91,7 +91,7 @@ def test_nothing_is_overwritten_and_missing_checkpoints_are_named(gantrain, run:
     assert "has no checkpoint" in without.stderr
 
 
-def test_memory_is_bounded(gantrain, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_number_of_samples(gantrain, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tracemalloc
 
     gantrain("task=sample", "run=run", "num=64", "output=warm.npz")
@@ -111,7 +111,7 @@ def conditional_run(gantrain, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_labels_choose_the_classes(gantrain, conditional_run: Path) -> None:
+def test_labels_select_the_classes(gantrain, conditional_run: Path) -> None:
     from gantrain.models.conditional_dcgan import Generator
     from gantrain.seeding import generator
 
@@ -128,7 +128,7 @@ def test_labels_choose_the_classes(gantrain, conditional_run: Path) -> None:
     assert (made[0] != made[1]).mean() > 0.1
 
 
-def test_all_labels_make_a_row_of_each_class(gantrain, conditional_run: Path) -> None:
+def test_labels_all_makes_a_row_of_each_class(gantrain, conditional_run: Path) -> None:
     assert gantrain("task=sample", "run=run", "labels=all", "num=30", "output=a.png").status == 0
     width, height = Image.open("a.png").size
     assert height / width == pytest.approx(10 / 3, rel=0.1)
@@ -136,7 +136,7 @@ def test_all_labels_make_a_row_of_each_class(gantrain, conditional_run: Path) ->
     assert len(images("b.npz")) == 80  # eight of each, where num is not typed
 
 
-def test_without_labels_the_classes_are_drawn_and_sample_i_stays(gantrain, conditional_run: Path) -> None:
+def test_random_classes_do_not_depend_on_the_number_of_samples(gantrain, conditional_run: Path) -> None:
     for name, num in (("a", 130), ("b", 5)):
         assert gantrain("task=sample", "run=run", f"num={num}", f"output={name}.npz").status == 0
     np.testing.assert_array_equal(images("a.npz")[:5], images("b.npz"))
@@ -150,10 +150,10 @@ def test_without_labels_the_classes_are_drawn_and_sample_i_stays(gantrain, condi
         (["labels=[]"], "must be all, or a list of classes from 0 to 9"),
         (["labels=three"], "must be all, or a list of classes from 0 to 9"),
         (["labels=[true]"], "must be all, or a list of classes from 0 to 9"),
-        (["labels=all", "num=25"], "num=25: must be a multiple of the 10 classes of labels=all"),
+        (["labels=all", "num=25"], "num=25: must be a multiple of 10, because each class of labels=all has a row"),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(gantrain, conditional_run: Path, typed: list[str], message: str) -> None:
+def test_invalid_labels_are_refused(gantrain, conditional_run: Path, typed: list[str], message: str) -> None:
     result = gantrain("task=sample", "run=run", "output=a.npz", *typed)
     assert result.status == 2
     assert message in result.stderr

@@ -9,7 +9,7 @@ from tensorboard.plugins.hparams import metadata
 SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "steps=2")
 
 
-def test_every_combination_gets_a_folder_and_a_session(gantrain, tmp_path: Path) -> None:
+def test_every_combination_gets_a_folder_and_an_hparams_session(gantrain, tmp_path: Path) -> None:
     result = gantrain("-m", "model=dcgan,wgan_gp", "optimizer.lr=1e-4,2e-4", "seed=0", *SMALL)
     assert result.status == 0, result.stderr
     (sweep,) = (tmp_path / "outputs/multirun").glob("????-??-??/??-??-??")
@@ -37,7 +37,7 @@ def test_every_combination_gets_a_folder_and_a_session(gantrain, tmp_path: Path)
     assert seen == {("dcgan", 1e-4), ("dcgan", 2e-4), ("wgan_gp", 1e-4), ("wgan_gp", 2e-4)}
 
 
-def test_a_job_that_is_refused_does_not_stop_the_others(gantrain, tmp_path: Path) -> None:
+def test_refused_run_does_not_stop_the_others(gantrain, tmp_path: Path) -> None:
     result = gantrain("-m", "optimizer.lr=1e-4,-1,2e-4", *SMALL)
     assert result.status == 2
     assert "optimizer.lr=-1: a learning rate is a number above 0" in result.stderr
@@ -46,7 +46,7 @@ def test_a_job_that_is_refused_does_not_stop_the_others(gantrain, tmp_path: Path
     assert [path.parent.name for path in records] == ["0", "2"]
 
 
-def test_a_sweep_can_be_put_elsewhere(gantrain, tmp_path: Path) -> None:
+def test_run_dir_sets_the_sweep_folder(gantrain, tmp_path: Path) -> None:
     assert gantrain("-m", "seed=0,1", *SMALL, "callback=[log]", "run_dir=mine").status == 0
     assert {path.parent.name for path in (tmp_path / "mine").glob("*/run.json")} == {"0", "1"}
     assert not (tmp_path / "outputs").exists()

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from processes import Process, gantrain, server, start, waited_for_a_core, work
-from runs import record
+from processes import Process, gantrain, seconds_waiting_for_cpu, server, start, work
+from runs import run_json
 
 from gantrain.datasets import cache as module
 from gantrain.datasets.base import ImageDataset
@@ -56,6 +56,18 @@ def photos(work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def slowness() -> float:
+    """CPU time of a Python loop over that of the machine on which the limit of 3 s was set; at least 1."""
+
+    def seconds() -> float:
+        began = time.thread_time()
+        for _ in range(2_000_000):
+            pass
+        return time.thread_time() - began
+
+    return max(1.0, min(seconds() for _ in range(5)) / 0.03)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_20_gb_reach_step_1_within_3_seconds_of_the_imports(
     start: Callable[..., Process], work: Path, photos: Path
@@ -67,14 +79,15 @@ def test_20_gb_reach_step_1_within_3_seconds_of_the_imports(
     def seconds_to_step_1(run: str) -> float:
         process = start(*small, *data, "steps=2", f"run_dir={run}", before=before)  # everything is already imported
         assert process.until(lambda: "step 1/2" in process.stderr)
-        seconds = time.time() - float((work / "began.txt").read_text()) - waited_for_a_core(process.pid)
+        seconds = time.time() - float((work / "began.txt").read_text()) - seconds_waiting_for_cpu(process.pid)
         assert process.wait().status == 0, process.stderr
-        assert record(work / run)["dataset"]["num_images"] == NUM
+        assert run_json(work / run)["dataset"]["num_images"] == NUM
         assert "Decoding" not in process.stderr
         print(f"at step 1 after {seconds:.2f} s")
         return seconds
 
-    assert min(seconds_to_step_1(run) for run in "abc") < 3  # the machine may be busy with other tests
+    limit = 3 * slowness()
+    assert any(seconds_to_step_1(run) < limit for run in "abc")  # the machine may be busy with other tests
 
 
 READ = """

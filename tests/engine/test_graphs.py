@@ -1,6 +1,7 @@
 """Captured updates are the eager ones to the bit; without a GPU, a tape stands for CUDA graphs."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,16 +9,20 @@ import torch
 from image_trainings import CPU, NOISE, PENALTY, advance, make_state, restored, snapshot
 from tapes import Tapes, tapes
 
+from gantrain.augment.diffaugment import DiffAugment
 from gantrain.datasets.batches import Batch
 from gantrain.engine import graphs
-from gantrain.engine.graphs import EAGER_CALLS, Captured
+from gantrain.engine.graphs import EAGER_CALLS, CapturedUpdate
 from gantrain.engine.runtime import Runtime
 from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.losses.relativistic import Relativistic
 from gantrain.regularizers.base import Regularizer
+from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.regularizers.r1 import R1
 from gantrain.regularizers.weight_clip import WeightClip
+from gantrain.schedules.apply import Schedules
 from gantrain.schedules.base import Clock
+from gantrain.schedules.linear import Linear
 from gantrain.train import TrainState
 from gantrain.updates import Logs
 
@@ -97,7 +102,7 @@ def test_what_cannot_be_captured_stays_eager(
         finally:
             raise RuntimeError("operation failed due to a previous error during capture")
 
-    monkeypatch.setattr(graphs, "record", refuse)
+    monkeypatch.setattr(graphs, "capture_graph", refuse)
     assert advance(fast, GRAPH, steps=8) == seen
     said = [record.getMessage() for record in caplog.records]
     assert said == [
@@ -119,7 +124,7 @@ def test_after_a_failed_capture_no_graph_is_replayed(
         replay, made = deck.record(function, device)
         return lambda: (replay(), replays.append(state.step)), made
 
-    monkeypatch.setattr(graphs, "record", record)
+    monkeypatch.setattr(graphs, "capture_graph", record)
     plain = make_state()
     seen = advance(plain, Runtime(device=CPU), steps=8)
     assert advance(state, GRAPH, steps=8) == seen
@@ -158,8 +163,58 @@ def test_the_first_updates_are_real_ones(tapes: Callable[..., Tapes]) -> None:
         calls.append(batch.x)
         return {"x": batch.x + clock.fraction}
 
-    captured = Captured(update, device=CPU, optimizers=[], failures=[])
+    captured = CapturedUpdate(update, device=CPU, optimizers=[], failures=[])
     for i in range(EAGER_CALLS + 4):
         assert float(captured(Batch(torch.tensor([float(i)])), Clock(0.5, i))["x"]) == i + 0.5
     assert len(calls) == EAGER_CALLS + 1
     assert deck.captured == 1
+
+
+def test_scheduled_numbers_change_in_the_graphs_that_read_them(tapes: Callable[..., Tapes]) -> None:
+    def linear(*of: str) -> Linear:
+        return Linear(of=list(of), start=1.0, end=0.1, begin=0.0, finish=1.0, unit="fraction")
+
+    named = {
+        "lr": linear("optimizer.lr", "discriminator_optimizer.lr"),
+        "weight": linear("regularizer.gradient_penalty.weight"),
+        "strength": linear("augment.diffaugment.strength"),
+    }
+
+    def made(capture: torch.device | None) -> tuple[list[dict[str, float]], dict[str, Any]]:
+        state = make_state()
+        options: dict[str, Any] = {
+            "regularizers": {"gradient_penalty": GradientPenalty(weight=10.0, every=1)},
+            "augment": {"diffaugment": DiffAugment(policy=["color", "translation"], strength=1.0)},
+            "schedules": partial(Schedules, schedules=named, capture=capture),
+        }
+        seen = advance(state, GRAPH if deck else Runtime(device=CPU), steps=12, **options)
+        return seen, snapshot(state)
+
+    deck: Tapes | None = None
+    floats, _ = made(None)
+    tensors, weights = made(CPU)
+    deck = tapes()
+    replayed, replayed_weights = made(CPU)
+    assert replayed == tensors
+    assert deck.captured == 2  # nothing is captured again
+    torch.testing.assert_close(replayed_weights, weights, atol=0, rtol=0)
+    for one, other in zip(floats, tensors, strict=True):  # a tensor is a float32 number
+        assert one == pytest.approx(other, rel=1e-2, abs=1e-3)
+
+
+def test_an_update_whose_betas_are_scheduled_is_captured_when_they_stay(tapes: Callable[..., Tapes]) -> None:
+    """Adam takes them as numbers, which are constants in a graph."""
+    growing = Linear(of=["optimizer.beta2"], start=0.9, end=0.99, begin=0.0, finish=0.5, unit="fraction")
+
+    def made(way: Runtime) -> tuple[list[dict[str, float]], dict[str, Any]]:
+        state = make_state()
+        seen = advance(state, way, steps=20, schedules=partial(Schedules, schedules={"beta2": growing}, capture=CPU))
+        assert state.G_optimizer.param_groups[0]["betas"] == (0.0, 0.99)
+        return seen, snapshot(state)
+
+    plain, weights = made(Runtime(device=CPU))
+    deck = tapes()
+    replayed, replayed_weights = made(GRAPH)
+    assert replayed == plain
+    assert deck.captured == 2
+    torch.testing.assert_close(replayed_weights, weights, atol=0, rtol=0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gantrain.engine.openmp import AUTO_SPIN, NUM_AGREEING, ThreadsFollowLoad, bound_spin, busy_seconds
+from gantrain.engine.openmp import AUTO_SPIN, NUM_AGREEING, AdaptThreads, bound_spin, busy_seconds
 
 
 @pytest.mark.parametrize(
@@ -64,12 +64,12 @@ class Machine:
     chosen: list[int] = field(default_factory=list)
     tried: list[int] = field(default_factory=list)
 
-    def follow(self, most: int, *, same: bool = True) -> ThreadsFollowLoad:
+    def follow(self, most: int, *, same: bool = True) -> AdaptThreads:
         def gives_same_bits(threads: int) -> bool:
             self.tried.append(threads)
             return same
 
-        return ThreadsFollowLoad(
+        return AdaptThreads(
             most,
             set_threads=self.chosen.append,
             gives_same_bits=gives_same_bits,
@@ -78,7 +78,7 @@ class Machine:
             now=lambda: self.time,
         )
 
-    def pass_time(self, follower: ThreadsFollowLoad, seconds: float) -> None:
+    def pass_time(self, follower: AdaptThreads, seconds: float) -> None:
         for _ in range(round(seconds / 0.1)):
             self.time += 0.1
             self.own += 0.1

@@ -34,7 +34,7 @@ def draw(G: nn.Module, num: int, seed: int = 0) -> Tensor:
     return sample(G, Normal(z_dim=4), num, device=CPU, key=(seed, "sample"))
 
 
-def test_sample_i_depends_on_the_seed_and_i_alone(G: Recorder) -> None:
+def test_sample_i_depends_only_on_the_seed_and_i(G: Recorder) -> None:
     many = draw(G, 200)
     torch.manual_seed(99)
     for num in (1, 63, 64, 65, 200):

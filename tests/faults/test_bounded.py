@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from processes import SMALL
-from runs import rows
+from runs import csv_rows
 
 FULL = os.environ.get("GANTRAIN_FULL") == "1"
 PAGE = resource.getpagesize()
@@ -33,7 +33,9 @@ def test_memory_and_open_files_do_not_grow(tmp_path: Path, arguments: tuple[str,
     table, proc = tmp_path / "out/metrics.csv", Path(f"/proc/{process.pid}")
     measured: list[tuple[int, int, int]] = []
     while process.poll() is None:
-        step = int(rows(tmp_path / "out")[-1]["step"]) if table.exists() and table.read_bytes().count(b"\n") > 1 else 0
+        step = (
+            int(csv_rows(tmp_path / "out")[-1]["step"]) if table.exists() and table.read_bytes().count(b"\n") > 1 else 0
+        )
         try:
             resident = int((proc / "statm").read_text().split()[1]) * PAGE
             measured.append((step, resident, len(list((proc / "fd").iterdir()))))
@@ -43,9 +45,9 @@ def test_memory_and_open_files_do_not_grow(tmp_path: Path, arguments: tuple[str,
     assert process.wait() == 0
 
     # Warm after a quarter; what the pictures at the end take does not count.
-    during = [m for m in measured if steps / 4 <= m[0] < 0.99 * steps]
-    memory, files = [m[1] for m in during], [m[2] for m in during]
-    third = len(during) // 3
+    steady = [m for m in measured if steps / 4 <= m[0] < 0.99 * steps]
+    memory, files = [m[1] for m in steady], [m[2] for m in steady]
+    third = len(steady) // 3
     early, late = max(memory[:third]), max(memory[-third:])
     print(f"{steps} steps: {early / 1e6:.1f} MB, {late / 1e6:.1f} MB ({late / early - 1:+.2%}); {max(files)} files")
     assert third >= 5

@@ -240,7 +240,7 @@ def broken_beside_a_sound_one(tmp_path: Path, content: bytes, suffix: str) -> tu
 
 
 @pytest.mark.parametrize(("kind", "content"), cases(SOUND_IMAGES, num_cuts=5, num_flips=7))
-def test_damaged_images(tmp_path: Path, kind: str, content: bytes):
+def test_damaged_images_are_read_or_named(tmp_path: Path, kind: str, content: bytes):
     broken_beside_a_sound_one(tmp_path, content, kind.split(".")[0])
 
 
@@ -253,7 +253,7 @@ def test_bad_images_are_named(tmp_path: Path, content: bytes):
 
 
 @pytest.mark.parametrize("content", crafted(ODD_IMAGES))
-def test_odd_images_are_read(tmp_path: Path, content: bytes):
+def test_unusual_images_are_read(tmp_path: Path, content: bytes):
     _, lenient = broken_beside_a_sound_one(tmp_path, content, "webp")
     assert lenient.num_images == 2
 
@@ -290,7 +290,7 @@ def link_to(target: str) -> Callable[[Path], None]:
         pytest.param(link_to("a.png/x.png"), r"cannot be read \(Not a directory", id="link-through-a-file"),
     ],
 )
-def test_what_is_no_file_is_named(tmp_path: Path, make: Callable[[Path], None], reason: str):
+def test_entries_that_are_not_regular_files_are_named(tmp_path: Path, make: Callable[[Path], None], reason: str):
     root = tmp_path / "photos"
     root.mkdir()
     (root / "a.png").write_bytes(SOUND_IMAGES["png"])
@@ -320,7 +320,7 @@ def replaced_by_holes(path: Path) -> None:
         (replaced_by_holes, "it takes 1,099,511,627,776 bytes, more than 268,435,456"),
     ],
 )
-def test_a_file_that_changes_after_it_was_listed(tmp_path: Path, change: Callable[[Path], None], reason: str):
+def test_file_that_changes_after_listing_is_named(tmp_path: Path, change: Callable[[Path], None], reason: str):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(SOUND_IMAGES["png"])
     files = open_image_files(tmp_path)
@@ -330,7 +330,7 @@ def test_a_file_that_changes_after_it_was_listed(tmp_path: Path, change: Callabl
         files.read(1)
 
 
-def test_folders_of_links_do_not_multiply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_folders_that_links_multiply_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(image_files, "MAX_FOLDERS", 1000)
     for k in range(40):  # two ways into each folder from the one before: 2**40 in all
         (tmp_path / f"{k}").mkdir()
@@ -340,7 +340,7 @@ def test_folders_of_links_do_not_multiply(tmp_path: Path, monkeypatch: pytest.Mo
         open_image_files(tmp_path / "0")
 
 
-def test_deep_folders(tmp_path: Path):
+def test_image_in_a_deeply_nested_folder_is_found(tmp_path: Path):
     deep = tmp_path.joinpath(*["d"] * 1500)
     try:
         for level in reversed([deep, *deep.parents][:1500]):
@@ -352,12 +352,12 @@ def test_deep_folders(tmp_path: Path):
 
 
 @pytest.mark.parametrize("root", ["x" * 300, "x/" * 5000, "a\0b"], ids=["name", "path", "null"])
-def test_a_root_that_no_disk_can_hold(tmp_path: Path, root: str):
+def test_invalid_root_paths_are_refused(tmp_path: Path, root: str):
     with pytest.raises(DataError, match=r"cannot be read|does not exist"):
         load_folder(tmp_path / root)
 
 
-def test_names_cannot_write_to_the_terminal(tmp_path: Path):
+def test_file_names_are_escaped_in_messages(tmp_path: Path):
     root = tmp_path / "photos"
     root.mkdir()
     (root / "a.png").write_bytes(SOUND_IMAGES["png"])
@@ -494,13 +494,13 @@ def load_zip(tmp_path: Path, content: bytes, *, max_bad_fraction: float = 0.0) -
 
 
 @pytest.mark.parametrize("kind", SOUND_ZIPS)
-def test_sound_zips(tmp_path: Path, kind: str):
+def test_valid_zips_are_read(tmp_path: Path, kind: str):
     dataset = load_zip(tmp_path, SOUND_ZIPS[kind])
     assert dataset.labels.tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize(("kind", "content"), cases(SOUND_ZIPS, num_cuts=6, num_flips=14))
-def test_damaged_zips(tmp_path: Path, kind: str, content: bytes):
+def test_damaged_zips_are_read_or_named(tmp_path: Path, kind: str, content: bytes):
     for fraction in (0.0, 1.0):
         load_zip(tmp_path, content, max_bad_fraction=fraction)
 
@@ -509,14 +509,14 @@ def test_damaged_zips(tmp_path: Path, kind: str, content: bytes):
     ("kind", "content"),
     cases({name: content[content.index(b"PK\1\2") :] for name, content in SOUND_ZIPS.items()}, num_cuts=1, num_flips=9),
 )
-def test_damaged_tables_of_contents(tmp_path: Path, kind: str, content: bytes):
+def test_damaged_zip_directories_are_read_or_named(tmp_path: Path, kind: str, content: bytes):
     whole = SOUND_ZIPS[kind]
     for fraction in (0.0, 1.0):
         load_zip(tmp_path, whole[: whole.index(b"PK\1\2")] + content, max_bad_fraction=fraction)
 
 
 @pytest.mark.parametrize(("content", "reason"), BAD_MEMBERS.values(), ids=BAD_MEMBERS)
-def test_bad_members_are_named_and_counted(tmp_path: Path, content: bytes, reason: str):
+def test_bad_zip_members_are_named_and_counted(tmp_path: Path, content: bytes, reason: str):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     message = load_zip(tmp_path, content)
     assert isinstance(message, str)
@@ -564,13 +564,13 @@ def test_bad_zips_are_named(tmp_path: Path, content: bytes):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
-def test_entries_that_overlap_are_named(tmp_path: Path):
+def test_overlapping_zip_entries_are_named(tmp_path: Path):
     message = load_zip(tmp_path, overlapping(200))
     assert message.startswith(f"199 of 200 images of {tmp_path}/photos.zip are bad: ") or "200 of 200" in message
     assert "1000.png overlaps the next entry of the zip" in message
 
 
-def test_a_table_of_contents_may_not_be_endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_size_of_the_zip_directory_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     content = zipped(*[(f"{k}.png", b"") for k in range(1000)])
     monkeypatch.setattr(image_files, "MAX_DIRECTORY_BYTES", 50_000)
     assert "its directory takes more than 50,000 bytes" in load_zip(tmp_path, content)
@@ -579,7 +579,7 @@ def test_a_table_of_contents_may_not_be_endless(tmp_path: Path, monkeypatch: pyt
     assert "1,000 of 1,000 images" in load_zip(tmp_path, content)
 
 
-def test_a_pipe_is_no_zip(tmp_path: Path):
+def test_pipe_named_like_a_zip_is_refused(tmp_path: Path):
     os.mkfifo(tmp_path / "photos.zip")
     with pytest.raises(
         DataError, match=r"photos\.zip is neither a folder nor a readable zip \(it is not a regular file\)"
@@ -588,7 +588,7 @@ def test_a_pipe_is_no_zip(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["absolute", "link", "bomb-that-lies-low", "encrypted"])
-def test_celeba_names_bad_members_too(tmp_path: Path, kind: str):
+def test_celeba_names_bad_zip_members(tmp_path: Path, kind: str):
     content, reason = BAD_MEMBERS[kind]
     (tmp_path / "img_align_celeba.zip").write_bytes(content)
     settings = {"download": False, "image_size": SIZE, "crop": None, "cache_dir": str(tmp_path / "cache")}
@@ -634,7 +634,7 @@ def load_mnist(tmp_path: Path, kind: str, content: bytes, function: Callable[...
 
 
 @pytest.mark.parametrize(("kind", "content"), cases(SOUND_IDX, num_cuts=6, num_flips=9))
-def test_damaged_idx(tmp_path: Path, kind: str, content: bytes):
+def test_damaged_idx_files_are_read_or_named(tmp_path: Path, kind: str, content: bytes):
     found = load_mnist(tmp_path, kind, content)
     if len(content) < len(SOUND_IDX[kind]):
         assert f"train-{kind.split('.')[0]}-idx" in found
@@ -677,7 +677,7 @@ BAD_IDX = {
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize("content", crafted(BAD_IDX))
-def test_bad_idx_is_named(tmp_path: Path, content: bytes, suffix: str):
+def test_bad_idx_files_are_named(tmp_path: Path, content: bytes, suffix: str):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert f"train-images-idx3-ubyte{suffix}" in load_mnist(tmp_path, f"images{suffix}", content, fashion_mnist)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
@@ -700,13 +700,13 @@ def load_cifar10(tmp_path: Path, content: bytes) -> ImageDataset | str:
 
 
 @pytest.mark.parametrize("kind", SOUND_PICKLES)
-def test_sound_pickles(tmp_path: Path, kind: str):
+def test_valid_pickles_are_read(tmp_path: Path, kind: str):
     images = load_cifar10(tmp_path, SOUND_PICKLES[kind]).images
     np.testing.assert_array_equal(images.numpy().reshape(5, 4, 3072), np.stack([PIXELS] * 5))
 
 
 @pytest.mark.parametrize(("kind", "content"), cases(SOUND_PICKLES, num_cuts=6, num_flips=16))
-def test_damaged_pickles(tmp_path: Path, kind: str, content: bytes):
+def test_damaged_pickles_are_read_or_named(tmp_path: Path, kind: str, content: bytes):
     found = load_cifar10(tmp_path, content)
     assert isinstance(found, str) or len(content) == len(SOUND_PICKLES[kind])
 
@@ -816,7 +816,7 @@ def opcodes(kind: str, marker: Path) -> bytes:
 
 @pytest.mark.parametrize("embedded", [False, True], ids=["alone", "in-a-batch"])
 @pytest.mark.parametrize("kind", COMMANDS)
-def test_a_pickle_runs_nothing(tmp_path: Path, kind: str, embedded: bool):
+def test_pickles_run_no_code(tmp_path: Path, kind: str, embedded: bool):
     marker = tmp_path / "marker"
     rest = b"0" + SOUND_PICKLES["protocol-4"][2:] if embedded else b"."
     message = load_cifar10(tmp_path, b"\x80\x04" + opcodes(kind, marker) + rest)
@@ -824,7 +824,7 @@ def test_a_pickle_runs_nothing(tmp_path: Path, kind: str, embedded: bool):
     assert not marker.exists()
 
 
-def test_the_commands_would_run(tmp_path: Path):
+def test_plain_pickle_runs_the_hostile_opcodes(tmp_path: Path):
     """A control of the test above, in a process of its own: its pickles are not harmless by mistake."""
     pickles = {kind: b"\x80\x04" + content + b"." for kind, content in commands("MARKER").items()}
     program = """
@@ -932,7 +932,7 @@ def test_bad_pickles_are_named(tmp_path: Path, content: bytes):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
-def test_a_small_pickle_cannot_ask_for_many_copies(tmp_path: Path):
+def test_pickle_that_copies_a_string_many_times_uses_little_memory(tmp_path: Path):
     again = b"c_codecs\nencode\n(h\x01h\x02tR"
     content = text("x" * 10**6) + b"q\x010" + text("latin1") + b"q\x020](" + again * 2000 + b"e."
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from processes import COMMAND, Result
-from runs import contents, differences, leaves, record
+from runs import differences, file_bytes, flatten, run_json
 
 from gantrain.errors import DataError
 from gantrain.session import checkpoint
@@ -28,18 +28,18 @@ def damages(content: bytes) -> Iterator[tuple[str, bytes]]:
         yield f"bit {bit} of byte {at}", content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :]
 
 
-def test_a_damaged_checkpoint_is_refused_by_name_or_reads_the_same(
-    undisturbed: Callable[..., Path], tmp_path: Path
+def test_damaged_checkpoint_is_refused_by_name_or_reads_the_same(
+    reference_run: Callable[..., Path], tmp_path: Path
 ) -> None:
-    sound = checkpoint.paths(undisturbed(*COMMAND))[-1]
-    expected = dict(leaves(checkpoint.read(sound)))
+    sound = checkpoint.paths(reference_run(*COMMAND))[-1]
+    expected = dict(flatten(checkpoint.read(sound)))
     path = tmp_path / "step_00000012.pt"
     refused: list[str] = []
     same = 0
     for damage, content in damages(sound.read_bytes()):
         path.write_bytes(content)
         try:
-            found = dict(leaves(checkpoint.read(path)))
+            found = dict(flatten(checkpoint.read(path)))
         except DataError as error:
             refused.append(str(error))
         else:
@@ -51,16 +51,16 @@ def test_a_damaged_checkpoint_is_refused_by_name_or_reads_the_same(
 
 
 @pytest.fixture
-def stopped(gantrain: Callable[..., Result], undisturbed: Callable[..., Path], work: Path) -> Path:
+def stopped(gantrain: Callable[..., Result], reference_run: Callable[..., Path], work: Path) -> Path:
     """A run to be resumed, whose newest checkpoint is that of step 9."""
-    run = Path(shutil.copytree(undisturbed(*COMMAND), work / "out"))
+    run = Path(shutil.copytree(reference_run(*COMMAND), work / "out"))
     checkpoint.paths(run)[-1].unlink()
     return run
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "no zip"])
-def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(
-    gantrain: Callable[..., Result], undisturbed: Callable[..., Path], stopped: Path, damage: str
+def test_resume_falls_back_to_the_checkpoint_before_a_damaged_one(
+    gantrain: Callable[..., Result], reference_run: Callable[..., Path], stopped: Path, damage: str
 ) -> None:
     newest = checkpoint.paths(stopped)[-1]
     content = bytearray(newest.read_bytes())
@@ -78,20 +78,20 @@ def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(
     assert f"warning: {newest.relative_to(stopped.parent)}" in done.stderr
     assert "Traceback" not in done.stderr
     assert "resuming at step 6" in done.stderr
-    assert differences(undisturbed(*COMMAND), stopped) == []
+    assert differences(reference_run(*COMMAND), stopped) == []
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_is_left_as_it_is(
+def test_run_with_only_damaged_checkpoints_is_refused_and_left_unchanged(
     gantrain: Callable[..., Result], stopped: Path
 ) -> None:
     for path in checkpoint.paths(stopped):
         path.write_bytes(path.read_bytes()[:-1])
-    before = contents(stopped)
+    before = file_bytes(stopped)
     refused = gantrain(*COMMAND, "run_dir=out")
     assert refused.status == 2
     assert "none of its 2 checkpoints can be read" in refused.stderr
     assert "Traceback" not in refused.stderr
-    after = contents(stopped)
+    after = file_bytes(stopped)
     assert "none of its" not in after.pop("gantrain.log").decode()  # it names each
     assert after == before
 
@@ -101,8 +101,8 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_left_as_it_is(
     [("run.json", "cut"), ("metrics.csv", "cut"), ("metrics.csv", "noise"), ("tensorboard", "cut"),
      ("tensorboard", "noise"), ("tensorboard", "gone"), ("samples", "cut"), ("samples", "gone")],
 )  # fmt: skip
-def test_damage_to_logs_and_pictures_does_not_stop_the_run_from_resuming(
-    gantrain: Callable[..., Result], undisturbed: Callable[..., Path], stopped: Path, name: str, damage: str
+def test_run_with_damaged_logs_or_images_resumes(
+    gantrain: Callable[..., Result], reference_run: Callable[..., Path], stopped: Path, name: str, damage: str
 ) -> None:
     paths = [stopped / name] if (stopped / name).is_file() else sorted((stopped / name).iterdir())[:1]
     for path in paths:
@@ -113,8 +113,8 @@ def test_damage_to_logs_and_pictures_does_not_stop_the_run_from_resuming(
     done = gantrain(*COMMAND, "run_dir=out")
     assert done.status == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert record(stopped)["status"] == "finished"
-    different = differences(undisturbed(*COMMAND), stopped)
+    assert run_json(stopped)["status"] == "finished"
+    different = differences(reference_run(*COMMAND), stopped)
     assert not [place for place in different if place.startswith("checkpoint")]
     shown = {"tensorboard": {"events", "shown"}, "samples": {"names", "samples.gif"}}.get(name, {name, "curves.png"})
     assert {place for place in different if not place.startswith("samples/")} <= shown

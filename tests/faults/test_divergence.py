@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import BUSY, SMALL, Result, during
-from runs import differences, points, record, rows
+from processes import OUTPUTS, SMALL, Result, on_call
+from runs import csv_rows, differences, run_json, tensorboard_events
 
 from gantrain.session import checkpoint
 from gantrain.session.checkpoint import tensors
@@ -44,12 +44,12 @@ def command(work: Path, start: object) -> Callable[..., tuple[str, ...]]:
 
     def make(chance: float, *more: str) -> tuple[str, ...]:
         given = ("--config-dir", "my", "regularizer=[bomb]", f"regularizer.bomb.chance={chance}", "trust=[bomb]")
-        return (*given, *SMALL, *BUSY, f"steps={STEPS}", *more)
+        return (*given, *SMALL, *OUTPUTS, f"steps={STEPS}", *more)
 
     return make
 
 
-def test_a_divergence_is_named_and_the_last_good_checkpoint_is_kept(
+def test_divergence_is_named_and_the_last_finite_checkpoint_is_kept(
     gantrain: Callable[..., Result], command: Callable[..., tuple[str, ...]], work: Path
 ) -> None:
     done = gantrain(*command(1.0, "run_dir=out"))
@@ -57,54 +57,54 @@ def test_a_divergence_is_named_and_the_last_good_checkpoint_is_kept(
     assert "Traceback" not in done.stderr
     run = work / "out"
     assert re.search(r"gantrain: penalty/bomb is (inf|nan) at step 8: the training has diverged", done.stderr)
-    assert record(run)["status"] == "diverged"
-    assert "penalty/bomb" in record(run)["error"]
+    assert run_json(run)["status"] == "diverged"
+    assert "penalty/bomb" in run_json(run)["error"]
     newest = checkpoint.paths(run)[-1]
     assert newest.name == "step_00000006.pt"
     assert all(tensor.isfinite().all() for _, tensor in tensors(checkpoint.read(newest)) if tensor.is_floating_point())
-    assert [row["step"] for row in rows(run)] == ["1", "2", "4", "6"]
+    assert [row["step"] for row in csv_rows(run)] == ["1", "2", "4", "6"]
     # With another setting, from there.
     resume = ("--config-dir", "my", "resume=out", "trust=[bomb]")
     again = gantrain(*resume, "regularizer.bomb.chance=0", "allow_change=[regularizer.bomb.chance]")
     assert again.status == 0, again.stderr
-    assert [row["step"] for row in rows(run)] == ["1", "2", "4", "6", "8", "10", "12", "14", "16"]
+    assert [row["step"] for row in csv_rows(run)] == ["1", "2", "4", "6", "8", "10", "12", "14", "16"]
 
 
-def test_a_run_rolls_back_as_often_as_allowed(
+def test_run_rolls_back_at_most_max_rollbacks_times(
     gantrain: Callable[..., Result], command: Callable[..., tuple[str, ...]], work: Path
 ) -> None:
     done = gantrain(*command(1.0, "run_dir=out", "on_divergence=rollback", "max_rollbacks=2"))
     assert done.status == 3
     assert "Traceback" not in done.stderr
-    history = record(work / "out")["history"]
+    history = run_json(work / "out")["history"]
     assert [(event["event"], event["step"], event["diverged_at"]) for event in history] == [("rolled back", 6, 8)] * 2
     assert all("penalty/bomb" in event["reason"] for event in history)
-    points(work / "out")  # none doubled
-    assert [row["step"] for row in rows(work / "out")] == ["1", "2", "4", "6"]
+    tensorboard_events(work / "out")  # none doubled
+    assert [row["step"] for row in csv_rows(work / "out")] == ["1", "2", "4", "6"]
 
 
-def test_a_rollback_draws_other_random_numbers_and_survives_kills(
+def test_rollback_draws_other_random_numbers_and_resumes_exactly(
     gantrain: Callable[..., Result], command: Callable[..., tuple[str, ...]], work: Path
 ) -> None:
     # A seed with which step 8 diverges at first and not for ever.
     for seed in range(20):
         straight = command(0.5, "on_divergence=rollback", f"seed={seed}", "max_rollbacks=5")
         done = gantrain(*straight, f"run_dir=straight{seed}")
-        if record(work / f"straight{seed}")["history"]:
+        if run_json(work / f"straight{seed}")["history"]:
             break
     run = work / f"straight{seed}"
     assert done.status == 0, done.stderr
     assert "Rolled back to step 6, with other random numbers (1 of at most 5 times)" in done.stderr
-    num_rollbacks = len(record(run)["history"])
+    num_rollbacks = len(run_json(run)["history"])
     assert num_rollbacks >= 1
-    assert [row["step"] for row in rows(run)] == ["1", "2", "4", "6", "8", "10", "12", "14", "16"]
-    assert all(math.isfinite(float(cell)) for row in rows(run) for cell in row.values())
+    assert [row["step"] for row in csv_rows(run)] == ["1", "2", "4", "6", "8", "10", "12", "14", "16"]
+    assert all(math.isfinite(float(cell)) for row in csv_rows(run) for cell in row.values())
     assert checkpoint.read(checkpoint.paths(run)[-1])["rollbacks"] == num_rollbacks
 
     # The same random numbers up to the last checkpoint, others after it.
     calm = gantrain(*command(0.0, f"seed={seed}", f"run_dir=calm{seed}"))
     assert calm.status == 0
-    for row, other in zip(rows(run), rows(work / f"calm{seed}"), strict=True):
+    for row, other in zip(csv_rows(run), csv_rows(work / f"calm{seed}"), strict=True):
         assert (row["loss/discriminator"] == other["loss/discriminator"]) == (int(row["step"]) <= 6)
 
     # Killed while it rolls back, and before and after its first checkpoint after that.
@@ -116,7 +116,7 @@ def test_a_rollback_draws_other_random_numbers_and_survives_kills(
         ("gantrain.callbacks.log:Log.__call__", 5),
         ("gantrain.callbacks.log:Log.__call__", 9),
     ):
-        killed = gantrain(*straight, "run_dir=parts", before=during(place, kill, call=call))
+        killed = gantrain(*straight, "run_dir=parts", before=on_call(place, kill, call=call))
         assert killed.status == -9, (place, killed.stderr)
     done = gantrain(*straight, "run_dir=parts")
     assert done.status == 0, done.stderr

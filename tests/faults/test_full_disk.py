@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from processes import COMMAND, Process, Result, during
-from runs import differences, record, rows
+from processes import COMMAND, Process, Result, on_call
+from runs import csv_rows, differences, run_json
 
 from gantrain.session import checkpoint
 
@@ -23,7 +23,7 @@ KINDS = {
     "header of metrics.csv": ("gantrain.callbacks.csv:MetricsCSV.rewrite", 2),
     "grid": ("gantrain.evaluation.grids:save_png", 3),
     "checkpoint": ("gantrain.session.checkpoint:write", 3),
-    "half a checkpoint": ("gantrain.session.checkpoint:_Hashing.write", 150),
+    "half a checkpoint": ("gantrain.session.checkpoint:_HashingFile.write", 150),
     "animation": ("gantrain.evaluation.grids:animation", 1),
     "curves": ("gantrain.evaluation.plots:curves", 1),
 }
@@ -54,21 +54,21 @@ def check_whole(run: Path) -> None:
     for path in [*run.rglob("*.png"), *run.rglob("*.gif")]:
         Image.open(path).load()
     if (run / "metrics.csv").exists():
-        assert all(None not in row.values() for row in rows(run))
+        assert all(None not in row.values() for row in csv_rows(run))
     if (run / "run.json").exists():
-        assert record(run)["steps"] >= 0
+        assert run_json(run)["steps"] >= 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_full_disk_while_writing_each_kind_of_file(
+def test_full_disk_while_writing_each_kind_of_file(
     piped: Callable[..., Result],
     gantrain: Callable[..., Result],
-    undisturbed: Callable[..., Path],
+    reference_run: Callable[..., Path],
     work: Path,
     kind: str,
 ) -> None:
     place, call = KINDS[kind]
-    done = piped(*COMMAND, "run_dir=out", before=during(place, FULL, call=call))
+    done = piped(*COMMAND, "run_dir=out", before=on_call(place, FULL, call=call))
     assert done.status == 1, done.stderr
     assert "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("gantrain: ")]
@@ -76,7 +76,7 @@ def test_a_full_disk_while_writing_each_kind_of_file(
     check_whole(work / "out")
     again = gantrain(*COMMAND, "run_dir=out")
     assert again.status == 0, again.stderr
-    assert differences(undisturbed(*COMMAND), work / "out") == []
+    assert differences(reference_run(*COMMAND), work / "out") == []
 
 
 @pytest.fixture
@@ -91,12 +91,12 @@ def disk(work: Path, start: object) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_disk_that_fills_up_ends_the_run_with_one_line(
-    gantrain: Callable[..., Result], undisturbed: Callable[..., Path], disk: Path
+def test_disk_that_fills_up_ends_the_run_with_one_line(
+    gantrain: Callable[..., Result], reference_run: Callable[..., Path], disk: Path
 ) -> None:
     fill = "import subprocess; subprocess.run('cat /dev/zero > disk/filler', shell=True, stderr=-3)"
     each_step = "gantrain.callbacks.log:Log.__call__"
-    done = gantrain(*COMMAND, "run_dir=disk/out", before=during(each_step, fill, call=8))
+    done = gantrain(*COMMAND, "run_dir=disk/out", before=on_call(each_step, fill, call=8))
     assert done.status == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert "gantrain: The disk is full" in done.stderr
@@ -107,16 +107,14 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_line(
     check_whole(disk / "out")
     (disk / "filler").unlink()
     assert gantrain(*COMMAND, "run_dir=disk/out").status == 0
-    assert differences(undisturbed(*COMMAND), disk / "out") == []
+    assert differences(reference_run(*COMMAND), disk / "out") == []
 
 
 @pytest.mark.parametrize("name", ["", "samples", "checkpoints", "tensorboard", "metrics.csv", ".hydra"])
-def test_a_folder_or_file_that_vanishes_is_named_in_one_line(
-    gantrain: Callable[..., Result], work: Path, name: str
-) -> None:
+def test_vanished_folder_or_file_is_named_in_one_line(gantrain: Callable[..., Result], work: Path, name: str) -> None:
     gone = work / "out" / name
     vanish = f"shutil.rmtree({str(gone)!r})" if name != "metrics.csv" else f"os.unlink({str(gone)!r})"
-    done = gantrain(*COMMAND, "run_dir=out", before=during("gantrain.callbacks.log:Log.__call__", vanish, call=4))
+    done = gantrain(*COMMAND, "run_dir=out", before=on_call("gantrain.callbacks.log:Log.__call__", vanish, call=4))
     assert "Traceback" not in done.stderr
     if name == ".hydra":  # nothing is written there any more
         assert done.status == 0
@@ -125,6 +123,6 @@ def test_a_folder_or_file_that_vanishes_is_named_in_one_line(
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("gantrain: ")]
     assert str(gone.relative_to(work)) in line
     if name:
-        assert record(work / "out")["status"] == "failed"
+        assert run_json(work / "out")["status"] == "failed"
     else:
         assert "has vanished" in line

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import COMMAND, SMALL, Process, Result, during
-from runs import differences, record
+from processes import COMMAND, SMALL, Process, Result, on_call
+from runs import differences, run_json
 
 KILLS = int(os.environ.get("GANTRAIN_KILLS", "25"))
 LONG = (
@@ -27,10 +27,10 @@ PLACES = {
     "gantrain.callbacks.base:Callbacks.start": 1,
     "gantrain.callbacks.tensorboard:EventFile.flush": 2,
     "gantrain.callbacks.samples:Samples.begin": 1,
-    "gantrain.session.checkpoint:_Hashing.write": 9,
+    "gantrain.session.checkpoint:_HashingFile.write": 9,
     "gantrain.session.checkpoint:paths": 2,
     "gantrain.callbacks.csv:append": 2,
-    "gantrain.callbacks.tensorboard:TensorBoard.take_back": 1,
+    "gantrain.callbacks.tensorboard:TensorBoard.rewrite": 1,
     "gantrain.callbacks.csv:MetricsCSV.rewrite": 1,
     "gantrain.callbacks.checkpoint:Checkpoint.wait": 2,
     "gantrain.callbacks.tensorboard:append": 3,
@@ -45,16 +45,16 @@ PLACES = {
 """Where a run is killed, one after the other, and at which call in its process."""
 
 
-def test_a_run_killed_at_every_stage_ends_as_one_that_never_was(
-    start: Callable[..., Process], gantrain: Callable[..., Result], undisturbed: Callable[..., Path], work: Path
+def test_run_killed_at_every_stage_equals_uninterrupted_run(
+    start: Callable[..., Process], gantrain: Callable[..., Result], reference_run: Callable[..., Path], work: Path
 ) -> None:
     for place, call in PLACES.items():
-        killed = gantrain(*COMMAND, "run_dir=out", before=during(place, "os.kill(os.getpid(), 9)", call=call))
+        killed = gantrain(*COMMAND, "run_dir=out", before=on_call(place, "os.kill(os.getpid(), 9)", call=call))
         assert killed.status == -9, f"{place}: {killed}"
         assert "Traceback" not in killed.stderr
     assert gantrain(*COMMAND, "run_dir=out").status == 0
-    assert record(work / "out")["status"] == "finished"
-    assert differences(undisturbed(*COMMAND), work / "out") == []
+    assert run_json(work / "out")["status"] == "finished"
+    assert differences(reference_run(*COMMAND), work / "out") == []
 
 
 def writing(folder: Path, after: int) -> Callable[[], bool]:
@@ -86,10 +86,10 @@ def num_lines(run: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_run_killed_at_random_moments_ends_as_one_that_never_was(
-    start: Callable[..., Process], undisturbed: Callable[..., Path], work: Path
+def test_run_killed_at_random_moments_equals_uninterrupted_run(
+    start: Callable[..., Process], reference_run: Callable[..., Path], work: Path
 ) -> None:
-    straight, run, draw, phases = undisturbed(*LONG), work / "out", random.Random(0), Counter[str]()
+    straight, run, draw, phases = reference_run(*LONG), work / "out", random.Random(0), Counter[str]()
     while phases.total() < KILLS:
         process, before = start(*LONG, "checkpoint.every=3", "run_dir=out"), num_lines(run)
         aim = draw.random()
@@ -108,6 +108,6 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_never_was(
         phases[phase(run, before)] += 1
     done = start(*LONG, "run_dir=out").wait(600)
     assert done.status == 0, done.stderr
-    assert record(run)["status"] == "finished"
+    assert run_json(run)["status"] == "finished"
     assert differences(straight, run) == []
     print(f"{KILLS} kills: {dict(phases)}")

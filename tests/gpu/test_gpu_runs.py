@@ -25,7 +25,7 @@ from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.batches import Batch, Batches, make_batches
 from gantrain.ema import EMA
 from gantrain.engine import graphs
-from gantrain.engine.graphs import Captured
+from gantrain.engine.graphs import CapturedUpdate
 from gantrain.engine.runtime import Runtime
 from gantrain.game import Objective
 from gantrain.losses.base import Loss
@@ -200,7 +200,7 @@ def test_replays_are_the_steps_to_the_bit(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_a_replay_trains(tmp_path: Path, caplog: pytest.LogCaptureFixture, case: str) -> None:
     run = make_run(tmp_path / "run", width=4, every=10**6, way=WAYS[-1], case=CASES[case])
-    made: list[Captured] = []
+    made: list[CapturedUpdate] = []
     weights: list[list[torch.Tensor]] = []
 
     class Spied(Runtime):
@@ -219,7 +219,7 @@ def test_a_replay_trains(tmp_path: Path, caplog: pytest.LogCaptureFixture, case:
 
     advance(run, 12, look=look, case=CASES[case])
     assert "could not be captured" not in caplog.text
-    assert all(captured.recorded is not None for captured in made)
+    assert all(captured.graph is not None for captured in made)
     for before, after in pairwise(weights[8:]):
         assert not any(torch.equal(one, other) for one, other in zip(before, after, strict=True))
     made.clear()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gantrain.models import acgan, conditional_dcgan, conditional_mlp, dcgan, mlp
-from gantrain.models.calling import judged, takes_labels
+from gantrain.models.calling import split_output, takes_labels
 
 DCGAN: dict[str, Any] = {
     "width": 4,
@@ -156,7 +156,7 @@ def test_acgan_returns_logits_and_class_logits_of_the_same_features() -> None:
     torch.manual_seed(0)
     D = acgan_discriminator(norm="batch", bias="ends").double()
     x = torch.randn(6, 1, 16, 16, dtype=torch.float64)
-    logits, aux = judged(D(x))
+    logits, aux = split_output(D(x))
     assert logits.shape == (6,)
     assert {name: value.shape for name, value in aux.items()} == {"class_logits": (6, 5)}
 

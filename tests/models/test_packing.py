@@ -2,11 +2,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gantrain.models import acgan, conditional_mlp, dcgan, mlp
 from gantrain.models.layers import couples_samples
 from gantrain.models.packing import Packed, pack
+from gantrain.regularizers.base import UpdateBatch
+from gantrain.regularizers.gradient_penalty import GradientPenalty
+from gantrain.regularizers.r1 import R1
+from gantrain.schedules.base import Clock
 
 DCGAN: dict[str, Any] = {"width": 4, "norm": "none", "activation": "leaky_relu", "slope": 0.2, "bias": "all"}
 MLP: dict[str, Any] = {"width": 8, "multipliers": [1], "activation": "tanh", "slope": 0.0, "norm": "none"}
@@ -32,6 +36,34 @@ def test_a_logit_is_that_of_consecutive_samples_put_together_by_hand(make: Any, 
     logits = D(x)
     assert logits.shape == (3,)
     torch.testing.assert_close(logits, torch.cat(by_hand))
+
+
+@pytest.mark.parametrize("packing", [1, 2, 4])
+def test_penalties_take_the_gradient_of_a_logit_in_all_of_its_pack(packing: int) -> None:
+    """Of a linear critic the gradient is its weight, whose norm all packs share."""
+
+    class Linear(nn.Module):
+        def __init__(self, shape: tuple[int, ...]):
+            super().__init__()
+            self.weight = nn.Parameter(torch.arange(1.0, 1 + shape[0], dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.weight
+
+    D = pack(Linear, (3,), packing)
+    norm = float(torch.arange(1.0, 1 + 3 * packing).norm())
+    real, fake = (torch.randn(8, 3, dtype=torch.float64) for _ in range(2))
+    batch = UpdateBatch(
+        Clock(0, 0),
+        real=lambda: (real, None),
+        fake=lambda: (fake, None),
+        augment=lambda x: x,
+        discriminate=lambda x, _: (D(x), {}),
+    )
+    critic = lambda x, _: D(x)  # noqa: E731
+    penalty = GradientPenalty(weight=10, every=1).discriminator_penalty(critic, batch)
+    assert float(penalty) == pytest.approx(10 * (norm - 1) ** 2)
+    assert float(R1(gamma=3, every=1).discriminator_penalty(critic, batch)) == pytest.approx(3 / 2 * norm**2)
 
 
 def test_other_memory_layouts_are_packed_alike() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from gantrain.models import acgan
-from gantrain.models.calling import judged
+from gantrain.models.calling import split_output
 from gantrain.regularizers.auxiliary_classifier import AuxiliaryClassifier
 from gantrain.regularizers.base import UpdateBatch, overrides
 from gantrain.schedules.base import Clock
@@ -21,9 +21,13 @@ D_OPTIONS: dict[str, Any] = {
 }
 
 
-def batch_of(judge: Any, real: Tensor, y: Tensor | None, fake: Tensor, fake_y: Tensor | None) -> UpdateBatch:
+def batch_of(discriminate: Any, real: Tensor, y: Tensor | None, fake: Tensor, fake_y: Tensor | None) -> UpdateBatch:
     return UpdateBatch(
-        Clock(0.0, 0), real=lambda: (real, y), fake=lambda: (fake, fake_y), augment=lambda x: x / 2, judge=judge
+        Clock(0.0, 0),
+        real=lambda: (real, y),
+        fake=lambda: (fake, fake_y),
+        augment=lambda x: x / 2,
+        discriminate=discriminate,
     )
 
 
@@ -49,7 +53,7 @@ def example() -> tuple[Any, UpdateBatch]:
     D = acgan.Discriminator((1, 16, 16), **D_OPTIONS).double()
     real, fake = torch.randn(2, 6, 1, 16, 16, dtype=torch.float64)
     y, fake_y = torch.tensor([0, 1, 2, 3, 3, 1]), torch.tensor([2, 2, 0, 1, 3, 0])
-    return D, batch_of(lambda x, y: judged(D(x)), real, y, fake.requires_grad_(), fake_y)
+    return D, batch_of(lambda x, y: split_output(D(x)), real, y, fake.requires_grad_(), fake_y)
 
 
 def test_penalties_are_the_mean_log_probability_of_the_right_class() -> None:
@@ -112,9 +116,9 @@ def test_samples_without_labels_are_refused() -> None:
     x = torch.zeros(5, 2)
     batch = batch_of(lambda x, y: (x.sum(1), {"class_logits": torch.zeros(5, 4)}), x, None, x, None)
     regularizer = AuxiliaryClassifier(weight_real=1.0, weight_generator=0.1)
-    with pytest.raises(ValueError, match=r"auxiliary_classifier: there are no labels.*dataset with labels"):
+    with pytest.raises(ValueError, match=r"auxiliary_classifier: the samples have no labels.*dataset with labels"):
         regularizer.discriminator_penalty(critic, batch)
-    with pytest.raises(ValueError, match=r"auxiliary_classifier: there are no labels.*dataset with labels"):
+    with pytest.raises(ValueError, match=r"auxiliary_classifier: the samples have no labels.*dataset with labels"):
         regularizer.generator_penalty(no_generator, no_draw, batch)
 
 

@@ -301,7 +301,11 @@ def test_weights_are_read_at_each_call_and_may_be_tensors(regularizer: Regulariz
 
 @pytest.mark.parametrize(
     ("regularizer", "unused"),
-    [*((r, ["fake", "judge"]) for r in EACH[1:3]), (EACH[0], ["judge"]), (EACH[3], ["real", "judge"])],
+    [
+        *((r, ["fake", "discriminate"]) for r in EACH[1:3]),
+        (EACH[0], ["discriminate"]),
+        (EACH[3], ["real", "discriminate"]),
+    ],
 )
 def test_a_penalty_with_an_interval_of_its_own_computes_nothing_that_it_does_not_read(
     regularizer: Regularizer, unused: list[str]
@@ -314,7 +318,7 @@ def test_a_penalty_with_an_interval_of_its_own_computes_nothing_that_it_does_not
         "real": lambda: (x, None),
         "fake": lambda: (x, None),
         "augment": refuse,
-        "judge": refuse,
+        "discriminate": refuse,
         **dict.fromkeys(unused, refuse),
     }
     penalty = regularizer.discriminator_penalty(sum_of_entries, UpdateBatch(Clock(0.0, 0), **given))

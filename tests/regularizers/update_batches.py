@@ -35,7 +35,7 @@ def batch_of(
         aux_of: makes D's auxiliary outputs from its logits.
     """
 
-    def judge(x: Tensor, y: Labels) -> tuple[Tensor, Auxiliary]:
+    def discriminate(x: Tensor, y: Labels) -> tuple[Tensor, Auxiliary]:
         logits = critic(x, y)
         return logits, aux_of(logits)
 
@@ -44,7 +44,7 @@ def batch_of(
         real=lambda: (real, labels),
         fake=lambda: (fake, fake_labels),
         augment=lambda x: x,
-        judge=judge,
+        discriminate=discriminate,
     )
 
 

@@ -151,8 +151,8 @@ def num_images(images: Tensor, weights: Tensor) -> float:
         ({"unit": "steps"}, r"unit=steps.*unit=fraction.*unit=images"),
         ({"start": math.nan}, r"start=nan.*finite"),
         ({"end": math.inf}, r"end=inf.*finite"),
-        ({"of": []}, r"of=\[\].*one or more"),
-        ({"of": ""}, r"of=.*one or more"),
+        ({"of": []}, r"of=\[\].*at least one config key"),
+        ({"of": ""}, r"of=.*at least one config key"),
     ],
 )
 def test_ramps_without_meaning_are_refused(shape: type[Ramp], values: dict[str, Any], message: str) -> None:
@@ -164,8 +164,8 @@ def test_ramps_without_meaning_are_refused(shape: type[Ramp], values: dict[str, 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"values": [1.0, 0.1]}, r"values=\[1.0, 0.1\], at=\[0.5, 0.75\].*one value more"),
-        ({"values": [1.0, 0.1, 0.2, 0.3]}, "one value more"),
+        ({"values": [1.0, 0.1]}, r"values=\[1.0, 0.1\], at=\[0.5, 0.75\].*one element more than at"),
+        ({"values": [1.0, 0.1, 0.2, 0.3]}, "one element more than at"),
         ({"at": [0.75, 0.5]}, r"at=\[0.75, 0.5\].*increase"),
         ({"at": [0.5, 0.5]}, "increase"),
         ({"at": [0.0, 0.5]}, "above 0"),

@@ -145,7 +145,7 @@ def test_a_schedule_is_a_factor_of_the_learning_rate_that_was_typed(lr: float) -
 
 def test_a_key_is_driven_by_one_schedule() -> None:
     named: dict[str, Schedule] = {"one": linear("optimizer.lr"), "two": linear("optimizer.lr")}
-    with pytest.raises(ConfigError, match=r"schedule.two.of: optimizer.lr is driven by another schedule already"):
+    with pytest.raises(ConfigError, match=r"schedule.two.of: another schedule sets optimizer.lr already"):
         Schedules(adam_state(), Objective(NonSaturating()), schedules=named)
 
 

@@ -12,7 +12,7 @@ from gantrain.assemble import Training, assemble
 from gantrain.engine.finite import named_tensors
 from gantrain.engine.memory import container_limits, is_out_of_memory, largest_fitting
 from gantrain.session import trials
-from gantrain.session.trials import fitting_batch_size, gives_same_bits, load_followers
+from gantrain.session.trials import fitting_batch_size, gives_same_bits, thread_callbacks
 from gantrain.tasks.job import Job
 
 SMALL = ("model.generator.width=4", "model.discriminator.width=4", "batch_size=8", "steps=100", "callback=[]")
@@ -45,13 +45,13 @@ def test_a_trial_leaves_the_run_as_it_is(overrides: tuple[str, ...]) -> None:
 
 
 def test_a_step_that_depends_on_the_threads_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, real = training(), trials.numbers_after_a_step
+    made, real = training(), trials.tensors_after_step
 
     def by_threads(given: Training) -> list[torch.Tensor]:
         first, *rest = real(given)
         return [first + 1e-7 * torch.get_num_threads(), *rest]
 
-    monkeypatch.setattr(trials, "numbers_after_a_step", by_threads)
+    monkeypatch.setattr(trials, "tensors_after_step", by_threads)
     usual = torch.get_num_threads()
     assert not gives_same_bits(made, 1, 2)
     assert torch.get_num_threads() == usual
@@ -74,7 +74,7 @@ def test_threads_follow_the_load_unless_somebody_chose(
     if environment is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", environment)
     monkeypatch.setattr(torch, "get_num_threads", lambda: most)
-    assert len(load_followers(training(*overrides))) == (expected if Path("/proc/stat").exists() else 0)
+    assert len(thread_callbacks(training(*overrides))) == (expected if Path("/proc/stat").exists() else 0)
 
 
 def test_without_a_gpu_half_of_the_batch_is_suggested() -> None:
