@@ -226,7 +226,7 @@ EXPERIMENTS = {
         D=201_344,
         D_has_batch_norm=True,
         num_classes=10,
-        regularizers={"auxiliary_classifier": {"weight_real": 1.0, "weight_generator": 0.1}},
+        regularizers={"auxiliary_classifier": {"weight_real": 1.0, "weight_generator": 1.0}},
         batch_size=16,
         steps=2500,
     ),
