@@ -31,7 +31,7 @@ def last_row(run: Path) -> dict[str, float]:
 
 
 def test_gaussian_reaches_mean_and_std(tmp_path: Path) -> None:
-    gantrain(tmp_path, "experiment=gaussian", "run_dir=run")
+    gantrain(tmp_path, "experiment=gaussian", "steps=3000", "run_dir=run")
     gantrain(tmp_path, "task=sample", "run=run", "num=20000", "output=samples.npz", "seed=1")
     with np.load(tmp_path / "samples.npz") as archive:
         samples = archive["samples"].astype(np.float64)
@@ -42,7 +42,7 @@ def test_gaussian_reaches_mean_and_std(tmp_path: Path) -> None:
 
 def test_wgan_gp_reaches_all_eight_modes(tmp_path: Path) -> None:
     narrow = ("model.generator.width=128", "model.discriminator.width=128")
-    gantrain(tmp_path, "experiment=toy", "dataset=gaussians_8", *narrow, "steps=2500", "run_dir=run")
+    gantrain(tmp_path, "experiment=toy", "dataset=gaussians_8", *narrow, "steps=1500", "run_dir=run")
     gantrain(tmp_path, "task=sample", "run=run", "num=8000", "output=samples.npz", "seed=1")
     with np.load(tmp_path / "samples.npz") as archive:
         samples = archive["samples"].astype(np.float64)

@@ -373,7 +373,7 @@ def test_torchrun_waits_for_a_slow_checkpoint_after_a_signal(tmp_path: Path, rec
 @pytest.mark.parametrize("victim", [0, 1, 2])
 def test_death_under_torchrun_is_reported_once(tmp_path: Path, victim: int) -> None:
     changes = f"if os.environ['RANK'] == '{victim}':"
-    changes += on_call(EACH_STEP, "os.kill(os.getpid(), signal.SIGKILL)", call=100).replace("\n", "\n    ")
+    changes += on_call(EACH_STEP, "os.kill(os.getpid(), signal.SIGKILL)", call=40).replace("\n", "\n    ")
     (tmp_path / "entry.py").write_text(ENTRY.format(changes=changes))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "entry.py"]
     command += ["model=dcgan", *IMAGES, *OFTEN, "batch_size=12", "checkpoint.every=3", "steps=500", "run_dir=run"]

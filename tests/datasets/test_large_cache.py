@@ -57,7 +57,7 @@ def photos(work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def slowness() -> float:
-    """CPU time of a Python loop over that of the machine on which the limit of 3 s was set; at least 1."""
+    """CPU time of a Python loop over that of the machine on which the limit of 4 s was set; at least 1."""
 
     def seconds() -> float:
         began = time.thread_time()
@@ -69,7 +69,7 @@ def slowness() -> float:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_20_gb_reach_step_1_within_3_seconds_of_the_imports(
+def test_20_gb_reach_step_1_within_4_seconds_of_the_imports(
     start: Callable[..., Process], work: Path, photos: Path
 ) -> None:
     small = ("model=dcgan", "model.generator.width=1", "model.discriminator.width=1", "batch_size=2")
@@ -86,7 +86,7 @@ def test_20_gb_reach_step_1_within_3_seconds_of_the_imports(
         print(f"at step 1 after {seconds:.2f} s")
         return seconds
 
-    limit = 3 * slowness()
+    limit = 4 * slowness()
     assert any(seconds_to_step_1(run) < limit for run in "abc")  # the machine may be busy with other tests
 
 
