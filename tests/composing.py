@@ -1,4 +1,4 @@
-"""The shipped configs, composed as the command composes them."""
+"""Compose the shipped configs as the command does."""
 
 from dataclasses import replace
 from functools import cache
@@ -25,7 +25,7 @@ def composed(*overrides: str) -> Config:
 
 
 def changed(config: Config, key: str, value: object) -> Config:
-    """Copy a config with another value under a dotted key, whatever its type."""
+    """Return a copy of a config with another value for a dotted key; the type is not checked."""
     first, _, rest = key.partition(".")
     return replace(config, **{first: _changed(getattr(config, first), rest, value) if rest else value})
 

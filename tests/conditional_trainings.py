@@ -41,7 +41,7 @@ def make_state(
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
     **options: Any,
 ) -> TrainState:
-    """Make networks and optimizers; `norm` is that of the discriminator, the options are those of the optimizers."""
+    """Make networks and optimizers; `norm` applies to the discriminator, `options` to the optimizers."""
     torch.manual_seed(0)
     common: dict[str, Any] = {"num_classes": NUM_CLASSES, "embedding_dim": 2, "width": 6, "multipliers": [1, 1]}
     common |= {"slope": 0.2, "init": "default", "activation": "leaky_relu"}
@@ -83,7 +83,7 @@ def snapshot(state: TrainState) -> dict[str, Any]:
 
 
 def restore(state: TrainState, saved: dict[str, Any]) -> None:
-    """Put a snapshot into a new state, whose optimizers keep their own options, as those of a resumed run do."""
+    """Load a snapshot into a new state, whose optimizers keep their options, as on resuming."""
     saved = deepcopy(saved)
     for name in ("G", "D", "G_ema"):
         if name in saved:

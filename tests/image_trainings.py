@@ -1,4 +1,4 @@
-"""Small DCGAN trainings without a config, run in the ways that a Runtime has."""
+"""Small DCGAN trainings without a config, with the options of Runtime."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -61,7 +61,7 @@ def advance(
     schedules: Callable[[TrainState, Objective], Schedules] = Schedules,
     **options: Any,
 ) -> list[dict[str, float]]:
-    """Train, perhaps not to the end, do something after each step, and return what was observed at each."""
+    """Train to `until` or the last step, call `then` after each step, and return the mean of each log at each step."""
     seen: list[dict[str, float]] = []
 
     def look(now: TrainState, logs: Logs) -> None:

@@ -1,4 +1,4 @@
-"""Golden numbers recorded from published reference implementations; tests/data/oracles/README.md describes them."""
+"""Read golden numbers of published reference implementations, which tests/data/oracles/README.md describes."""
 
 import os
 from pathlib import Path
@@ -11,10 +11,10 @@ FOLDER = Path(os.environ.get("GANTRAIN_ORACLES") or Path(__file__).parent / "dat
 
 
 def oracle_files(pattern: str) -> list[Path]:
-    """List every golden file of a kind, so that others of the kind are tested without editing a test.
+    """List the golden files that match a pattern, so that new files are tested without editing a test.
 
     Raises:
-        FileNotFoundError: there is none, and the test would pass without testing anything.
+        FileNotFoundError: no file matches, so that the test would check nothing.
     """
     found = sorted(FOLDER.glob(pattern))
     if not found:
@@ -23,7 +23,7 @@ def oracle_files(pattern: str) -> list[Path]:
 
 
 def load(path: Path, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-    """Read the arrays of a file by name; floating point ones in the given type, texts are left out."""
+    """Read the arrays of a file by name, without arrays of text; floating-point arrays are converted to `dtype`."""
     with np.load(path) as arrays:
         read = {name: arrays[name] for name in arrays.files}
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in read.items() if array.dtype.kind != "U"}
@@ -31,6 +31,6 @@ def load(path: Path, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
 
 
 def texts(path: Path, name: str) -> list[str]:
-    """Read an array of texts, for example the names of parameters."""
+    """Read an array of strings, for example the names of parameters."""
     with np.load(path) as arrays:
         return [str(text) for text in arrays[name]]

@@ -1,4 +1,4 @@
-"""A stand-in for CUDA graphs without a GPU: a tape of operations, replayed on the memory that they were given."""
+"""A substitute for CUDA graphs on the CPU: record operations, and replay them on the same memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from gantrain.updates import Logs
 
 
 class Tape(TorchDispatchMode):
-    """What a CUDA graph is: the operations as they were asked for, on the memory that they were given."""
+    """Record operations with their arguments, and replay them on the same memory, as a CUDA graph does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,18 +33,18 @@ class Tape(TorchDispatchMode):
         return made
 
     def undo(self) -> None:
-        """Put back all memory that was there before: a capture records operations and does not run them."""
+        """Restore the memory from before the recording, because a capture records operations without running them."""
         for storage, value in self.before.values():
             storage.copy_(value)
 
     @torch.no_grad()
     def replay(self) -> None:
-        for function, args, kwargs, held in self.calls:
+        for function, args, kwargs, recorded in self.calls:
             given = {storage.data_ptr() for storage in storages((args, kwargs))}
             made = function(*args, **kwargs)
-            for place, value in zip(tree_leaves(held), tree_leaves(made), strict=True):
-                if isinstance(place, Tensor) and place.untyped_storage().data_ptr() not in given:
-                    place.copy_(value)
+            for output, value in zip(tree_leaves(recorded), tree_leaves(made), strict=True):
+                if isinstance(output, Tensor) and output.untyped_storage().data_ptr() not in given:
+                    output.copy_(value)
 
 
 def storages(content: Any) -> list[torch.UntypedStorage]:
@@ -52,7 +52,7 @@ def storages(content: Any) -> list[torch.UntypedStorage]:
 
 
 class Tapes:
-    """Takes the place of graphs.capture_graph, and counts."""
+    """Replaces graphs.capture_graph, and counts the captures."""
 
     def __init__(self) -> None:
         self.captured = 0
@@ -69,13 +69,13 @@ class Tapes:
 
 @pytest.fixture
 def tapes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Tapes]:
-    """Have the updates that are captured from here on recorded on tapes, and return what counts them."""
+    """Record all captures that follow on tapes, and return the counter."""
 
     def use() -> Tapes:
         tapes = Tapes()
         monkeypatch.setattr(graphs, "capture_graph", tapes.record)
         monkeypatch.setattr(graphs, "on_side_stream", lambda function, device: function())
-        # A CPU's optimizers count their steps in tensors when fused, and know no captures.
+        # Fused optimizers on a CPU count steps in tensors, and do not support capturable=True.
         monkeypatch.setattr(Runtime, "prepare", lambda self, state: None)
         return tapes
 

@@ -1,4 +1,4 @@
-"""No slower by accident: what a step asks of torch is counted, and none of it waits for the device."""
+"""The number of operators of a step does not grow, and none of them waits for the device."""
 
 import os
 import subprocess
@@ -42,9 +42,8 @@ from gantrain.train import TrainState, train
 CPU = torch.device("cpu")
 SHAPE = (3, 16, 16)
 
-# Each of these brings numbers to the host: on a GPU the step would wait there. The first are seen as operators, the
-# others, of which nothing is left on a CPU, as they are called. What goes unseen here, as .to(torch.device("cpu")), the
-# meta device refuses (test_experiments.py).
+# Operators and methods that copy numbers to the host, so that the step would wait for a GPU. The methods dispatch no
+# operator on a CPU. Others, for example .to(torch.device("cpu")), are found on the meta device (test_experiments.py).
 WAITING = (
     *("_local_scalar_dense", "nonzero", "masked_select", "equal", "allclose", "lift_fresh"),
     *("_unique2", "unique_dim", "unique_consecutive", "bincount", "histogram", "repeat_interleave"),
@@ -65,7 +64,7 @@ WAITING_CALLS = (
 
 
 class Calls(TorchDispatchMode):
-    """Counts the operators that are called."""
+    """Counts the operators that are dispatched."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +76,7 @@ class Calls(TorchDispatchMode):
 
 
 class Waits(TorchFunctionMode):
-    """Notes what would wait for a GPU."""
+    """Records the methods that would wait for a GPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +84,7 @@ class Waits(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         name = getattr(function, "__name__", "")
-        # The device of the training is a torch.device, and here a CPU.
+        # The training passes a torch.device, which is the CPU here; a string "cpu" is a copy to the host.
         is_moved = name == "to" and "cpu" in [x for x in (*args[1:], *(kwargs or {}).values()) if isinstance(x, str)]
         is_masked = name in ("__getitem__", "__setitem__", "index_put_", "index_put") and any(
             isinstance(x, torch.Tensor) and x.dtype == torch.bool for x in tree_leaves(args[1])
@@ -105,7 +104,7 @@ x.index_put_((x > 0,), x.sum()); torch.equal(x, x); torch.arange(x.sum()); torch
 
 
 @pytest.mark.parametrize("expression", [*filter(None, map(str.strip, WAITS.split(";")))])
-def test_what_waits_is_seen(expression: str) -> None:
+def test_waiting_operations_are_detected(expression: str) -> None:
     x = torch.ones(3)
     with Waits() as waits, Calls() as calls:
         eval(expression, {"x": x, "np": np, "torch": torch})
@@ -115,7 +114,7 @@ def test_what_waits_is_seen(expression: str) -> None:
 def calls_of_a_step(
     folder: Path, loss: Loss, regularizers: dict[str, Regularizer], *, norm: str, n_critic: int
 ) -> tuple[Counter[str], list[str]]:
-    """Count what steps 3 to 5 call, of which none is logged, sampled or saved, a step; and list what would wait."""
+    """Return the operators per step of steps 3 to 5, which are not logged, sampled or saved, and those that would wait."""
     torch.manual_seed(0)
     images = torch.randint(0, 256, (512, *SHAPE), dtype=torch.uint8)
     common: dict[str, Any] = {"width": 4, "init": "dcgan", "bias": "ends", "slope": 0.2}
@@ -161,11 +160,11 @@ def calls_of_a_step(
             callbacks=list(started),
         )
 
-    advance(2)  # the first step is logged, and the optimizers make their moments
+    advance(2)  # the first step is logged, and creates the optimizers' moments
     with Waits() as waits, Calls() as calls:
         advance(5)
     started.finish("failed")
-    assert all(count % 3 == 0 for count in calls.names.values()), "steps differ"
+    assert all(count % 3 == 0 for count in calls.names.values()), "the steps call different operators"
     counts = Counter({name: count // 3 for name, count in calls.names.items()})
     return counts, [*waits.names, *(name for name in counts if name in WAITING)]
 
@@ -178,7 +177,7 @@ def calls_of_a_step(
     ],
     ids=["dcgan", "wgan_gp"],
 )
-def test_a_step_calls_no_more_operators_than_it_did(
+def test_number_of_operators_per_step_does_not_grow(
     tmp_path: Path, loss: Loss, regularizers: dict[str, Regularizer], norm: str, n_critic: int, most: int
 ) -> None:
     calls, waits = calls_of_a_step(tmp_path, loss, regularizers, norm=norm, n_critic=n_critic)
@@ -192,7 +191,7 @@ import os
 from gantrain.callbacks.base import Callback, Callbacks
 
 class Threads(Callback):
-    """Notes how many threads the process has after each step."""
+    """Writes the number of threads of the process after each step."""
 
     def __call__(self, state, logs):
         with open("threads.txt", "a") as file:
@@ -200,8 +199,8 @@ class Threads(Callback):
 '''
 
 
-def test_saving_leaves_the_cores_to_the_training(tmp_path: Path) -> None:
-    """A thread that computes with torch has OpenMP threads of its own, which slow those of the training for good."""
+def test_saving_starts_no_openmp_threads(tmp_path: Path) -> None:
+    """A thread that computes with torch starts OpenMP threads of its own, which slow down the training."""
     (tmp_path / "threads.py").write_text(THREADS)
     own = ("trust=[threads]", "+callback.threads._target_=threads.Threads")
     typed = ("batch_size=2", "steps=12", "checkpoint.every=4", "callback=[log,checkpoint]", "runtime.device=cpu")
@@ -212,4 +211,4 @@ def test_saving_leaves_the_cores_to_the_training(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     counts = [int(line) for line in (tmp_path / "threads.txt").read_text().split()]
     assert len(counts) == 12
-    assert max(counts) <= counts[2] + 1  # the one that writes
+    assert max(counts) <= counts[2] + 1  # the thread that writes

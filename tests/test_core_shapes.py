@@ -1,4 +1,4 @@
-"""What modern GANs need of train(): lazy penalties, accumulation, labels, real logits, schedules, augmentations."""
+"""Features of train(): lazy penalties, accumulation, labels, real logits, schedules, augmentations."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -87,10 +87,10 @@ class RecordedBatches(ImageBatches):
         y = torch.arange(40) % NUM_CLASSES
         dataset = ImageDataset("noise", pixels, labels=y, num_classes=NUM_CLASSES, fingerprint="f")
         super().__init__(dataset, batch_size=N, seed=0, device=CPU, labels=labels)
-        self.asked: list[tuple[tuple[str, ...], int]] = []
+        self.requested: list[tuple[tuple[str, ...], int]] = []
 
     def __getitem__(self, i: int) -> Batch:
-        self.asked.append((self.purpose, i))
+        self.requested.append((self.purpose, i))
         batch = super().__getitem__(i)
         return Batch(batch.x.double(), batch.y)
 
@@ -114,7 +114,7 @@ def weights(state: TrainState) -> Tensor:
 
 
 class FirstLayer(Regularizer):
-    """Half of the squared norm of D's first layer, and of G's; their gradients are the weights themselves."""
+    """Half of the squared norm of a layer of D or G, whose gradient is the weight itself."""
 
     def __init__(self, *, every: int):
         self.every = every
@@ -140,14 +140,14 @@ class NoLoss:
         return 0 * fake_logits.sum()
 
 
-def test_a_lazy_penalty_comes_at_every_kth_update_with_k_times_the_gradient() -> None:
+def test_lazy_penalty_runs_at_every_kth_update_with_k_times_the_gradient() -> None:
     state, penalty = make_state(), FirstLayer(every=3)
     penalty.D = state.D
     first, others = state.D.first.weight.detach().clone(), deepcopy(state.D.last.state_dict())  # type: ignore[union-attr]
     run(state, Objective(NoLoss(), {"penalty": penalty}), steps=7)
     assert penalty.calls == [(player, step / 7) for step in (0, 3, 6) for player in ("D", "G")]
     c = 1 / (1 + 1 / 3)
-    expected = first * (1 - 0.1 * c * 3) ** 3  # three steps of plain descent, the learning rate times c
+    expected = first * (1 - 0.1 * c * 3) ** 3  # three steps of gradient descent, with the learning rate times c
     torch.testing.assert_close(state.D.first.weight.detach(), expected)
     torch.testing.assert_close(state.D.last.state_dict(), others)
     zero = [p.grad for p in state.D.unused.parameters()]  # type: ignore[union-attr]
@@ -155,7 +155,7 @@ def test_a_lazy_penalty_comes_at_every_kth_update_with_k_times_the_gradient() ->
     assert set(state.lazy_logs) == {"penalty/penalty", "penalty/penalty_generator"}
 
 
-def test_several_critic_updates_count_for_the_interval() -> None:
+def test_interval_of_a_lazy_penalty_counts_critic_updates() -> None:
     state, penalty = make_state(), FirstLayer(every=4)
     penalty.D = state.D
     run(state, Objective(NoLoss(), {"penalty": penalty}), steps=4, n_critic=lambda _: 2)
@@ -170,7 +170,7 @@ def test_adam_is_rescaled_as_in_stylegan2(path: Any) -> None:
         lr, beta1, beta2, k = arrays[f"{case}.in.lr_beta1_beta2_interval"].tolist()
         state = make_state(optimizer=torch.optim.Adam, lr=lr, betas=(beta1, beta2))
         schedules = Schedules(state, Objective(NoLoss(), {"penalty": FirstLayer(every=int(k))}))
-        for _ in range(2):  # again and again the same
+        for _ in range(2):  # repeated calls must not rescale again
             schedules(Clock(0.0, 0))
         for optimizer in (state.D_optimizer, state.G_optimizer):
             (group,) = optimizer.param_groups
@@ -178,21 +178,21 @@ def test_adam_is_rescaled_as_in_stylegan2(path: Any) -> None:
             assert found == pytest.approx(arrays[f"{case}.out.lr_beta1_beta2"].tolist(), rel=1e-12)
 
 
-def test_without_lazy_penalties_the_optimizers_are_left_alone() -> None:
+def test_without_lazy_penalties_the_optimizers_are_not_rescaled() -> None:
     state = make_state(optimizer=torch.optim.Adam)
     before = [dict(group) for group in state.D_optimizer.param_groups]
     run(state, Objective(NonSaturating(), {"r1": R1(gamma=1.0, every=1)}), steps=1)
     assert [group.keys() for group in state.D_optimizer.param_groups] == [group.keys() for group in before]
 
 
-def test_lazy_r1_descends_by_the_same_mean_gradient_as_eager_r1() -> None:
-    """With a small step the weights hardly move, and k updates sum to the same descent, rescaled by c."""
+def test_lazy_r1_has_the_same_mean_gradient_as_r1_at_every_update() -> None:
+    """With a small learning rate, k updates sum to the same change of the weights, rescaled by c."""
     k, moved = 4, {}
     for every in (1, k):
         state = make_state(lr=1e-6)
         before = weights(state)
         objective = Objective(NoLoss(), {"r1": R1(gamma=10.0, every=every)})
-        # The same batch every time: a batch as large as the data set, in another order.
+        # Every update sees the same batch.
         run(state, objective, steps=2 * k, batches=SameBatch())
         moved[every] = (weights(state) - before) / (1e-6 if every == 1 else 1e-6 / (1 + 1 / k))
     torch.testing.assert_close(moved[k], moved[1], rtol=1e-3, atol=2e-5)
@@ -203,13 +203,13 @@ class SameBatch(RecordedBatches):
         return super().__getitem__(0)
 
 
-def test_what_a_lazy_penalty_logged_is_the_same_after_a_pause() -> None:
+def test_logs_of_a_lazy_penalty_are_the_same_after_resuming() -> None:
     def logs(stop: int | None) -> list[float]:
         state, seen = make_state(), list[float]()
         objective = Objective(NonSaturating(), {"r1": R1(gamma=1.0, every=3)})
         note: Any = lambda _, logs: seen.append(float(logs["penalty/r1"]))  # noqa: E731
         if stop is not None:
-            with pytest.raises(Stop):
+            with pytest.raises(Interrupted):
                 run(state, objective, steps=8, callbacks=[note, stop_at(stop)])
             state.lazy_logs = {tag: torch.as_tensor(value).clone() for tag, value in state.lazy_logs.items()}
         run(state, objective, steps=8, callbacks=[note])
@@ -218,14 +218,14 @@ def test_what_a_lazy_penalty_logged_is_the_same_after_a_pause() -> None:
     assert logs(None) == logs(2) == logs(5)
 
 
-class Stop(Exception):
+class Interrupted(Exception):
     pass
 
 
 def stop_at(step: int) -> Callable[[TrainState, Logs], None]:
     def stop(state: TrainState, _: Logs) -> None:
         if state.step == step:
-            raise Stop
+            raise Interrupted
 
     return stop
 
@@ -265,25 +265,25 @@ def test_micro_batches_make_the_same_updates_as_the_whole_batch(accumulate: int,
         note: Any = lambda _, logs, seen=seen: seen.append(dict(logs))  # noqa: E731
         options = {"accumulate": num, "generator_batch_multiple": multiple, "callbacks": [note]}
         made.append((weights(run(make_state(), objective, **options)), seen, jitter.observed))
-    (whole, seen, observed), (cut, seen_cut, observed_cut) = made
-    torch.testing.assert_close(cut, whole, rtol=1e-10, atol=1e-12)
-    for one, other in zip(seen, seen_cut, strict=True):
+    (expected, seen, observed), (accumulated, seen_accumulated, observed_accumulated) = made
+    torch.testing.assert_close(accumulated, expected, rtol=1e-10, atol=1e-12)
+    for one, other in zip(seen, seen_accumulated, strict=True):
         assert one.keys() == other.keys()
         for tag in one:
             torch.testing.assert_close(torch.as_tensor(other[tag]), torch.as_tensor(one[tag]), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(observed_cut, observed, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(observed_accumulated, observed, rtol=1e-9, atol=1e-9)
     assert seeding.shard == seeding.Shard()
 
 
-# Real logits in the generator's step, and who is first
+# Real logits in the generator's step, and the order of the players
 
 
-def test_a_relativistic_generator_sees_fresh_real_samples_of_its_own_sequence() -> None:
+def test_relativistic_generator_takes_real_batches_from_its_own_sequence() -> None:
     state, batches = make_state(), RecordedBatches()
     own: list[tuple[tuple[str, ...], int]] = []
     batches.for_generator = lambda: recording(own)  # type: ignore[method-assign]
     run(state, Objective(Relativistic()), batches=batches, steps=3, n_critic=lambda _: 2)
-    assert batches.asked == [((), i) for i in range(6)]
+    assert batches.requested == [((), i) for i in range(6)]
     assert own == [(("generator",), i) for i in range(3)]
     assert state.batches_seen == 6
     other = RecordedBatches().for_generator()
@@ -293,18 +293,18 @@ def test_a_relativistic_generator_sees_fresh_real_samples_of_its_own_sequence() 
 
 def recording(own: list[tuple[tuple[str, ...], int]]) -> RecordedBatches:
     batches: Any = ImageBatches.for_generator(RecordedBatches())
-    batches.asked = own
+    batches.requested = own
     return batches
 
 
-def test_a_loss_that_needs_no_real_logits_brings_no_batch_for_the_generator() -> None:
+def test_losses_without_real_logits_take_no_real_batch_for_the_generator() -> None:
     batches = RecordedBatches()
     batches.for_generator = lambda: pytest.fail("not needed")  # type: ignore[method-assign]
     run(make_state(), Objective(NonSaturating()), batches=batches)
 
 
 @pytest.mark.parametrize("first", ["discriminator", "generator"])
-def test_which_player_steps_first(first: str) -> None:
+def test_first_sets_which_player_steps_first(first: str) -> None:
     state, order = make_state(), list[str]()
     for name, optimizer in (("D", state.D_optimizer), ("G", state.G_optimizer)):
         optimizer.register_step_post_hook(lambda *_, name=name: order.append(name))
@@ -312,7 +312,7 @@ def test_which_player_steps_first(first: str) -> None:
     assert order == (["D", "D", "G"] if first == "discriminator" else ["G", "D", "D"]) * 2
 
 
-def test_the_generators_batch_is_a_multiple() -> None:
+def test_generator_batch_multiple_scales_the_generators_batch() -> None:
     state, shown = make_state(), list[int]()
     state.G.register_forward_pre_hook(lambda _, args: shown.append(len(args[0])))
     run(state, Objective(NonSaturating()), steps=1, generator_batch_multiple=3)
@@ -322,7 +322,7 @@ def test_the_generators_batch_is_a_multiple() -> None:
 # Labels
 
 
-def test_labels_go_to_conditional_networks_and_as_asked_for() -> None:
+def test_conditional_networks_receive_the_labels_of_the_real_batch() -> None:
     SEEN.clear()
     state, batches = make_state((ConditionalG, ConditionalD)), RecordedBatches(labels=True)
     run(state, Objective(Relativistic()), batches=batches, steps=1, fake_labels=RealLabels())
@@ -348,7 +348,7 @@ def test_drawn_labels_have_the_frequencies_of_the_data(counts: list[int]) -> Non
 # Schedules and augmentations
 
 
-def test_schedules_set_what_they_should_at_each_step() -> None:
+def test_schedules_set_every_scheduled_value_at_each_step() -> None:
     state = make_state(optimizer=torch.optim.Adam, lr=0.01, betas=(0.5, 0.9))
     penalty, ema, jitter = GradientPenalty(weight=10.0, every=1), EMA(halflife_images=100.0, rampup=None), Jitter()
     objective = Objective(NonSaturating(), {"gradient_penalty": penalty}, {"jitter": jitter})
@@ -379,7 +379,7 @@ def test_schedules_set_what_they_should_at_each_step() -> None:
         assert found == pytest.approx(expected)
 
 
-def test_captured_numbers_are_tensors_that_are_changed_in_place() -> None:
+def test_captured_schedules_change_tensors_in_place() -> None:
     state = make_state(optimizer=torch.optim.Adam, lr=0.01)
     penalty = GradientPenalty(weight=10.0, every=1)
     named = {"x": Linear(of=["optimizer.lr", "regularizer.gradient_penalty.weight"], start=1.0, end=0.0, begin=0.0,
@@ -387,11 +387,11 @@ def test_captured_numbers_are_tensors_that_are_changed_in_place() -> None:
     objective = Objective(NonSaturating(), {"gradient_penalty": penalty})
     schedules = Schedules(state, objective, schedules=named, capture=CPU)
     schedules(Clock(0.0, 0))
-    held = (state.G_optimizer.param_groups[0]["lr"], penalty.weight)
-    assert all(isinstance(x, Tensor) for x in held)
+    values = (state.G_optimizer.param_groups[0]["lr"], penalty.weight)
+    assert all(isinstance(x, Tensor) for x in values)
     schedules(Clock(0.5, 0))
-    assert (state.G_optimizer.param_groups[0]["lr"], penalty.weight) == held
-    assert [float(x) for x in held] == pytest.approx([0.005, 5.0])
+    assert (state.G_optimizer.param_groups[0]["lr"], penalty.weight) == values
+    assert [float(x) for x in values] == pytest.approx([0.005, 5.0])
 
 
 @pytest.mark.parametrize("of", ["optimizer.momentum", "regularizer.r1.gamma", "batch_size"])
@@ -402,13 +402,13 @@ def test_a_key_that_cannot_be_scheduled_is_refused(of: str) -> None:
 
 
 class Shift(Augment):
-    """Adds 100, so that D's inputs tell whether they were augmented."""
+    """Adds 100, which marks augmented inputs of D."""
 
     def __call__(self, x: Tensor, clock: Clock) -> Tensor:
         return x + 100
 
 
-def test_real_fake_and_the_generators_step_are_augmented() -> None:
+def test_every_input_of_the_critic_is_augmented() -> None:
     state, lows = make_state(), list[float]()
     state.D.register_forward_pre_hook(lambda _, args: lows.append(float(args[0].min())))
     run(state, Objective(NonSaturating(), {"r1": R1(gamma=1.0, every=1)}, {"shift": Shift()}), steps=1)

@@ -35,32 +35,32 @@ BATCH_SIZE = 5
 
 
 class RecordedBatches(ImageBatches):
-    """Noise images, more than a few batches of them, and a record of which were asked for."""
+    """Noise images, more than a few batches of them, and a record of which were requested for."""
 
     def __init__(self, *, seed: int = 0):
         images = torch.randint(0, 256, (17, *SHAPE), generator=torch.Generator().manual_seed(0)).byte()
         dataset = ImageDataset("noise", images, labels=None, num_classes=None, fingerprint="f")
         super().__init__(dataset, batch_size=BATCH_SIZE, seed=seed, device=CPU)
-        self.asked: list[int] = []
+        self.requested: list[int] = []
 
     def __getitem__(self, i: int) -> Batch:
-        self.asked.append(i)
+        self.requested.append(i)
         return super().__getitem__(i)
 
 
 def make_state(
     *,
     lr: float = 1e-2,
-    norm_of_G: str = "batch",
-    norm_of_D: str = "none",
+    G_norm: str = "batch",
+    D_norm: str = "none",
     dropout: float = 0.0,
     ema: bool = False,
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
 ) -> TrainState:
     torch.manual_seed(0)
     common: dict[str, Any] = {"width": 6, "multipliers": [1, 1], "slope": 0.2, "init": "default"}
-    G = mlp.Generator(SHAPE, LATENT.z_dim, activation="relu", norm=norm_of_G, output="tanh", **common)
-    D = mlp.Discriminator(SHAPE, activation="leaky_relu", norm=norm_of_D, dropout=dropout, **common)
+    G = mlp.Generator(SHAPE, LATENT.z_dim, activation="relu", norm=G_norm, output="tanh", **common)
+    D = mlp.Discriminator(SHAPE, activation="leaky_relu", norm=D_norm, dropout=dropout, **common)
     G_ema = deepcopy(G).requires_grad_(False) if ema else None
     return TrainState(G, D, optimizer(G.parameters(), lr=lr), optimizer(D.parameters(), lr=lr), G_ema)
 
@@ -102,8 +102,8 @@ def assert_bitwise_equal(first: dict[str, Any], second: dict[str, Any]) -> None:
     torch.testing.assert_close(first, second, atol=0, rtol=0, equal_nan=True)
 
 
-def everything() -> dict[str, Any]:
-    """All that draws random numbers or keeps a state of its own."""
+def stateful_options() -> dict[str, Any]:
+    """Return options with parts that draw random numbers or have a state."""
     regularizers = {
         "gradient_penalty": GradientPenalty(weight=10.0, every=1),
         "weight_clip": WeightClip(limit=0.3),
@@ -117,7 +117,7 @@ def gradients(module: nn.Module) -> list[Tensor | None]:
     return [None if p.grad is None else p.grad.clone() for p in module.parameters()]
 
 
-def test_each_players_step_leaves_the_others_weights_and_gradients_alone() -> None:
+def test_step_of_one_player_leaves_weights_and_gradients_of_the_other() -> None:
     state = make_state()
     events: list[str] = []
     held: dict[str, Any] = {}
@@ -140,7 +140,7 @@ def test_each_players_step_leaves_the_others_weights_and_gradients_alone() -> No
 
         return after
 
-    # A player's turn begins when its gradients are cleared, before its loss runs backward.
+    # The step of a player begins with zero_grad, before its loss runs backward.
     for name, optimizer, other in (("D", state.D_optimizer, state.G), ("G", state.G_optimizer, state.D)):
         zero_grad, start = optimizer.zero_grad, hold(name, other)
         optimizer.zero_grad = lambda zero_grad=zero_grad, start=start, **options: (start(), zero_grad(**options))
@@ -149,18 +149,18 @@ def test_each_players_step_leaves_the_others_weights_and_gradients_alone() -> No
     assert events == ["D", "D", "G"] * 3
 
 
-def test_the_discriminator_is_shown_fakes_without_a_way_back_to_the_generator() -> None:
+def test_fake_samples_are_detached_in_critic_updates() -> None:
     state = make_state()
-    shown: list[tuple[bool, bool]] = []
+    inputs: list[tuple[bool, bool]] = []
     state.D.register_forward_pre_hook(
-        lambda D, args: shown.append((args[0].requires_grad, next(D.parameters()).requires_grad))
+        lambda D, args: inputs.append((args[0].requires_grad, next(D.parameters()).requires_grad))
     )
     run(state, steps=1, n_critic=lambda _: 2)
     # (gradient to the image, gradient to D): two critic updates, then the generator's with D frozen.
-    assert shown == [(False, True), (False, True), (True, False)]
+    assert inputs == [(False, True), (False, True), (True, False)]
 
 
-def test_frozen_parameters_thaw_even_after_an_error() -> None:
+def test_frozen_restores_requires_grad_even_after_an_error() -> None:
     D = nn.Linear(2, 2)
     with frozen(D):
         assert not any(p.requires_grad for p in D.parameters())
@@ -179,30 +179,30 @@ def test_frozen_parameters_thaw_even_after_an_error() -> None:
     assert all(p.grad is None for p in D.parameters())
 
 
-def test_the_critic_is_updated_as_scheduled_and_sees_every_batch_once() -> None:
+def test_critic_is_updated_n_critic_times_and_sees_every_batch_once() -> None:
     state, batches, updates = make_state(), RecordedBatches(), []
     state.D_optimizer.register_step_post_hook(lambda *_: updates.append(state.step))
     schedule = critic_schedule(2, CriticWarmup(n_critic=4, steps=2, every=3))
     run(state, batches=batches, steps=8, n_critic=schedule)
     assert [updates.count(step) for step in range(8)] == [4, 4, 2, 4, 2, 2, 4, 2]
-    assert batches.asked == list(range(24))
+    assert batches.requested == list(range(24))
     assert state.batches_seen == 24
     assert state.step == 8
 
 
-def test_a_state_that_has_its_steps_is_left_alone() -> None:
+def test_train_changes_nothing_if_all_steps_are_done() -> None:
     state = run(make_state(), steps=2)
     before = snapshot(state)
     run(state, steps=2)
     assert_bitwise_equal(snapshot(state), before)
 
 
-@pytest.mark.parametrize(("norm_of_G", "norm_of_D"), [("batch", "none"), ("batch", "batch"), ("layer", "layer")])
-def test_the_same_seed_gives_the_same_weights_bit_for_bit(norm_of_G: str, norm_of_D: str) -> None:
+@pytest.mark.parametrize(("G_norm", "D_norm"), [("batch", "none"), ("batch", "batch"), ("layer", "layer")])
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(G_norm: str, D_norm: str) -> None:
     def result(seed: int, state_before: int) -> TrainState:
-        state = make_state(norm_of_G=norm_of_G, norm_of_D=norm_of_D, dropout=0.5, ema=True)
+        state = make_state(G_norm=G_norm, D_norm=D_norm, dropout=0.5, ema=True)
         torch.manual_seed(state_before)
-        return run(state, seed=seed, **everything())
+        return run(state, seed=seed, **stateful_options())
 
     first = result(seed=0, state_before=1)
     assert weights(first).isfinite().all()
@@ -210,14 +210,14 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(norm_of_G: str, norm_o
     assert not torch.equal(weights(result(seed=1, state_before=1)), weights(first))
 
 
-@pytest.mark.parametrize(("norm_of_G", "norm_of_D"), [("batch", "none"), ("batch", "batch")])
+@pytest.mark.parametrize(("G_norm", "D_norm"), [("batch", "none"), ("batch", "batch")])
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.RMSprop])
 @pytest.mark.parametrize("stop", [1, 4])
-def test_a_continued_run_ends_where_the_uninterrupted_one_does_bit_for_bit(
-    stop: int, optimizer: Callable[..., torch.optim.Optimizer], norm_of_G: str, norm_of_D: str
+def test_continued_training_equals_uninterrupted_training_bit_for_bit(
+    stop: int, optimizer: Callable[..., torch.optim.Optimizer], G_norm: str, D_norm: str
 ) -> None:
     def fresh() -> TrainState:
-        return make_state(norm_of_G=norm_of_G, norm_of_D=norm_of_D, dropout=0.5, ema=True, optimizer=optimizer)
+        return make_state(G_norm=G_norm, D_norm=D_norm, dropout=0.5, ema=True, optimizer=optimizer)
 
     saved: dict[str, Any] = {}
 
@@ -225,7 +225,7 @@ def test_a_continued_run_ends_where_the_uninterrupted_one_does_bit_for_bit(
         if state.step == stop:
             saved.update(snapshot(state))
 
-    options = everything() | {"steps": 6, "n_critic": lambda step: 3 if step == 0 else 2}
+    options = stateful_options() | {"steps": 6, "n_critic": lambda step: 3 if step == 0 else 2}
     uninterrupted = run(fresh(), callbacks=[save], **options)
 
     continued = fresh()
@@ -233,7 +233,7 @@ def test_a_continued_run_ends_where_the_uninterrupted_one_does_bit_for_bit(
     torch.manual_seed(999)
     batches = RecordedBatches()
     run(continued, batches=batches, **options)
-    assert batches.asked[0] == saved["batches_seen"]
+    assert batches.requested[0] == saved["batches_seen"]
     assert_bitwise_equal(snapshot(continued), snapshot(uninterrupted))
 
 
@@ -263,17 +263,17 @@ def test_logits_of_real_and_fake_are_not_swapped(jointly: bool) -> None:
     assert (fake_logits == -1).all()
 
 
-@pytest.mark.parametrize(("norm", "num_shown"), [("batch", [5, 5, 5]), ("none", [10, 5]), ("layer", [10, 5])])
-def test_with_batch_norm_a_batch_holds_one_kind(norm: str, num_shown: list[int]) -> None:
-    state, shown = make_state(norm_of_D=norm), []
-    state.D.register_forward_pre_hook(lambda _, args: shown.append(len(args[0])))
+@pytest.mark.parametrize(("norm", "batch_sizes"), [("batch", [5, 5, 5]), ("none", [10, 5]), ("layer", [10, 5])])
+def test_with_batch_norm_real_and_fake_samples_pass_separately(norm: str, batch_sizes: list[int]) -> None:
+    state, inputs = make_state(D_norm=norm), []
+    state.D.register_forward_pre_hook(lambda _, args: inputs.append(len(args[0])))
     run(state, steps=1, n_critic=lambda _: 1)
-    assert shown == num_shown
+    assert inputs == batch_sizes
 
 
 @dataclass
 class Spy(Regularizer):
-    """Notes what it is asked, and marks what the critic is shown."""
+    """Records its calls, and adds 100 to the critic's inputs."""
 
     events: list[str] = field(default_factory=list)
     clocks: list[Clock] = field(default_factory=list)
@@ -293,7 +293,7 @@ class Spy(Regularizer):
         self.events.append("project")
 
 
-def test_regularizers_are_asked_in_order_and_see_what_the_critic_sees() -> None:
+def test_regularizers_are_called_in_order_with_the_perturbed_samples() -> None:
     state, spy = make_state(), Spy()
     state.D_optimizer.register_step_post_hook(lambda *_: spy.events.append("D"))
     state.G_optimizer.register_step_post_hook(lambda *_: spy.events.append("G"))
@@ -313,7 +313,7 @@ def test_weights_are_clipped_after_the_optimizers_step() -> None:
     assert max(p.abs().max().item() for p in state.G.parameters()) > 0.05
 
 
-def test_callbacks_are_called_in_order_once_a_step_with_what_the_step_showed() -> None:
+def test_callbacks_are_called_in_order_once_per_step_with_its_logs() -> None:
     calls: list[tuple[str, int]] = []
     seen: list[Logs] = []
 
@@ -346,7 +346,7 @@ def test_callbacks_are_called_in_order_once_a_step_with_what_the_step_showed() -
         torch.testing.assert_close(logs["loss/discriminator"], expected)
 
 
-def test_the_average_follows_the_generator() -> None:
+def test_ema_follows_the_generator() -> None:
     state = make_state(ema=True)
     start, visited = deepcopy(state.G_ema), []
     run(
@@ -362,7 +362,7 @@ def test_the_average_follows_the_generator() -> None:
         assert not average.requires_grad
 
 
-def test_the_average_of_constant_weights_approaches_them_by_its_halflife() -> None:
+def test_ema_of_constant_weights_converges_with_its_half_life() -> None:
     state = make_state(ema=True, lr=0.0)
     for parameter in state.G_ema.parameters():
         nn.init.zeros_(parameter)
@@ -380,7 +380,7 @@ def double() -> Iterator[None]:
 
 @dataclass
 class Adam:
-    """Kingma 2015, Algorithm 1."""
+    """Adam. Source: Kingma and Ba 2015, Algorithm 1."""
 
     lr: float
     beta_1: float
@@ -434,7 +434,7 @@ class VectorBatches:
 
 @pytest.mark.usefixtures("double")
 def test_wgan_gp_is_algorithm_1_of_the_paper() -> None:
-    """Against the algorithm in plain tensors; the critic's gradient in x is written out, so that its norm is too."""
+    """Compare with the algorithm in plain tensors, in which the critic's gradient with respect to x is written out."""
     torch.manual_seed(0)
     steps, n_critic, n, weight, lr = 2, 3, 8, 10.0, 1e-2
     G, D = TanhGenerator(), TanhCritic()
@@ -480,9 +480,9 @@ def test_wgan_gp_is_algorithm_1_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("loss", [NonSaturating(), Wasserstein()])
-def test_what_is_reported_is_the_last_critic_updates_and_the_generators_own_batch(loss: Loss) -> None:
+def test_logs_are_those_of_the_last_critic_update_and_the_generator_update(loss: Loss) -> None:
     seen: list[Logs] = []
-    state = make_state(lr=0.0, norm_of_G="none")
+    state = make_state(lr=0.0, G_norm="none")
     run(state, loss=loss, steps=1, callbacks=[lambda _, logs: seen.append(logs)])
     torch.manual_seed(key(0, "step", 0))
     for _ in range(2):

@@ -31,7 +31,7 @@ def make_images(num_images: int = 100) -> ImageDataset:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """Make a small run and its callbacks; further keywords are settings of its config."""
+    """Make a small run and its callbacks; other keywords are fields of its config."""
 
     def make(
         *callbacks: Callback,

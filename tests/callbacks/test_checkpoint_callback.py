@@ -21,7 +21,9 @@ MakeRun = Callable[..., tuple[Run, Callbacks]]
 Complete = Callable[..., None]
 
 
-def saving(*, every: int = 4, keep: int = 2, keep_every: int | None = None, best: str | None = None) -> Checkpoint:
+def make_checkpoint(
+    *, every: int = 4, keep: int = 2, keep_every: int | None = None, best: str | None = None
+) -> Checkpoint:
     return Checkpoint(every=every, keep=keep, keep_every=keep_every, best=best)
 
 
@@ -37,7 +39,7 @@ def names(run: Run) -> list[str]:
 def test_the_newest_checkpoints_are_kept(
     make_run: MakeRun, complete: Complete, status: str, steps: int, expected: list[int]
 ) -> None:
-    run, callbacks = make_run(saving(every=4, keep=2), steps=10)
+    run, callbacks = make_run(make_checkpoint(every=4, keep=2), steps=10)
     complete(run, callbacks, status=status, steps=steps)
     assert names(run) == [f"step_{step:08d}.pt" for step in expected]
     if expected:
@@ -54,7 +56,7 @@ def equal(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize("ema", [False, True])
 def test_a_checkpoint_holds_networks_optimizers_and_counters(make_run: MakeRun, complete: Complete, ema: bool) -> None:
-    run, callbacks = make_run(saving(), steps=3, ema=ema)
+    run, callbacks = make_run(make_checkpoint(), steps=3, ema=ema)
     complete(run, callbacks)
     content = find(run.folder)[1]
     state = run.state
@@ -87,14 +89,14 @@ def test_a_failed_write_leaves_the_old_checkpoint_and_no_temporary_file(
 
 
 def test_the_estimated_size_is_near_the_true_size(make_run: MakeRun, complete: Complete) -> None:
-    run, callbacks = make_run(saving(), steps=1, ema=True)
+    run, callbacks = make_run(make_checkpoint(), steps=1, ema=True)
     run.state.D.extra = torch.nn.Linear(500, 500)
     run.state.D_optimizer.add_param_group({"params": list(run.state.D.extra.parameters())})
     for parameter in run.state.D.extra.parameters():
         parameter.grad = torch.zeros_like(parameter)
     complete(run, callbacks)
     size = find(run.folder)[0].stat().st_size
-    # The moments of the layer that nothing uses are never made.
+    # Adam never creates moments for the layer that is not used.
     unused = 2 * sum(p.nbytes for p in run.state.D.extra.parameters())
     assert size - 50_000 < estimate_bytes(run.state) <= size + unused
 
@@ -107,13 +109,13 @@ class Usage(NamedTuple):
 
 def test_a_disk_too_small_for_the_checkpoints_is_refused(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 10**9 - 10**6, 10**6))
-    _, callbacks = make_run(saving(keep=2))
+    _, callbacks = make_run(make_checkpoint(keep=2))
     with pytest.raises(ConfigError, match=r"checkpoint\.keep=2.*1 MB free"):
         callbacks.check()
 
 
 def test_weights_with_nan_are_never_saved(make_run: MakeRun) -> None:
-    run, callbacks = make_run(callback := saving(every=1, keep=1))
+    run, callbacks = make_run(callback := make_checkpoint(every=1, keep=1))
     callbacks.start()
     run.state.step = 1
     callback(run.state, {})
@@ -142,13 +144,13 @@ def test_the_error_names_a_missing_or_damaged_checkpoint(tmp_path: Path) -> None
 
 
 def test_every_nth_checkpoint_is_kept_for_good(make_run: MakeRun, complete: Complete) -> None:
-    run, callbacks = make_run(saving(every=2, keep=2, keep_every=5), steps=13)
+    run, callbacks = make_run(make_checkpoint(every=2, keep=2, keep_every=5), steps=13)
     complete(run, callbacks)
     assert names(run) == [f"step_{step:08d}.pt" for step in (5, 10, 12, 13)]
 
 
-class Rising:
-    """A metric whose values are given; the higher the better."""
+class GivenValues:
+    """A metric that returns given values; higher is better."""
 
     num_samples = 1
     better: ClassVar[dict[str, Any]] = {"height": "higher"}
@@ -163,14 +165,14 @@ class Rising:
         return {"height": next(self.values)}
 
 
-def measuring(*values: float) -> tuple[list[Callback], dict[str, Any]]:
-    """Callbacks that measure at every second step and keep the best; and the metric with the values given."""
-    callbacks = [Evaluate(every=2), Log(every=1), saving(every=100, keep=1, best="height")]
-    return callbacks, {"rising": Rising(*values)}
+def callbacks_with_metric(*values: float) -> tuple[list[Callback], dict[str, Any]]:
+    """Return callbacks that evaluate every 2 steps and keep the best checkpoint, and a metric with the given values."""
+    callbacks = [Evaluate(every=2), Log(every=1), make_checkpoint(every=100, keep=1, best="height")]
+    return callbacks, {"rising": GivenValues(*values)}
 
 
 def test_the_checkpoint_with_the_best_metric_is_kept_too(make_run: MakeRun, complete: Complete) -> None:
-    added, metrics = measuring(1.0, 3.0, 2.0)
+    added, metrics = callbacks_with_metric(1.0, 3.0, 2.0)
     run, callbacks = make_run(*added, steps=6, metrics=metrics)
     complete(run, callbacks)
     assert names(run) == ["best.pt", "step_00000006.pt"]
@@ -181,11 +183,11 @@ def test_the_checkpoint_with_the_best_metric_is_kept_too(make_run: MakeRun, comp
 
 
 def test_a_resumed_run_remembers_the_best_metric(make_run: MakeRun, complete: Complete) -> None:
-    added, metrics = measuring(3.0)
+    added, metrics = callbacks_with_metric(3.0)
     run, callbacks = make_run(*added, metrics=metrics)
     complete(run, callbacks, "stopped", steps=2)
     content = find(run.folder)[1]
-    added, metrics = measuring(2.0, 4.0)
+    added, metrics = callbacks_with_metric(2.0, 4.0)
     later, callbacks = make_run(*added, metrics=metrics, folder="later")
     restore(later, content, run.folder)
     complete(later, callbacks, "stopped", steps=6)
@@ -193,7 +195,7 @@ def test_a_resumed_run_remembers_the_best_metric(make_run: MakeRun, complete: Co
 
 
 def test_a_best_metric_that_is_not_measured_is_refused(make_run: MakeRun) -> None:
-    _, callbacks = make_run(saving(best="fid"), metrics={"rising": Rising()})
+    _, callbacks = make_run(make_checkpoint(best="fid"), metrics={"rising": GivenValues()})
     with pytest.raises(ConfigError, match=r"checkpoint\.best=fid: must be a value of the metrics in use \(height\)"):
         callbacks.check()
 

@@ -27,7 +27,7 @@ class Listener(Callback):
         self.rows[state.step] = dict(scalars)
 
 
-class Fake:
+class SumMetric:
     better: ClassVar[dict[str, Literal["higher", "lower"]]] = {}
     num_samples = 100
 
@@ -44,7 +44,7 @@ class Fake:
 
 
 def test_metrics_are_logged_at_their_interval_and_at_the_last_step(make_run: MakeRun, complete: Complete) -> None:
-    listener, total, other = Listener(), Fake(), Fake("other")
+    listener, total, other = Listener(), SumMetric(), SumMetric("other")
     metrics = {"total": total, "other": other}
     run, callbacks = make_run(Evaluate(every=3), Log(every=1000), listener, metrics=metrics, steps=7)
     complete(run, callbacks)
@@ -58,7 +58,7 @@ def test_metrics_are_logged_at_their_interval_and_at_the_last_step(make_run: Mak
 
 
 def test_every_evaluation_uses_the_same_latents(make_run: MakeRun) -> None:
-    metric = Fake()
+    metric = SumMetric()
     run, callbacks = make_run(evaluate := Evaluate(every=1), metrics={"fake": metric})
     callbacks.start()
     for _ in range(2):
@@ -75,7 +75,7 @@ def test_data_that_a_metric_cannot_evaluate_are_refused_before_anything_is_writt
 
 
 def test_a_metric_that_is_nan_ends_the_run(make_run: MakeRun, complete: Complete) -> None:
-    run, callbacks = make_run(Evaluate(every=2), Log(every=1), metrics={"fake": Fake(value=float("nan"))})
+    run, callbacks = make_run(Evaluate(every=2), Log(every=1), metrics={"fake": SumMetric(value=float("nan"))})
     with pytest.raises(DivergedError, match="metric/total"):
         complete(run, callbacks)
 
@@ -85,7 +85,7 @@ def test_every_started_callback_finishes_even_if_another_fails(
 ) -> None:
     seen: list[str] = []
 
-    class Noted(Callback):
+    class Recorded(Callback):
         def __init__(self, name: str, fails: str = ""):
             self.name, self.fails = name, fails
 
@@ -99,7 +99,7 @@ def test_every_started_callback_finishes_even_if_another_fails(
             if self.fails == "finish":
                 raise RuntimeError("finish")
 
-    _, callbacks = make_run(Noted("a", fails="finish"), Noted("b"), Noted("c", fails="start"))
+    _, callbacks = make_run(Recorded("a", fails="finish"), Recorded("b"), Recorded("c", fails="start"))
     with pytest.raises(RuntimeError, match="start"):
         callbacks.start()
     with pytest.raises(RuntimeError, match="finish"):
@@ -107,14 +107,14 @@ def test_every_started_callback_finishes_even_if_another_fails(
     assert seen == ["start a", "start b", "finish a", "finish b"]
 
 
-def test_callbacks_are_called_by_order_not_by_place_in_the_config(make_run: MakeRun) -> None:
+def test_callbacks_are_called_by_order_not_by_position_in_the_config(make_run: MakeRun) -> None:
     log, evaluate = Log(every=1), Evaluate(every=1)
     run, callbacks = make_run(log, evaluate)
     assert [*callbacks] == run.listeners == [evaluate, log]
 
 
 @pytest.mark.parametrize("board_first", [True, False])
-def test_pictures_before_the_first_step_reach_callbacks_in_any_order(make_run: MakeRun, board_first: bool) -> None:
+def test_images_published_at_the_start_reach_callbacks_in_any_order(make_run: MakeRun, board_first: bool) -> None:
     seen: list[str] = []
 
     class Board(Callback):

@@ -35,10 +35,10 @@ Inject = Callable[[TrainState, Logs, float], None]
 
 class Listener(Callback):
     def __init__(self) -> None:
-        self.heard: dict[int, dict[str, float]] = {}
+        self.by_step: dict[int, dict[str, float]] = {}
 
     def scalars(self, state: TrainState, scalars: dict[str, float]) -> None:
-        self.heard[state.step] = scalars
+        self.by_step[state.step] = scalars
 
 
 def logs_of(step: int) -> Logs:
@@ -51,8 +51,8 @@ def logs_of(step: int) -> Logs:
     }
 
 
-def follow(module: nn.Module, optimizer: Optimizer, gradient: float = 1e-3, *, bad: float | None = None) -> None:
-    """Make an update with a gradient that is constant, but for one bad element."""
+def update(module: nn.Module, optimizer: Optimizer, gradient: float = 1e-3, *, bad: float | None = None) -> None:
+    """Make an update with a constant gradient, of which one element may be NaN or Inf."""
     for parameter in module.parameters():
         parameter.grad = torch.full_like(parameter, gradient)
     if bad is not None:
@@ -60,35 +60,35 @@ def follow(module: nn.Module, optimizer: Optimizer, gradient: float = 1e-3, *, b
     optimizer.step()
 
 
-def drive(callbacks: Callbacks, steps: int, at: int = 0, inject: Inject | None = None, value: float = 0.0) -> None:
-    """Call Log after each of `steps` steps, of which one goes wrong."""
+def call_log(callbacks: Callbacks, steps: int, at: int = 0, inject: Inject | None = None, value: float = 0.0) -> None:
+    """Call Log after each of `steps` steps, and call `inject` at step `at`."""
     callbacks.start()
     (log,) = (callback for callback in callbacks if isinstance(callback, Log))
     for step in range(1, steps + 1):
         state, logs = callbacks.run.state, logs_of(step)
         state.step = step
-        follow(state.D, state.D_optimizer)
-        follow(state.G, state.G_optimizer)
+        update(state.D, state.D_optimizer)
+        update(state.G, state.G_optimizer)
         if step == at and inject is not None:
             inject(state, logs, value)
         log(state, logs)
 
 
-def spoil_log(tag: str) -> Inject:
+def set_log(tag: str) -> Inject:
     def inject(state: TrainState, logs: Logs, value: float) -> None:
         logs[tag] = torch.tensor(value)
 
     return inject
 
 
-def spoil_gradient(network: str) -> Inject:
+def set_gradient(network: str) -> Inject:
     def inject(state: TrainState, logs: Logs, value: float) -> None:
-        follow(getattr(state, network), getattr(state, f"{network}_optimizer"), bad=value)
+        update(getattr(state, network), getattr(state, f"{network}_optimizer"), bad=value)
 
     return inject
 
 
-def spoil_tensor(name: str) -> Inject:
+def set_tensor(name: str) -> Inject:
     def inject(state: TrainState, logs: Logs, value: float) -> None:
         with torch.no_grad():
             dict(named_tensors(state))[name].view(-1)[-1] = value
@@ -115,12 +115,12 @@ def test_the_first_nan_or_inf_loss_is_named_at_the_next_logged_step(
 ) -> None:
     run, callbacks = make_run(Log(every=5), listener := Listener(), steps=12, ema=True)
     with pytest.raises(DivergedError) as caught:
-        drive(callbacks, 12, at, spoil_log(tag), value)
+        call_log(callbacks, 12, at, set_log(tag), value)
     noticed = {1: 1, 12: 12}.get(at, 10)
     assert run.state.step == noticed
     where = f"at step {at}" + (f" (noticed at step {noticed})" if at != noticed else "")
     assert str(caught.value).startswith(f"{tag} is {value} {where}: the training has diverged.")
-    assert noticed not in listener.heard
+    assert noticed not in listener.by_step
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
@@ -129,7 +129,7 @@ def test_the_first_nan_or_inf_loss_is_named_at_the_next_logged_step(
 def test_a_nan_or_inf_weight_or_buffer_is_named(make_run: MakeRun, name: str, at: int, value: float) -> None:
     run, callbacks = make_run(Log(every=5), steps=12, ema=True)
     with pytest.raises(DivergedError) as caught:
-        drive(callbacks, 12, at, spoil_tensor(name), value)
+        call_log(callbacks, 12, at, set_tensor(name), value)
     assert run.state.step == (1 if at == 1 else 10)
     kind = "nan" if math.isnan(value) else "inf"
     assert str(caught.value).startswith(f"{name} holds {kind} at step {run.state.step}: the training has diverged.")
@@ -155,26 +155,26 @@ def test_a_nan_or_inf_gradient_is_found_with_every_optimizer(
     run, callbacks = make_run(Log(every=10), steps=20)
     setattr(run.state, f"{network}_optimizer", OPTIMIZERS[optimizer](getattr(run.state, network).parameters()))
     with pytest.raises(DivergedError, match=rf"^{FIRST[network]} holds (nan|inf) at step 10"):
-        drive(callbacks, 20, 3, spoil_gradient(network), value)
+        call_log(callbacks, 20, 3, set_gradient(network), value)
 
 
 @pytest.mark.parametrize("value", [NAN, INF])
 @pytest.mark.parametrize("network", ["D", "G"])
-def test_a_nan_gradient_of_the_logged_step_is_named_before_the_weights_it_spoils(
+def test_nan_gradient_of_the_logged_step_is_named_before_the_weights(
     make_run: MakeRun, network: str, value: float
 ) -> None:
     _, callbacks = make_run(Log(every=10), steps=20)
     with pytest.raises(DivergedError, match=rf"^the gradient of {FIRST[network]} holds {value} at step 10:"):
-        drive(callbacks, 20, 10, spoil_gradient(network), value)
+        call_log(callbacks, 20, 10, set_gradient(network), value)
 
 
-def test_a_gradient_whose_square_overflows_ends_the_run_because_it_stops_adam(make_run: MakeRun) -> None:
+def test_gradient_that_overflows_adams_second_moment_is_a_divergence(make_run: MakeRun) -> None:
     run, callbacks = make_run(Log(every=10), steps=20)
     before = run.state.D.get_parameter("layers.1.weight").detach().clone().view(-1)[1]
     with pytest.raises(DivergedError, match=r"^exp_avg_sq of D\.layers\.1\.weight holds inf at step 10"):
-        drive(callbacks, 20, 2, spoil_gradient("D"), 1e25)
+        call_log(callbacks, 20, 2, set_gradient("D"), 1e25)
     after = run.state.D.get_parameter("layers.1.weight").detach().view(-1)[1]
-    assert (before - after).abs() < 3.5e-3  # three updates of 1e-3, and none in the eight steps since
+    assert (before - after).abs() < 3.5e-3  # three updates of 1e-3, and none in the last eight steps
 
 
 def test_large_finite_numbers_are_no_divergence(make_run: MakeRun) -> None:
@@ -183,19 +183,19 @@ def test_large_finite_numbers_are_no_divergence(make_run: MakeRun) -> None:
     def inject(state: TrainState, logs: Logs, value: float) -> None:
         logs |= {"loss/discriminator": torch.tensor(value), "loss/generator": torch.tensor(-value)}
         for name in [*TENSORS, "exp_avg_sq of D.layers.1.weight"]:
-            spoil_tensor(name)(state, logs, value)
+            set_tensor(name)(state, logs, value)
 
-    drive(callbacks, 10, 5, inject, 1e30)
-    assert listener.heard[5]["loss/discriminator"] == pytest.approx(1e30)
-    assert sorted(listener.heard) == [1, 5, 10]
+    call_log(callbacks, 10, 5, inject, 1e30)
+    assert listener.by_step[5]["loss/discriminator"] == pytest.approx(1e30)
+    assert sorted(listener.by_step) == [1, 5, 10]
 
 
 def test_nan_is_found_even_when_logging_is_rare(make_run: MakeRun) -> None:
     run, callbacks = make_run(Log(every=5000), listener := Listener(), steps=10**6)
     with pytest.raises(DivergedError, match=r"^loss/generator is nan at step 1500 \(noticed at step 2001\)"):
-        drive(callbacks, 3000, 1500, spoil_log("loss/generator"), NAN)
+        call_log(callbacks, 3000, 1500, set_log("loss/generator"), NAN)
     assert run.state.step == 2 * MAX_ROWS + 1
-    assert sorted(listener.heard) == [1]
+    assert sorted(listener.by_step) == [1]
 
 
 def test_a_tag_may_be_missing_in_some_steps(make_run: MakeRun) -> None:
@@ -203,32 +203,32 @@ def test_a_tag_may_be_missing_in_some_steps(make_run: MakeRun) -> None:
         del logs["penalty/gradient_penalty"]
 
     _, callbacks = make_run(Log(every=5), listener := Listener(), steps=10)
-    drive(callbacks, 10, 7, leave_out)
-    assert listener.heard[10]["loss/discriminator"] == 10.5
-    assert listener.heard[10]["penalty/gradient_penalty"] == 0.25
+    call_log(callbacks, 10, 7, leave_out)
+    assert listener.by_step[10]["loss/discriminator"] == 10.5
+    assert listener.by_step[10]["penalty/gradient_penalty"] == 0.25
 
-    def spoil(state: TrainState, logs: Logs, value: float) -> None:
+    def set_nan(state: TrainState, logs: Logs, value: float) -> None:
         leave_out(state, logs, value)
         logs["loss/generator"] = torch.tensor(NAN)
 
     with pytest.raises(DivergedError, match=r"^loss/generator is nan at step 7 "):
-        drive(callbacks, 10, 7, spoil)
+        call_log(callbacks, 10, 7, set_nan)
 
 
-def test_losses_from_before_a_rewind_are_forgotten(make_run: MakeRun) -> None:
+def test_losses_before_a_rewind_are_discarded(make_run: MakeRun) -> None:
     run, callbacks = make_run(log := Log(every=10), listener := Listener(), steps=20)
-    drive(callbacks, 8, 8, spoil_log("loss/generator"), NAN)
+    call_log(callbacks, 8, 8, set_log("loss/generator"), NAN)
     run.state.batches_seen = 500
     callbacks.rewind()
     for step in (9, 10):
         run.state.step = step
         log(run.state, logs_of(step))
-    assert sorted(listener.heard) == [1, 10]
-    assert listener.heard[10]["throughput/images_per_second"] == 0
+    assert sorted(listener.by_step) == [1, 10]
+    assert listener.by_step[10]["throughput/images_per_second"] == 0
 
 
 class Extra(Callback):
-    """Adds a number at every third step, and at the last."""
+    """Logs a number every 3 steps, and at the last step."""
 
     order = -1
     tags = ("mine/",)
@@ -248,10 +248,10 @@ def test_a_step_at_which_another_callback_is_due_is_logged(
 ) -> None:
     run, callbacks = make_run(log := Log(every=4), Extra(make), listener := Listener(), steps=7)
     complete(run, callbacks)
-    assert sorted(listener.heard) == [1, 3, 4, 6, 7]
-    numbers = {step: scalars["mine/number"] for step, scalars in listener.heard.items() if "mine/number" in scalars}
+    assert sorted(listener.by_step) == [1, 3, 4, 6, 7]
+    numbers = {step: scalars["mine/number"] for step, scalars in listener.by_step.items() if "mine/number" in scalars}
     assert numbers == {3: 1.5, 6: 3.0, 7: 3.5}
-    # Step 7 is logged only because the run ends there, which a resumed run takes back.
+    # Step 7 is logged only because it is the last, so that a resumed run removes it.
     assert log.state_dict() == {"due_at": 6}
 
 
@@ -268,12 +268,12 @@ def test_a_row_at_the_step_of_a_resume_survives_if_it_was_due(
     assert not run.survives_rewind(step + 1, "loss/generator")
     saved = log.state_dict()
     log.load_state_dict({})
-    assert run.survives_rewind(step, "loss/generator") == (step in (1, 4))  # of a checkpoint that says nothing of it
+    assert run.survives_rewind(step, "loss/generator") == (step in (1, 4))  # a checkpoint without this state
     log.load_state_dict(saved)
     assert run.survives_rewind(step, "loss/generator") == survives
 
 
-def test_a_nan_penalty_is_named_before_the_loss_that_it_spoils(make_run: MakeRun, complete: Complete) -> None:
+def test_nan_penalty_is_named_before_the_loss_that_contains_it(make_run: MakeRun, complete: Complete) -> None:
     class Bad(Regularizer):
         def discriminator_penalty(self, critic: Critic, batch: UpdateBatch) -> Tensor:
             return batch.real_logits.mean() * (NAN if batch.clock.fraction == 0.3 else 1.0)
@@ -284,24 +284,35 @@ def test_a_nan_penalty_is_named_before_the_loss_that_it_spoils(make_run: MakeRun
         complete(run, callbacks)
 
 
-ASKING = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__", "__repr__")
-WAITING = ("_local_scalar_dense", "_to_copy", "nonzero", "equal", "is_nonzero", "masked_select")
+SYNCHRONIZING_METHODS = (
+    "item",
+    "tolist",
+    "cpu",
+    "numpy",
+    "__bool__",
+    "__float__",
+    "__int__",
+    "__index__",
+    "__array__",
+    "__repr__",
+)
+SYNCHRONIZING_OPERATORS = ("_local_scalar_dense", "_to_copy", "nonzero", "equal", "is_nonzero", "masked_select")
 
 
 @contextmanager
-def reads() -> Iterator[list[str]]:
-    """List what would wait for a device: what Python asks for, and the operators that do it."""
+def synchronizations() -> Iterator[list[str]]:
+    """Record the methods and operators that would synchronize with a device."""
     seen: list[str] = []
 
     class Functions(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if getattr(func, "__name__", "") in ASKING:
+            if getattr(func, "__name__", "") in SYNCHRONIZING_METHODS:
                 seen.append(func.__name__)
             return func(*args, **(kwargs or {}))
 
     class Operators(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func.overloadpacket.__name__ in WAITING:
+            if func.overloadpacket.__name__ in SYNCHRONIZING_OPERATORS:
                 seen.append(func.overloadpacket.__name__)
             return func(*args, **(kwargs or {}))
 
@@ -312,18 +323,18 @@ def reads() -> Iterator[list[str]]:
 @pytest.mark.parametrize("ema", [False, True])
 def test_the_device_is_synchronized_once_at_a_logged_step_and_never_otherwise(make_run: MakeRun, ema: bool) -> None:
     run, callbacks = make_run(log := Log(every=5), steps=100, ema=ema)
-    drive(callbacks, 5)
+    call_log(callbacks, 5)
     seen: dict[int, list[str]] = {}
     for step in range(6, 16):
         run.state.step, logs = step, logs_of(step)
-        with reads() as seen[step]:
+        with synchronizations() as seen[step]:
             log(run.state, logs)
     assert seen == {step: ["tolist"] if step % 5 == 0 else [] for step in range(6, 16)}
 
 
-def test_the_counter_sees_every_synchronization() -> None:
+def test_recorder_sees_every_synchronization() -> None:
     x = torch.ones(2)
-    with reads() as seen:
+    with synchronizations() as seen:
         assert x[0] > 0
         float(x[0]), x.tolist(), x.nonzero()
     assert {"__bool__", "__float__", "tolist", "nonzero"} <= set(seen)
@@ -332,7 +343,7 @@ def test_the_counter_sees_every_synchronization() -> None:
 @pytest.mark.parametrize(("loss", "gap"), [(NonSaturating(), "logits/gap"), (Wasserstein(), "wasserstein/estimate")])
 def test_published_scalars_have_their_values(make_run: MakeRun, loss: Loss, gap: str) -> None:
     run, callbacks = make_run(Log(every=5), listener := Listener(), steps=10, objective=Objective(loss))
-    drive(callbacks, 5)
+    call_log(callbacks, 5)
     size = sum(p.numel() for p in run.state.D.parameters())
     expected = {
         "loss/discriminator": 5.5,
@@ -341,8 +352,8 @@ def test_published_scalars_have_their_values(make_run: MakeRun, loss: Loss, gap:
         "gradient_norm/discriminator": 1e-3 * math.sqrt(size),
         "learning_rate/generator": 1e-3,
     }
-    assert {tag: listener.heard[5][tag] for tag in expected} == pytest.approx(expected)
-    assert ("wasserstein/estimate" in listener.heard[5]) == isinstance(loss, Wasserstein)
+    assert {tag: listener.by_step[5][tag] for tag in expected} == pytest.approx(expected)
+    assert ("wasserstein/estimate" in listener.by_step[5]) == isinstance(loss, Wasserstein)
 
 
 def test_the_first_tensor_with_nan_or_inf_is_found() -> None:
@@ -360,7 +371,7 @@ MINIMAX = {"_target_": "gantrain.losses.minimax.Minimax"}
 
 
 @pytest.mark.parametrize(
-    ("config", "said", "unsaid"),
+    ("config", "expected", "absent"),
     [
         ({}, ["batch_size (now 16)", "on_divergence=rollback"], ["lr", "regularizer"]),
         ({"optimizer": {"lr": 2e-4}}, ["optimizer.lr=2e-05 (now 0.0002)"], ["discriminator_optimizer"]),
@@ -387,15 +398,15 @@ MINIMAX = {"_target_": "gantrain.losses.minimax.Minimax"}
     ],
 )
 def test_the_remedies_after_a_divergence_fit_the_run(
-    make_run: MakeRun, config: dict[str, Any], said: list[str], unsaid: list[str]
+    make_run: MakeRun, config: dict[str, Any], expected: list[str], absent: list[str]
 ) -> None:
     objective = build_objective(Config(**config)) if "loss" in config else None
     run, _ = make_run(objective=objective, **config)
     run.state.step = 40
     message = str(diverged(run, 37, "loss/discriminator is nan"))
     assert message.startswith("loss/discriminator is nan at step 37 (noticed at step 40): the training has diverged.")
-    for text in said:
+    for text in expected:
         assert text in message
-    for text in unsaid:
+    for text in absent:
         assert text not in message
     assert "noticed" not in str(diverged(run, 40, "D.layers.1.weight holds nan"))

@@ -1,4 +1,4 @@
-"""A user's own callback, kept outside of the package, resumes as exactly as the shipped ones."""
+"""A user's own callback outside of the package resumes as exactly as the shipped ones."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from gantrain.callbacks.base import Callback
 
 class Drift(Callback):
-    '''How far G's weights have moved since the last time, and a picture of some of them.'''
+    '''Logs the distance by which G's weights have moved since the last call, and an image of some of them.'''
 
     order = -1
     tags = ("mine/",)
@@ -45,14 +45,14 @@ def weights(module):
     return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
 """
 CONFIG = """
-# how far G's weights move
+# distance by which G's weights move
 mine:
   _target_: mine.Drift
   every: 3
   as_float: true
 """
 NAMES = "evaluate,log,samples,checkpoint,csv,tensorboard,progress,curves"
-# All intervals differ, so that a step at which only the own callback is due is logged because of it alone.
+# Step 3 is due only for the own callback, so that it is logged only because of that callback.
 COMMAND = (
     *SMALL,
     *("--config-dir", "my", "trust=[mine]", f"callback=[{NAMES},mine]"),
@@ -63,7 +63,7 @@ EACH_STEP = "gantrain.callbacks.log:Log.__call__"
 
 
 def write(folder: Path) -> None:
-    """Write the callback: one .py and one .yaml."""
+    """Write the callback: a Python file and a YAML file."""
     (folder / "mine.py").write_text(MODULE)
     (folder / "my/callback").mkdir(parents=True)
     (folder / "my/callback/mine.yaml").write_text(CONFIG)
@@ -78,7 +78,7 @@ def uninterrupted(server: Server, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder / "out"
 
 
-def test_it_publishes_at_its_own_interval(uninterrupted: Path) -> None:
+def test_own_callback_publishes_at_its_own_interval(uninterrupted: Path) -> None:
     drifts = {int(row["step"]): row["mine/drift"] for row in csv_rows(uninterrupted)}
     assert list(drifts) == [1, 3, 4, 6, 8, 9, 12, 13]
     assert {step for step, drift in drifts.items() if drift and float(drift) > 0} == {3, 6, 9, 12}
@@ -90,7 +90,7 @@ def test_it_publishes_at_its_own_interval(uninterrupted: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "step"), [("finished", 7), ("finished", 9), ("signal", 7), ("signal", 9), ("killed", 8), ("killed", 11)]
 )
-def test_a_resumed_run_is_the_uninterrupted_one(
+def test_run_with_own_callback_resumes_exactly(
     start: Callable[..., Process],
     gantrain: Callable[..., Result],
     uninterrupted: Path,
@@ -109,14 +109,14 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         action = f"os.kill(os.getpid(), signal.{signum})"
         stopped = gantrain(*command, STEPS, before=on_call(EACH_STEP, action, call=step))
         assert stopped.status == status, stopped.stderr
-    if how != "killed":  # then run.json may be that of the start
+    if how != "killed":  # a killed run may leave the run.json of its start
         assert run_json(work / "out")["steps"] == step
     done = gantrain(*command, STEPS)
     assert done.status == 0, done.stderr
     assert differences(uninterrupted, work / "out") == []
 
 
-def test_a_resumed_run_keeps_what_was_due_at_another_interval(
+def test_values_published_at_an_earlier_interval_are_kept_on_resume(
     gantrain: Callable[..., Result], work: Path, start
 ) -> None:
     write(work)

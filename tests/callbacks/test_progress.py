@@ -32,7 +32,7 @@ def use_console(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> io.String
     return text
 
 
-def test_without_a_terminal_a_plain_line_is_printed_now_and_then(
+def test_without_a_terminal_plain_lines_are_printed_at_intervals(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, clock: list[float]
 ) -> None:
     text = use_console(monkeypatch, terminal=False)
@@ -63,14 +63,14 @@ def test_a_bar_is_drawn_on_a_terminal(make_run: MakeRun, complete: Complete, mon
     assert "left" not in text.getvalue()
 
 
-def test_progress_costs_microseconds_a_step(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_costs_microseconds_per_step(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     use_console(monkeypatch, terminal=True)
     callback = Progress(seconds_between_lines=10.0)
     run, callbacks = make_run(callback, steps=10**6)
     callbacks.start()
     seconds = []
     for _ in range(20):
-        start = time.process_time()  # which other work on the machine does not stretch
+        start = time.process_time()  # does not depend on other processes on the machine
         for _ in range(1000):
             callback(run.state, {})
         seconds.append(time.process_time() - start)

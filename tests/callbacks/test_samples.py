@@ -42,9 +42,7 @@ def samples(every: int = 5) -> Samples:
     return Samples(every=every, num=16, num_vectors=100)
 
 
-def test_a_grid_of_the_same_latents_at_the_start_at_each_interval_and_at_the_end(
-    make_run: MakeRun, complete: Complete
-) -> None:
+def test_grids_of_fixed_latents_are_saved_at_start_interval_and_end(make_run: MakeRun, complete: Complete) -> None:
     listener = Listener()
     run, callbacks = make_run(samples(every=5), listener, steps=12)
     complete(run, callbacks)
@@ -57,7 +55,7 @@ def test_a_grid_of_the_same_latents_at_the_start_at_each_interval_and_at_the_end
     with Image.open(run.folder / "samples.gif") as gif:
         assert gif.n_frames == 4  # type: ignore[attr-defined]
 
-    # An independent computation of the last grid: the named noise, evaluation mode.
+    # Compute the last grid independently: fixed latents, evaluation mode.
     z = torch.randn(16, 4, generator=generator(0, "fixed"))
     assert run.state.G.training
     with torch.no_grad():
@@ -74,7 +72,7 @@ def test_the_grid_of_real_images_shows_the_dataset(make_run: MakeRun) -> None:
     np.testing.assert_array_equal(pixels(run.folder / "samples" / "real.png"), expected)
 
 
-def test_samples_come_from_the_ema_where_there_is_one(make_run: MakeRun) -> None:
+def test_samples_come_from_the_ema_generator_if_present(make_run: MakeRun) -> None:
     run, callbacks = make_run(samples(), ema=True)
     with torch.no_grad():
         for parameter in run.state.G_ema.parameters():  # type: ignore[union-attr]
@@ -100,7 +98,7 @@ def test_sampling_does_not_change_the_training(make_run: MakeRun, complete: Comp
         (gaussians_8(radius=2.0, std=0.02, scale=1.414), ["samples/distribution_0", "samples/distribution_1"]),
     ],
 )
-def test_vectors_are_shown_as_distributions(
+def test_vectors_are_published_as_histograms(
     make_run: MakeRun, complete: Complete, dataset: object, tags: list[str]
 ) -> None:
     listener = Listener()

@@ -37,7 +37,7 @@ def accumulate(run: Run) -> Any:
     return events.Reload()
 
 
-def test_scalars_pictures_and_the_config_are_read_back(make_run: MakeRun, complete: Complete) -> None:
+def test_scalars_images_and_the_config_are_read_back(make_run: MakeRun, complete: Complete) -> None:
     samples = Samples(every=2, num=4, num_vectors=64)
     run, callbacks = make_run(Log(every=1), samples, TensorBoard(), steps=4, output="above.png")
     complete(run, callbacks)
@@ -83,7 +83,7 @@ def test_histograms_hold_the_finite_values(make_run: MakeRun) -> None:
 
 
 def list_sessions(folder: Path) -> dict[str, Any]:
-    """What the HParams tab shows, by run."""
+    """Return the session groups of the HParams tab by run."""
     multiplexer = EventMultiplexer()
     multiplexer.AddRunsFromDirectory(str(folder))
     multiplexer.Reload()

@@ -25,7 +25,7 @@ class Result:
 
 
 def without_first_line(stderr: str) -> str:
-    """Leave out the first line, which is printed before anything can be refused by the task."""
+    """Remove the line with the version and the name of the run, which is printed before the task starts."""
     return re.sub(r"^gantrain \S+: [\w-]+\n", "", stderr, flags=re.M)
 
 
@@ -34,7 +34,7 @@ Command = Callable[..., Result]
 
 @pytest.fixture
 def gantrain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run the command in this process, from an empty folder; importing torch anew each time would take seconds."""
+    """Run the command in this process, in an empty folder, because importing torch takes seconds."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -58,7 +58,7 @@ def gantrain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run the command as its own process, from an empty folder."""
+    """Run the command in a separate process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object, timeout: float = 300) -> Result:
@@ -74,5 +74,5 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     return run
 
 
-# A network small enough that a step takes milliseconds.
+# Networks so small that a step takes milliseconds.
 SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4")

@@ -1,4 +1,4 @@
-"""task=benchmark measures, reports, and leaves nothing behind."""
+"""task=benchmark measures the speed of a config, and writes only its report; benchmarks/ compares programs."""
 
 import json
 import subprocess
@@ -61,7 +61,7 @@ def test_parts_sum_to_the_step_time_and_only_the_report_is_written(gantrain, tmp
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time, which passes only when a test says so."""
+    """The current time of a fake clock, in a list of one number; only tests advance it."""
     now = [0.0]
     monkeypatch.setattr("gantrain.engine.timing.time.perf_counter", lambda: now[0])
     return now
@@ -104,12 +104,12 @@ def test_time_is_attributed_to_the_part_that_took_it(now: list[float]) -> None:
         now[0] += 1
         state.step += 1
         end_of_step(state, {})
-    # Each step: four batches, three updates of the critic, one of the generator, and the rest.
+    # A step takes four batches (2 s each), three critic updates (5 s), one generator update (7 s), and the rest (1 s).
     taken = timer.steps()
     parts = {"data": 8, "critic": 15, "generator": 7, "rest": 1}
     assert median_parts(taken) == parts
     assert {step: total(laps, *parts) for step, laps in taken.items()} == {1: 31, 2: 33, 3: 31}
-    # The lazy penalty counts by its own interval, and not by how often it happened to be measured.
+    # A lazy penalty is averaged over its own interval, however often it was measured.
     assert lazy_seconds(taken, {"critic_r1": 3 / 16}) == {"critic": 30 * 3 / 16, "generator": 0}
 
 
@@ -146,7 +146,7 @@ def test_waiting_between_turns_is_not_counted(now: list[float]) -> None:
     assert median_parts(timer.steps())["rest"] == 1
 
 
-MINE = """
+OWN_CALLBACK = """
 import time
 
 from gantrain.callbacks.base import Callback
@@ -163,7 +163,7 @@ class Slow(Callback):
 
 
 def test_time_of_own_callback_is_averaged_over_its_interval(gantrain, tmp_path: Path) -> None:
-    (tmp_path / "slow_callback.py").write_text(MINE)
+    (tmp_path / "slow_callback.py").write_text(OWN_CALLBACK)
     (tmp_path / "my/callback").mkdir(parents=True)
     (tmp_path / "my/callback/slow.yaml").write_text("slow: {_target_: slow_callback.Slow, every: 100}\n")
     own = ("--config-dir", "my", "callback=[log,slow]", "trust=[slow_callback]")
@@ -193,7 +193,7 @@ def test_flops_of_a_lazy_penalty_are_averaged_over_its_interval(gantrain, tmp_pa
 
 
 def test_flops_match_a_count_by_hand(gantrain, tmp_path: Path) -> None:
-    # Linear layers of 1-D data: 2 multiply-adds a weight forward, twice that backward.
+    # Linear layers on 1-D data: 2 FLOPs per weight and sample forward, twice that backward.
     n, widths = 4, {"G": [(100, 8), (8, 1)], "D": [(1, 8), (8, 1)]}
     result = gantrain(
         *("task=benchmark", "dataset=gaussian", "model=vanilla", "network=mlp", "loss=minimax", f"batch_size={n}"),
@@ -203,8 +203,8 @@ def test_flops_match_a_count_by_hand(gantrain, tmp_path: Path) -> None:
     )
     assert result.status == 0, result.stderr
     forward = {player: sum(2 * n * a * b for a, b in layers) for player, layers in widths.items()}
-    # D's update: D forward and backward to weights and inner inputs for real and fake, G forward. G's update: both
-    # forward, D backward to its input, G backward without its first input.
+    # D's update: G forward; D forward and backward to its weights and inner inputs, for real and fake samples.
+    # G's update: both forward, D backward to its input, G backward to its weights and inner inputs.
     inner = {player: sum(2 * n * a * b for a, b in layers[1:]) for player, layers in widths.items()}
     critic = forward["G"] + 2 * (2 * forward["D"] + inner["D"])
     generator = 2 * forward["G"] + inner["G"] + 2 * forward["D"]
@@ -256,7 +256,7 @@ def test_invalid_benchmark_settings_are_refused(gantrain, typed: str, message: s
 
 
 def test_critic_warmup_is_not_measured(gantrain, tmp_path: Path) -> None:
-    """Of 100 updates in each of the first 25 steps, which are more than a benchmark has."""
+    """A warm-up of 50 updates in each of the first 100 steps, which are more than a benchmark runs."""
     warm = ("critic_warmup.n_critic=50", "critic_warmup.steps=100", "critic_warmup.every=1000")
     result = gantrain("task=benchmark", "model=wgan_gp", "n_critic=2", *warm, *SMALL, "steps=4", "output=a.json")
     assert result.status == 0, result.stderr
@@ -317,5 +317,5 @@ def test_bare_loop_makes_the_same_updates_as_gantrain(benchmarks: Any, name: str
     assert any(not torch.equal(p, q) for p, q in zip(one.D.parameters(), before, strict=True))
     for network in ("G", "D"):
         for mine, theirs in zip(getattr(one, network).parameters(), getattr(other, network).parameters(), strict=True):
-            # Adam's first steps are of the size lr whatever the gradient's, so that rounding shows in tiny gradients.
+            # Adam's first steps have size lr whatever the gradient, so that rounding of tiny gradients is visible.
             assert float((mine - theirs).detach().abs().mean()) < 0.02 * float(config.optimizer["lr"])

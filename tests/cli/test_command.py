@@ -1,4 +1,4 @@
-"""What the command answers without training."""
+"""What the command prints without training, and how fast it starts."""
 
 import re
 import resource
@@ -44,7 +44,7 @@ print('torch' in sys.modules)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Of the processor's time, which a busy machine does not stretch as it does the clock's.
+    # CPU time, which does not grow on a busy machine as wall-clock time does.
     assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 1.5
     assert done.stdout.splitlines()[-1] == "False"
 
@@ -128,7 +128,7 @@ def test_a_users_own_config_and_module_are_found(gantrain, tmp_path) -> None:
 
 
 def test_default_run_reaches_step_1_within_8_seconds(tmp_path: Path) -> None:
-    """From the command on; without the time in which other tests had the cores, and the best of three."""
+    """Measured from the start of the process, without waiting for a core; the best of three."""
 
     def seconds(run: str) -> float:
         began = time.monotonic()

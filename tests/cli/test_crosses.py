@@ -1,4 +1,4 @@
-"""Every recipe, every experiment, every sensible cross: composes and trains two steps on small real files."""
+"""Every recipe, experiment and sensible combination of parts trains for two steps on small files."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ def names(group: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a few images in the files of each real data set."""
+    """Write a few images in the file format of each real dataset."""
     root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     digits = rng.integers(0, 256, (8, 28, 28), dtype=np.uint8)
     for name in ("MNIST", "FashionMNIST"):
@@ -46,8 +46,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def on(data: Path, dataset: str) -> list[str]:
-    """Say where the data is, for a data set that has files."""
+def paths_of(data: Path, dataset: str) -> list[str]:
+    """Return the overrides with the paths of a dataset that is read from files."""
     if dataset == "image_folder":
         return [f"dataset.root={data / 'photos'}", f"dataset.cache_dir={data / 'cache'}"]
     if "root:" in (CONF / f"dataset/{dataset}.yaml").read_text():
@@ -63,7 +63,11 @@ def dataset_of(experiment: str) -> str:
 @pytest.mark.parametrize("experiment", names("experiment"))
 def test_every_experiment_trains(gantrain, data: Path, experiment: str) -> None:
     result = gantrain(
-        f"experiment={experiment}", *on(data, dataset_of(experiment)), *SMALL, "critic_warmup.n_critic=1", "run_dir=out"
+        f"experiment={experiment}",
+        *paths_of(data, dataset_of(experiment)),
+        *SMALL,
+        "critic_warmup.n_critic=1",
+        "run_dir=out",
     )
     assert result.status == 0, result.stderr
     record = json.loads(Path("out/run.json").read_text())
@@ -74,7 +78,9 @@ def test_every_experiment_trains(gantrain, data: Path, experiment: str) -> None:
 @pytest.mark.parametrize("dataset", names("dataset"))
 def test_every_model_trains_on_every_dataset(gantrain, data: Path, model: str, dataset: str) -> None:
     size = ["dataset.image_size=16"] if dataset in ("celeba", "image_folder", "cifar10") else []
-    result = gantrain(f"model={model}", f"dataset={dataset}", *on(data, dataset), *size, *SMALL, *NARROW, "run_dir=out")
+    result = gantrain(
+        f"model={model}", f"dataset={dataset}", *paths_of(data, dataset), *size, *SMALL, *NARROW, "run_dir=out"
+    )
     assert result.status == 0, result.stderr
     assert json.loads(Path("out/run.json").read_text())["status"] == "finished"
 
@@ -116,7 +122,9 @@ def test_every_fake_labels_option_trains(gantrain, labels: str) -> None:
 @pytest.mark.parametrize("dataset", names("dataset"))
 def test_conditional_networks_train_only_on_labelled_datasets(gantrain, data: Path, dataset: str) -> None:
     size = ["dataset.image_size=16"] if dataset in ("celeba", "image_folder", "cifar10") else []
-    result = gantrain("network=cdcgan", f"dataset={dataset}", *on(data, dataset), *size, *SMALL, *NARROW, "run_dir=out")
+    result = gantrain(
+        "network=cdcgan", f"dataset={dataset}", *paths_of(data, dataset), *size, *SMALL, *NARROW, "run_dir=out"
+    )
     labelled = {"digits", "mnist", "fashion_mnist", "cifar10", "image_folder"}
     assert result.status == (0 if dataset in labelled else 2), result.stderr
     if dataset not in labelled:
@@ -134,7 +142,7 @@ def test_every_loss_trains_through_every_augmentation(gantrain, augment: str, lo
 
 @pytest.mark.parametrize("schedule", names("schedule"))
 def test_every_schedule_trains(gantrain, schedule: str) -> None:
-    # With everything that a schedule may drive.
+    # Parts with every option that a schedule may change.
     parts = ("model=wgan_gp", "augment=[diffaugment]", "ema_halflife_images=10")
     result = gantrain(f"schedule=[{schedule}]", *parts, *SMALL, *NARROW, "run_dir=out")
     assert result.status == 0, result.stderr
@@ -167,26 +175,26 @@ def test_every_network_trains_from_every_latent(gantrain, network: str, latent: 
 @pytest.mark.parametrize("norm", ["batch", "instance", "layer", "none"])
 def test_dcgan_trains_on_colour_images_of_36_pixels(gantrain, data: Path, norm: str) -> None:
     norms = (f"model.generator.norm={norm}", f"model.discriminator.norm={norm}")
-    size = ("dataset=image_folder", *on(data, "image_folder"), "dataset.image_size=36")
+    size = ("dataset=image_folder", *paths_of(data, "image_folder"), "dataset.image_size=36")
     assert gantrain(*size, *norms, *SMALL, *NARROW, "run_dir=out").status == 0
     assert json.loads(Path("out/run.json").read_text())["dataset"]["image_shape"] == [3, 36, 36]
 
 
 def test_refused_combination_can_be_allowed_by_name(gantrain) -> None:
-    cross = ("model=wgan_gp", "network=dcgan", *SMALL, *NARROW)
-    assert gantrain(*cross, "run_dir=a").status == 2
-    assert gantrain(*cross, "allow=[gradient_penalty_with_batch_norm]", "run_dir=a").status == 0
+    combination = ("model=wgan_gp", "network=dcgan", *SMALL, *NARROW)
+    assert gantrain(*combination, "run_dir=a").status == 2
+    assert gantrain(*combination, "allow=[gradient_penalty_with_batch_norm]", "run_dir=a").status == 0
 
 
 @pytest.mark.parametrize(
-    ("cross", "warning"),
+    ("combination", "warning"),
     [
         (("model=wgan", "network=dcgan"), "regularizer=weight_clip with BatchNorm"),
         (("model=dcgan", "loss=wasserstein"), "loss: Wasserstein, but nothing bounds the critic's Lipschitz constant"),
     ],
 )
-def test_doubtful_combination_warns_and_trains(gantrain, cross: tuple[str, ...], warning: str) -> None:
-    result = gantrain(*cross, *SMALL, *NARROW, "run_dir=out")
+def test_doubtful_combination_warns_and_trains(gantrain, combination: tuple[str, ...], warning: str) -> None:
+    result = gantrain(*combination, *SMALL, *NARROW, "run_dir=out")
     assert result.status == 0
     assert warning in result.stderr
     assert warning in Path("out/gantrain.log").read_text()

@@ -1,4 +1,4 @@
-"""What people type first, by the habits of other programs, and what they see first."""
+"""First use: help, version, mistaken arguments, and the first and last lines of a run."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ GANTRAIN = [sys.executable, "-m", "gantrain"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "meant"),
+    ("arguments", "suggestion"),
     [
         (["--steps", "60"], "you probably mean steps=60"),
         (["--steps=60", "seed=1"], "you probably mean steps=60"),
@@ -44,12 +44,12 @@ GANTRAIN = [sys.executable, "-m", "gantrain"]
         (["--cfg"], "--cfg"),
     ],
 )
-def test_mistaken_arguments_get_a_suggestion(gantrain, arguments: list[str], meant: str) -> None:
+def test_mistaken_arguments_get_a_suggestion(gantrain, arguments: list[str], suggestion: str) -> None:
     result = gantrain(*arguments)
     assert result.status == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith("gantrain: ")
-    assert meant in line
+    assert suggestion in line
     assert "usage" not in result.stdout + result.stderr
     assert not Path("outputs").exists()
 
@@ -79,16 +79,16 @@ def test_help_works_in_an_ascii_locale() -> None:
 
 
 def test_first_line_is_printed_before_torch_is_imported(tmp_path: Path) -> None:
-    """Importing torch takes seconds; without it the line comes within one."""
+    """Importing torch takes seconds; without it the line is printed within one second."""
     (tmp_path / "watch.py").write_text(
         "import sys\n"
         "import gantrain.command.cli as cli\n"
-        "say = cli.console.print\n"
-        "def note(text, *args, **kwargs):\n"
+        "original = cli.console.print\n"
+        "def print_and_exit(text, *args, **kwargs):\n"
         "    print(str(text).splitlines()[0], 'torch' in sys.modules)\n"
-        "    say(text, *args, **kwargs)\n"
+        "    original(text, *args, **kwargs)\n"
         "    sys.exit(0)\n"
-        "cli.console.print = note\n"
+        "cli.console.print = print_and_exit\n"
         "cli.main()\n"
     )
     done = subprocess.run([sys.executable, "watch.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -142,18 +142,18 @@ def test_own_option_with_a_new_name_is_accepted(gantrain, tmp_path: Path) -> Non
 
 
 def test_first_line_is_printed_once_and_only_by_training_runs(tmp_path: Path) -> None:
-    def said(*arguments: str) -> list[str]:
+    def stderr_lines(*arguments: str) -> list[str]:
         done = subprocess.run([*GANTRAIN, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
         return done.stderr.splitlines()
 
-    greeting = f"gantrain {version('gantrain')}: dcgan-digits"
-    trained = said(*SMALL)
-    assert trained[0] == greeting
-    assert trained.count(greeting) == 1
-    swept = said("-m", "seed=0", *SMALL)
+    first_line = f"gantrain {version('gantrain')}: dcgan-digits"
+    trained = stderr_lines(*SMALL)
+    assert trained[0] == first_line
+    assert trained.count(first_line) == 1
+    swept = stderr_lines("-m", "seed=0", *SMALL)
     assert any(line.startswith("Run 0: seed=0") for line in swept)
-    assert greeting not in swept
-    assert len(said("task=sample", "run=nowhere", "output=x.npz")) == 1
+    assert first_line not in swept
+    assert len(stderr_lines("task=sample", "run=nowhere", "output=x.npz")) == 1
 
 
 def test_wasserstein_estimate_is_logged_only_for_wasserstein_losses(gantrain) -> None:

@@ -1,4 +1,4 @@
-"""A sweep's runs side by side: on the devices of one machine, and as the jobs of a cluster."""
+"""Parallel sweeps: on the devices of one machine, and as the jobs of a cluster."""
 
 import inspect
 import json
@@ -32,10 +32,10 @@ TWO = ("hydra/launcher=devices", "hydra.launcher.runs_per_device=2")
 
 
 class Command:
-    """The command in a process of its own, and what it has said so far."""
+    """The command in a separate process, with its output so far."""
 
     def __init__(self, folder: Path, arguments: tuple[str, ...], environment: dict[str, str]):
-        self.log = folder / "said.txt"
+        self.log = folder / "output.txt"
         words = [sys.executable, "-m", "gantrain", *arguments]
         env = os.environ | {"COLUMNS": "200"} | environment
         with self.log.open("a") as log:
@@ -68,19 +68,19 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
 
 def test_sweep_runs_are_concurrent_and_a_refused_one_stops_no_other(start: Any, tmp_path: Path) -> None:
     typed = (*TWO, "optimizer.lr=1e-3,2e-3,-1", *SMALL, "steps=200", "run_dir=sweep")
-    status, said = start("-m", *typed).wait()
+    status, output = start("-m", *typed).wait()
     assert status == 2
-    assert said.count("Run ") == 3
-    assert "[2] gantrain: optimizer.lr=-1: a learning rate is a number above 0" in said
+    assert output.count("Run ") == 3
+    assert "[2] gantrain: optimizer.lr=-1: a learning rate is a number above 0" in output
     refused = re.escape(f"run 2 (optimizer.lr=-1 {' '.join(SMALL)} steps=200 run_dir=sweep) ended with status 2")
-    assert len(re.findall(f"^gantrain: {refused}", said, re.M)) == 1
-    assert re.search(r"^\[1\] step 200/200  loss D", said, re.M)
-    assert "Traceback" not in said
+    assert len(re.findall(f"^gantrain: {refused}", output, re.M)) == 1
+    assert re.search(r"^\[1\] step 200/200  loss D", output, re.M)
+    assert "Traceback" not in output
     assert {path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()} == {"0", "1"}
     records = [run_json(tmp_path / "sweep" / name) for name in "01"]
     assert [r["status"] for r in records] == ["finished"] * 2
     (_, ended), (started, _) = ([datetime.fromisoformat(r[key]) for key in ("started", "ended")] for r in records)
-    assert started <= ended, "one waited for the other"
+    assert started <= ended, "the runs were not concurrent"
 
 
 def test_sweep_run_equals_the_same_single_run(start: Any, tmp_path: Path) -> None:
@@ -94,17 +94,17 @@ def test_signal_saves_all_runs_and_the_same_command_resumes_them(start: Any, tmp
     command = start(*typed, "steps=100000")
     command.until(lambda: all((tmp_path / f"sweep/{i}/metrics.csv").exists() for i in (0, 1)))
     command.process.send_signal(signal.SIGTERM)
-    status, said = command.wait()
-    assert status == 143, said
-    assert "Stopped by SIGTERM; 2 of 3 runs had started. Resume them with the same command and run_dir=sweep" in said
+    status, output = command.wait()
+    assert status == 143, output
+    assert "Stopped by SIGTERM; 2 of 3 runs had started. Resume them with the same command and run_dir=sweep" in output
     done = [run_json(tmp_path / f"sweep/{i}") for i in (0, 1)]
     for number, r in enumerate(done):
         assert r["status"] == "stopped"
         assert (tmp_path / f"sweep/{number}/checkpoints/step_{r['steps']:08d}.pt").exists()
     assert not (tmp_path / "sweep/2").exists()
     steps = max(r["steps"] for r in done) + 5
-    status, said = start(*typed, f"steps={steps}").wait()
-    assert status == 0, said
+    status, output = start(*typed, f"steps={steps}").wait()
+    assert status == 0, output
     records = [run_json(tmp_path / f"sweep/{i}") for i in range(3)]
     assert [r["steps"] for r in records] == [steps] * 3
     assert [len(r["history"]) for r in records] == [1, 1, 0]
@@ -116,12 +116,12 @@ def test_killed_run_is_named(start: Any, tmp_path: Path) -> None:
     threads = Path(f"/proc/{command.process.pid}/task").glob("*/children")
     (child,) = (pid for thread in threads for pid in thread.read_text().split())
     os.kill(int(child), signal.SIGKILL)
-    status, said = command.wait()
+    status, output = command.wait()
     assert status == 1
-    assert "was killed by SIGKILL" in said
+    assert "was killed by SIGKILL" in output
 
 
-def launcher(devices: Any = "auto", runs_per_device: int = 1, device: str = "auto") -> DevicesLauncher:
+def make_launcher(devices: Any = "auto", runs_per_device: int = 1, device: str = "auto") -> DevicesLauncher:
     made = DevicesLauncher(devices=devices, runs_per_device=runs_per_device)
     config = {"runtime": {"device": device}, "hydra": {"overrides": {"hydra": []}, "sweep": {"dir": "sweep"}}}
     made.setup(
@@ -150,17 +150,19 @@ def test_each_gpu_has_a_slot(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in launcher(**options).slots()] == expected
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in make_launcher(**options).slots()] == expected
 
 
 def test_without_gpus_the_cpu_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {*range(8)}, raising=False)
-    assert [dict(slot.environment) for slot in launcher().slots()] == [{}]
-    assert [dict(slot.environment) for slot in launcher(runs_per_device=3).slots()] == [{"OMP_NUM_THREADS": "2"}] * 3
+    assert [dict(slot.environment) for slot in make_launcher().slots()] == [{}]
+    assert [dict(slot.environment) for slot in make_launcher(runs_per_device=3).slots()] == [
+        {"OMP_NUM_THREADS": "2"}
+    ] * 3
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert [slot.name for slot in launcher(device="cpu").slots()] == ["the CPU"]
-    assert [slot.name for slot in launcher(devices="cpu").slots()] == ["the CPU"]
+    assert [slot.name for slot in make_launcher(device="cpu").slots()] == ["the CPU"]
+    assert [slot.name for slot in make_launcher(devices="cpu").slots()] == ["the CPU"]
 
 
 @pytest.mark.parametrize("devices", [[0, 9], [], "none", [0.5]])
@@ -170,11 +172,11 @@ def test_missing_devices_are_refused(monkeypatch: pytest.MonkeyPatch, devices: A
     with pytest.raises(
         ConfigError, match=r"hydra.launcher.devices=.*must be auto, cpu or a list of the GPUs .*\(0, 1\)"
     ):
-        launcher(devices).slots()
+        make_launcher(devices).slots()
 
 
 def test_each_slot_runs_one_process_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The runs are little programs that note where and when they ran."""
+    """The runs are small programs that record their device, start and end."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     program = (
@@ -182,7 +184,7 @@ def test_each_slot_runs_one_process_at_a_time(monkeypatch: pytest.MonkeyPatch, t
         f"open({str(tmp_path)!r} + '/' + sys.argv[1], 'w').write(str([os.environ['CUDA_VISIBLE_DEVICES'], start, "
         "time.monotonic()]))"
     )
-    made = launcher()
+    made = make_launcher()
     monkeypatch.setattr(made, "command", lambda overrides, folder: [sys.executable, "-c", program, folder.name])
     returned = made.launch([[f"seed={i}"] for i in range(6)], 0)
     assert [r.status for r in returned] == [JobStatus.COMPLETED] * 6
@@ -203,15 +205,15 @@ def test_launcher_config_lists_every_option() -> None:
 
 
 def test_command_of_a_sweep_run_is_a_valid_command_line() -> None:
-    made = launcher()
+    made = make_launcher()
     made.config.hydra.overrides.hydra = ["hydra.mode=MULTIRUN", "hydra/launcher=devices", "hydra.launcher.devices=[0]"]
     words = made.command(["seed=1", "run_dir=sweep", "loss=lsgan"], Path("my sweep/3"))
     assert words[3:] == ["--config-dir", "my", "seed=1", "loss=lsgan", "run_dir='my sweep/3'"]
 
 
 def test_second_signal_is_forwarded_to_the_runs() -> None:
-    stubborn = "import signal, time\nfor s in (15, 2): signal.signal(s, lambda *_: print('no', flush=True))\n"
-    stubborn += "signal.signal(1, lambda *_: exit(7))\nprint('ready', flush=True)\nwhile True: time.sleep(0.01)"
+    ignores_signals = "import signal, time\nfor s in (15, 2): signal.signal(s, lambda *_: print('no', flush=True))\n"
+    ignores_signals += "signal.signal(1, lambda *_: exit(7))\nprint('ready', flush=True)\nwhile True: time.sleep(0.01)"
     with Children(wants_traceback=False) as children:
         import threading
 
@@ -225,13 +227,13 @@ def test_second_signal_is_forwarded_to_the_runs() -> None:
 
         sender = threading.Thread(target=signals)
         sender.start()
-        assert children.run(0, "title", [sys.executable, "-c", stubborn], {}) == 7
+        assert children.run(0, "title", [sys.executable, "-c", ignores_signals], {}) == 7
         sender.join()
         assert children.received == signal.SIGTERM
         assert children.run(1, "title", [sys.executable, "-c", "1"], {}) is None
 
 
-# A cluster
+# Clusters -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -248,10 +250,10 @@ def test_sweep_runs_are_submitted_as_slurm_jobs(start: Any, tmp_path: Path, clus
     (tmp_path / "my/hydra/launcher").mkdir(parents=True)
     (tmp_path / "my/hydra/launcher/cluster.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
     typed = ("--config-dir", "my", "-m", "hydra/launcher=cluster", *SMALL, "run_dir=sweep")
-    status, said = start(*typed, "optimizer.lr=1e-3,-1", "steps=20", **cluster).wait()
+    status, output = start(*typed, "optimizer.lr=1e-3,-1", "steps=20", **cluster).wait()
     assert status == 2
-    assert "gantrain: optimizer.lr=-1: a learning rate is a number above 0" in said
-    assert "Traceback" not in said
+    assert "gantrain: optimizer.lr=-1: a learning rate is a number above 0" in output
+    assert "Traceback" not in output
     script = (tmp_path / "slurm/1000.sh").read_text()
     assert {"#SBATCH --partition=gpu", "#SBATCH --gpus-per-node=1", "#SBATCH --time=240", "#SBATCH --array=0-1%2"} <= {
         *script.splitlines()
@@ -265,10 +267,10 @@ def test_sweep_runs_are_submitted_as_slurm_jobs(start: Any, tmp_path: Path, clus
 def test_slurm_job_at_its_time_limit_is_saved_and_requeued(start: Any, tmp_path: Path, cluster: dict[str, str]) -> None:
     command = start(*SUBMIT, "hydra.launcher.max_num_timeout=3", "seed=0", "steps=600", **cluster)
     command.until(lambda: (tmp_path / "sweep/0/metrics.csv").exists())
-    (job,) = (int(line) for line in tasks_of("submitit.core._submit", tmp_path))
-    os.kill(job, signal.SIGUSR2)  # as SLURM does some time before a job's time is over
-    status, said = command.wait()
-    assert status == 0, said
+    (job,) = (int(line) for line in pids_of("submitit.core._submit", tmp_path))
+    os.kill(job, signal.SIGUSR2)  # as SLURM does shortly before the time limit of a job
+    status, output = command.wait()
+    assert status == 0, output
     finished = run_json(tmp_path / "sweep/0")
     assert (finished["status"], finished["steps"]) == ("finished", 600)
     (resumed,) = finished["history"]
@@ -279,20 +281,20 @@ def test_slurm_job_at_its_time_limit_is_saved_and_requeued(start: Any, tmp_path:
     assert not differences(tmp_path / "sweep/0", tmp_path / "alone")
 
 
-def tasks_of(program: str, folder: Path) -> Iterator[str]:
-    """The processes that run the module on a folder."""
+def pids_of(module: str, folder: Path) -> Iterator[str]:
+    """Yield the pids of the processes that run a module with a path below the folder as argument."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().decode().split("\0")
         except OSError:
             continue
-        if "-m" in words[1:3] and program in words and any(word.startswith(str(folder)) for word in words):
+        if "-m" in words[1:3] and module in words and any(word.startswith(str(folder)) for word in words):
             yield path.parent.name
 
 
 def test_tasks_of_one_slurm_job_train_one_run(start: Any, tmp_path: Path, cluster: dict[str, str]) -> None:
-    status, said = start(*SUBMIT, "hydra.launcher.tasks_per_node=2", "seed=0", "steps=20", **cluster).wait()
-    assert status == 0, said
+    status, output = start(*SUBMIT, "hydra.launcher.tasks_per_node=2", "seed=0", "steps=20", **cluster).wait()
+    assert status == 0, output
     done = run_json(tmp_path / "sweep/0")
     assert (done["status"], done["processes"]) == ("finished", 2)
     leader, follower = sorted((tmp_path / "sweep/.submitit").glob("1000/*.err"))

@@ -1,4 +1,4 @@
-"""Bad input: exit status 2, a message that names value, rule and remedy, no traceback, no litter."""
+"""Wrong input: exit status 2, a message that names value, rule and remedy, no traceback, no files left."""
 
 import errno
 import os
@@ -164,7 +164,7 @@ def test_exit_before_step_1_leaves_no_files(
     assert gantrain(*sweep, *QUICK).status in (2, 130, 143)
     assert [path.name for path in tmp_path.rglob("*")] == ["outputs"]
 
-    (tmp_path / "job/.hydra").mkdir(parents=True)  # a folder that was there is never removed
+    (tmp_path / "job/.hydra").mkdir(parents=True)  # an existing folder is never removed
     (tmp_path / "slurm").mkdir()
     for folder in ("job", "slurm"):
         gantrain(f"run_dir={folder}", *QUICK)

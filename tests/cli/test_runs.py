@@ -1,4 +1,4 @@
-"""What a run leaves behind: the contract that people and scripts rely on."""
+"""Files, output and exit status of a run, on which people and scripts rely."""
 
 import csv
 import json
@@ -79,7 +79,7 @@ def test_contents_of_a_run_folder(gantrain, tmp_path: Path) -> None:
     for row in logged:
         gap = float(row["logits/real"]) - float(row["logits/fake"])
         assert float(row["wasserstein/estimate"]) == pytest.approx(gap, abs=1e-6)
-        assert float(row["loss/discriminator"]) == pytest.approx(-gap, abs=1e-6)  # the penalty is apart
+        assert float(row["loss/discriminator"]) == pytest.approx(-gap, abs=1e-6)  # without the penalty
         assert float(row["penalty/gradient_penalty"]) > 0
 
     board = events(run)
@@ -90,31 +90,31 @@ def test_contents_of_a_run_folder(gantrain, tmp_path: Path) -> None:
         points = {event.step: event.value for event in board.Scalars(tag)}
         assert points == pytest.approx({int(row["step"]): float(row[tag]) for row in logged}, rel=1e-5)
 
-    kept = run_json(run)
-    assert (kept["name"], kept["status"], kept["device"], kept["precision"]) == (
+    saved = run_json(run)
+    assert (saved["name"], saved["status"], saved["device"], saved["precision"]) == (
         "wgan_gp-digits",
         "finished",
         "cpu",
         "float32",
     )
-    assert (kept["seed"], kept["steps"], kept["images_seen"]) == (0, 6, 48)
-    assert kept["dataset"]["num_images"] == 10_000
-    assert kept["dataset"]["image_shape"] == [1, 28, 28]
-    assert len(kept["dataset"]["fingerprint"]) == 64
-    assert set(kept["versions"]) == {"gantrain", "python", "torch", "torchvision", "cuda", "driver"}
-    assert kept["versions"]["torch"] == torch.__version__
-    assert kept["command"][1] == "model=wgan_gp"
-    assert kept["images_per_second"] == pytest.approx(48 / kept["wall_seconds"])
-    assert 0 < kept["wall_seconds"] < 120
-    assert kept["metrics"]["last"]["loss/generator"] == pytest.approx(float(logged[-1]["loss/generator"]))
-    assert datetime.fromisoformat(kept["started"]).utcoffset().total_seconds() == 0
-    assert kept["started"] <= kept["ended"]
+    assert (saved["seed"], saved["steps"], saved["images_seen"]) == (0, 6, 48)
+    assert saved["dataset"]["num_images"] == 10_000
+    assert saved["dataset"]["image_shape"] == [1, 28, 28]
+    assert len(saved["dataset"]["fingerprint"]) == 64
+    assert set(saved["versions"]) == {"gantrain", "python", "torch", "torchvision", "cuda", "driver"}
+    assert saved["versions"]["torch"] == torch.__version__
+    assert saved["command"][1] == "model=wgan_gp"
+    assert saved["images_per_second"] == pytest.approx(48 / saved["wall_seconds"])
+    assert 0 < saved["wall_seconds"] < 120
+    assert saved["metrics"]["last"]["loss/generator"] == pytest.approx(float(logged[-1]["loss/generator"]))
+    assert datetime.fromisoformat(saved["started"]).utcoffset().total_seconds() == 0
+    assert saved["started"] <= saved["ended"]
 
     content = torch.load(run / "checkpoints/step_00000006.pt", weights_only=True)
     assert content["step"] == 6
     assert content["batches_seen"] == 12
     counted = sum(content["G"][name].numel() for name in content["G"] if "running" not in name and "num_" not in name)
-    assert kept["parameters"]["generator"] == counted
+    assert saved["parameters"]["generator"] == counted
     assert not torch.equal(content["G"]["layers.0.weight"], content["G_ema"]["layers.0.weight"])
 
 
@@ -179,7 +179,7 @@ def test_epochs_are_passes_over_the_data(gantrain, tmp_path: Path) -> None:
     assert gantrain(*arguments, "epochs=2", "batch_size=1000", "run_dir=a").status == 0
     assert run_json(tmp_path / "a")["steps"] == 20
     assert gantrain(*arguments, "epochs=1", "batch_size=1000", "n_critic=3", "run_dir=b").status == 0
-    assert run_json(tmp_path / "b")["steps"] == 4  # ten batches, three a step
+    assert run_json(tmp_path / "b")["steps"] == 4  # ten batches, three per step
     assert gantrain(*arguments, "experiment=gaussian", "steps=3", "run_dir=c").status == 0
     assert run_json(tmp_path / "c")["steps"] == 3
 

@@ -1,4 +1,4 @@
-"""The ways of running a step, by the command."""
+"""Options of `runtime`, and horizontal flips, on the command line."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,13 @@ import torch
 
 def test_run_json_records_precision_acceleration_and_layout(tmp_path: Path, gantrain) -> None:
     small = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "steps=2")
-    ways = {
+    cases = {
         "plain": ((), ("float32", "eager", "contiguous")),
         "bf16": (("runtime.precision=bf16",), ("bf16", "eager", "contiguous")),
         "reference": (("runtime=reference",), ("float32", "eager", "contiguous")),
         "graph": (("runtime.acceleration=graph",), ("float32", "eager", "contiguous")),
     }
-    for name, (typed, expected) in ways.items():
+    for name, (typed, expected) in cases.items():
         done = gantrain(*small, *typed, f"run_dir={name}")
         assert done.status == 0, done.stderr
         record = json.loads((tmp_path / name / "run.json").read_text())

@@ -1,4 +1,4 @@
-"""task=sample: what it writes, and on what each sample depends."""
+"""task=sample: its output files, and what each sample depends on."""
 
 from pathlib import Path
 
@@ -76,7 +76,7 @@ def test_npz_holds_float32_vectors(gantrain, tmp_path: Path) -> None:
 def test_ema_generator_is_sampled_if_the_run_has_one(gantrain, tmp_path: Path) -> None:
     assert gantrain(*SMALL, "steps=3", "ema_halflife_images=1e9", "optimizer.lr=0.5", "run_dir=run").status == 0
     assert gantrain("task=sample", "run=run", "output=averaged.npz").status == 0
-    assert images("averaged.npz").std() < 40  # the weights at the start make grey pictures, those of lr 0.5 do not
+    assert images("averaged.npz").std() < 40  # the initial weights make grey images, those trained with lr 0.5 do not
 
 
 def test_nothing_is_overwritten_and_missing_checkpoints_are_named(gantrain, run: Path) -> None:
@@ -123,7 +123,7 @@ def test_labels_select_the_classes(gantrain, conditional_run: Path) -> None:
     with torch.no_grad():
         made = [((G.eval()(z, torch.full((10,), y)) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy() for y in (3, 7)]
     expected = np.where((np.arange(10) < 5)[:, None, None, None], *made)
-    # Blocks of another size may round differently.
+    # Batches of another size may round differently.
     assert np.abs(images("a.npz").astype(int) - expected).max() <= 1
     assert (made[0] != made[1]).mean() > 0.1
 
@@ -133,7 +133,7 @@ def test_labels_all_makes_a_row_of_each_class(gantrain, conditional_run: Path) -
     width, height = Image.open("a.png").size
     assert height / width == pytest.approx(10 / 3, rel=0.1)
     assert gantrain("task=sample", "run=run", "labels=all", "output=b.npz").status == 0
-    assert len(images("b.npz")) == 80  # eight of each, where num is not typed
+    assert len(images("b.npz")) == 80  # eight of each class, the default
 
 
 def test_random_classes_do_not_depend_on_the_number_of_samples(gantrain, conditional_run: Path) -> None:

@@ -1,4 +1,4 @@
-"""`gantrain -m`: a folder a run, and all of them side by side in TensorBoard's HParams tab."""
+"""`gantrain -m`: one folder per run, and all runs together in TensorBoard's HParams tab."""
 
 import json
 from pathlib import Path

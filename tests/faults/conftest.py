@@ -1,4 +1,4 @@
-"""What the tests of faults share: the command in forked processes, and runs that nothing disturbed."""
+"""Fixtures of the fault tests: the command in forked processes, and uninterrupted runs to compare with."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ __all__ = ["gantrain", "server", "start", "work"]
 
 @pytest.fixture(scope="session")
 def reference_run(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Give the folder of a run that nothing disturbed, made once for each command."""
+    """Return the folder of an uninterrupted run of a command, which is made once per session."""
     made: dict[tuple[str, ...], Path] = {}
 
     def run(*command: str) -> Path:

@@ -1,4 +1,4 @@
-"""A long run takes no more memory and no more open files than a short one."""
+"""Memory and the number of open files do not grow during a run."""
 
 import os
 import resource
@@ -39,12 +39,12 @@ def test_memory_and_open_files_do_not_grow(tmp_path: Path, arguments: tuple[str,
         try:
             resident = int((proc / "statm").read_text().split()[1]) * PAGE
             measured.append((step, resident, len(list((proc / "fd").iterdir()))))
-        except (OSError, IndexError):  # it is ending
+        except (OSError, IndexError):  # the process is ending
             break
         time.sleep(0.05 if steps < 5000 else 0.5)
     assert process.wait() == 0
 
-    # Warm after a quarter; what the pictures at the end take does not count.
+    # Skip the warm-up of a quarter of the steps, and the plots that are made at the end.
     steady = [m for m in measured if steps / 4 <= m[0] < 0.99 * steps]
     memory, files = [m[1] for m in steady], [m[2] for m in steady]
     third = len(steady) // 3

@@ -1,4 +1,4 @@
-"""Broken and hostile data: what comes out is a sound data set or one sentence that names the file, and nothing runs."""
+"""Broken and hostile data give a valid dataset or a one-line error that names the file, and no code in them runs."""
 
 import gzip
 import io
@@ -37,8 +37,8 @@ RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (20, 24, 3), dtype=np.uint8)
 
 
-def outcome(load: Callable[[], ImageDataset], named: str, image_shape: tuple[int, ...]) -> ImageDataset | str:
-    """Load and prepare: a sound data set, or the message of an error that names the file. Any other error passes."""
+def load_or_message(load: Callable[[], ImageDataset], named: str, image_shape: tuple[int, ...]) -> ImageDataset | str:
+    """Return a valid, prepared dataset, or the message of an error that names the file; raise all other errors."""
     try:
         dataset = load()
         dataset.prepare()
@@ -58,28 +58,28 @@ def outcome(load: Callable[[], ImageDataset], named: str, image_shape: tuple[int
     return dataset
 
 
-def damaged(content: bytes, *, num_cuts: int, num_flips: int, seed: str) -> Iterator[tuple[str, bytes]]:
-    """Cut the content at, and change a byte or eight in, places that depend on the seed alone."""
+def damaged_versions(content: bytes, *, num_cuts: int, num_flips: int, seed: str) -> Iterator[tuple[str, bytes]]:
+    """Truncate the content, and change one or eight of its bytes, at positions that depend only on the seed."""
     draw = random.Random(seed)
     for at in sorted(draw.sample(range(1, len(content)), num_cuts)):
         yield f"cut-{at}", content[:at]
     for k in range(num_flips):
         changed = bytearray(content)
-        places = draw.sample(range(min(len(content), 64 if k % 2 else len(content))), 8 if k % 3 == 0 else 1)
-        for at in places:
+        positions = draw.sample(range(min(len(content), 64 if k % 2 else len(content))), 8 if k % 3 == 0 else 1)
+        for at in positions:
             changed[at] ^= draw.randrange(1, 256)
-        yield f"flip-{places[0]}-{k}", bytes(changed)
+        yield f"flip-{positions[0]}-{k}", bytes(changed)
 
 
-def cases(sound: Mapping[str, bytes], *, num_cuts: int, num_flips: int) -> list:
+def damage_params(valid: Mapping[str, bytes], *, num_cuts: int, num_flips: int) -> list:
     return [
         pytest.param(kind, content, id=f"{kind}-{name}")
-        for kind, whole in sound.items()
-        for name, content in damaged(whole, num_cuts=num_cuts, num_flips=num_flips, seed=kind)
+        for kind, whole in valid.items()
+        for name, content in damaged_versions(whole, num_cuts=num_cuts, num_flips=num_flips, seed=kind)
     ]
 
 
-def crafted(kinds: Mapping[str, object]) -> list:
+def params(kinds: Mapping[str, object]) -> list:
     return [pytest.param(content, id=kind) for kind, content in kinds.items()]
 
 
@@ -101,7 +101,7 @@ def with_exif() -> bytes:
 
 RGB = Image.fromarray(COLOURS)
 FRAMES = [Image.fromarray(np.roll(COLOURS, k, 0)) for k in range(3)]
-SOUND_IMAGES = {
+VALID_IMAGES = {
     "png": encoded(RGB, "PNG"),
     "png.palette": encoded(RGB.quantize(16), "PNG", transparency=3),
     "png.deep": encoded(Image.fromarray(COLOURS[..., 0].astype(np.uint16) * 257), "PNG"),
@@ -121,7 +121,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png_with(*chunks: bytes) -> bytes:
-    whole = SOUND_IMAGES["png"]
+    whole = VALID_IMAGES["png"]
     return whole[:33] + b"".join(chunks) + whole[33:]
 
 
@@ -131,14 +131,14 @@ def png_of(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
 
 
 def jpeg_of(width: int, height: int) -> bytes:
-    content = bytearray(SOUND_IMAGES["jpg"])
+    content = bytearray(VALID_IMAGES["jpg"])
     at = content.index(b"\xff\xc0") + 5
     content[at : at + 4] = struct.pack(">HH", height, width)
     return bytes(content)
 
 
 def jpeg_of_scans(num: int) -> bytes:
-    content = SOUND_IMAGES["jpg.progressive"]
+    content = VALID_IMAGES["jpg.progressive"]
     start = content.rindex(b"\xff\xda")
     return content[:start] + content[start:-2] * num + content[-2:]
 
@@ -150,7 +150,7 @@ def riff(*chunks: tuple[bytes, bytes]) -> bytes:
 
 def webp_canvas(width: int, height: int) -> bytes:
     canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
-    frames = SOUND_IMAGES["webp.animated"]
+    frames = VALID_IMAGES["webp.animated"]
     return frames[:24] + canvas + frames[30:]
 
 
@@ -196,16 +196,16 @@ BAD_IMAGES = {
     "webp-lossy-bomb": riff((b"VP8 ", b"\x10\x00\x00\x9d\x01\x2a" + struct.pack("<HH", 16383, 16383) + bytes(100))),
     "webp-no-chunks": riff(),
 }
-# Odd, and yet sound.
-ODD_IMAGES = {
+# Unusual, but valid.
+UNUSUAL_IMAGES = {
     "png-icc-broken": png_with(chunk(b"iCCP", b"x\0\0broken")),
     "png-exif-broken": png_with(chunk(b"eXIf", b"II*\0" + b"\xff" * 100)),
     "png-exif-circle": png_with(chunk(b"eXIf", b"II*\0\x08\0\0\0\0\0\x08\0\0\0")),
     "png-unknown-chunk": png_with(chunk(b"abCD", bytes(10_000))),
-    "png-trailing": SOUND_IMAGES["png"] + bytes(10_000),
-    "jpeg-trailing": SOUND_IMAGES["jpg"] + b"\xff\xd8" * 1000,
+    "png-trailing": VALID_IMAGES["png"] + bytes(10_000),
+    "jpeg-trailing": VALID_IMAGES["jpg"] + b"\xff\xd8" * 1000,
     "jpeg-80-scans": jpeg_of_scans(80),
-    **SOUND_IMAGES,
+    **VALID_IMAGES,
 }
 
 
@@ -219,18 +219,18 @@ def load_folder(root: Path, *, max_bad_fraction: float = 0.0) -> ImageDataset:
     )
 
 
-def broken_beside_a_sound_one(tmp_path: Path, content: bytes, suffix: str) -> tuple[object, object]:
-    """What comes out of a sound image and this one, when none may be bad and when half of them may."""
+def load_with_a_valid_image(tmp_path: Path, content: bytes, suffix: str) -> tuple[object, object]:
+    """Load a valid image and this one, with a max_bad_fraction of 0 and of 0.5; return both results."""
     root = tmp_path / "photos"
     root.mkdir()
-    (root / "a.png").write_bytes(SOUND_IMAGES["png"])
+    (root / "a.png").write_bytes(VALID_IMAGES["png"])
     (root / f"broken.{suffix}").write_bytes(content)
     strict, lenient = (
-        outcome(lambda f=fraction: load_folder(root, max_bad_fraction=f), f"broken.{suffix}", (3, SIZE, SIZE))
+        load_or_message(lambda f=fraction: load_folder(root, max_bad_fraction=f), f"broken.{suffix}", (3, SIZE, SIZE))
         for fraction in (0.0, 0.5)
     )
     assert isinstance(lenient, ImageDataset)
-    expected = Image.open(io.BytesIO(SOUND_IMAGES["png"])).resize((9, 8), Image.Resampling.BILINEAR)
+    expected = Image.open(io.BytesIO(VALID_IMAGES["png"])).resize((9, 8), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(lenient.images[0].numpy(), np.asarray(expected)[:, :8].transpose(2, 0, 1))
     if isinstance(strict, str):
         assert strict.startswith(f"1 of 2 images of {root} are bad: broken.{suffix} ")
@@ -239,22 +239,22 @@ def broken_beside_a_sound_one(tmp_path: Path, content: bytes, suffix: str) -> tu
     return strict, lenient
 
 
-@pytest.mark.parametrize(("kind", "content"), cases(SOUND_IMAGES, num_cuts=5, num_flips=7))
+@pytest.mark.parametrize(("kind", "content"), damage_params(VALID_IMAGES, num_cuts=5, num_flips=7))
 def test_damaged_images_are_read_or_named(tmp_path: Path, kind: str, content: bytes):
-    broken_beside_a_sound_one(tmp_path, content, kind.split(".")[0])
+    load_with_a_valid_image(tmp_path, content, kind.split(".")[0])
 
 
-@pytest.mark.parametrize("content", crafted(BAD_IMAGES))
+@pytest.mark.parametrize("content", params(BAD_IMAGES))
 def test_bad_images_are_named(tmp_path: Path, content: bytes):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    strict, _ = broken_beside_a_sound_one(tmp_path, content, "png")
+    strict, _ = load_with_a_valid_image(tmp_path, content, "png")
     assert isinstance(strict, str)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
 
 
-@pytest.mark.parametrize("content", crafted(ODD_IMAGES))
+@pytest.mark.parametrize("content", params(UNUSUAL_IMAGES))
 def test_unusual_images_are_read(tmp_path: Path, content: bytes):
-    _, lenient = broken_beside_a_sound_one(tmp_path, content, "webp")
+    _, lenient = load_with_a_valid_image(tmp_path, content, "webp")
     assert lenient.num_images == 2
 
 
@@ -267,7 +267,7 @@ def make_pipe(path: Path) -> None:
 
 def make_socket(path: Path) -> None:
     here = Path.cwd()
-    os.chdir(path.parent)  # names of sockets may have only a hundred letters
+    os.chdir(path.parent)  # paths of sockets are limited to about 100 bytes
     try:
         with socket.socket(socket.AF_UNIX) as made:
             made.bind(path.name)
@@ -293,7 +293,7 @@ def link_to(target: str) -> Callable[[Path], None]:
 def test_entries_that_are_not_regular_files_are_named(tmp_path: Path, make: Callable[[Path], None], reason: str):
     root = tmp_path / "photos"
     root.mkdir()
-    (root / "a.png").write_bytes(SOUND_IMAGES["png"])
+    (root / "a.png").write_bytes(VALID_IMAGES["png"])
     make(root / "broken.png")
     with pytest.raises(DataError, match=rf"1 of 2 images .*: broken\.png {reason}"):
         load_folder(root).prepare()
@@ -322,17 +322,17 @@ def replaced_by_holes(path: Path) -> None:
 )
 def test_file_that_changes_after_listing_is_named(tmp_path: Path, change: Callable[[Path], None], reason: str):
     for name in ("a.png", "b.png"):
-        (tmp_path / name).write_bytes(SOUND_IMAGES["png"])
+        (tmp_path / name).write_bytes(VALID_IMAGES["png"])
     files = open_image_files(tmp_path)
     change(tmp_path / "b.png")
-    assert files.read(0) == SOUND_IMAGES["png"]
+    assert files.read(0) == VALID_IMAGES["png"]
     with pytest.raises(BadImageError, match=reason):
         files.read(1)
 
 
 def test_folders_that_links_multiply_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(image_files, "MAX_FOLDERS", 1000)
-    for k in range(40):  # two ways into each folder from the one before: 2**40 in all
+    for k in range(40):  # each folder has two links to the next one: 2**40 paths in all
         (tmp_path / f"{k}").mkdir()
         for name in "ab":
             (tmp_path / f"{k}/{name}").symlink_to(tmp_path / f"{k + 1}")
@@ -345,9 +345,9 @@ def test_image_in_a_deeply_nested_folder_is_found(tmp_path: Path):
     try:
         for level in reversed([deep, *deep.parents][:1500]):
             level.mkdir(exist_ok=True)
-        (deep / "a.png").write_bytes(SOUND_IMAGES["png"])
-        assert open_image_files(tmp_path).read(0) == SOUND_IMAGES["png"]
-    finally:  # pytest's own way of removing them is not made for so many
+        (deep / "a.png").write_bytes(VALID_IMAGES["png"])
+        assert open_image_files(tmp_path).read(0) == VALID_IMAGES["png"]
+    finally:  # pytest cannot remove folders that are nested so deeply
         subprocess.run(["rm", "-r", str(tmp_path / "d")], check=True)
 
 
@@ -360,7 +360,7 @@ def test_invalid_root_paths_are_refused(tmp_path: Path, root: str):
 def test_file_names_are_escaped_in_messages(tmp_path: Path):
     root = tmp_path / "photos"
     root.mkdir()
-    (root / "a.png").write_bytes(SOUND_IMAGES["png"])
+    (root / "a.png").write_bytes(VALID_IMAGES["png"])
     (root / "\x1b[2J\nremoved\udcff.png").write_bytes(b"")
     with pytest.raises(DataError) as error:
         load_folder(root).prepare()
@@ -381,8 +381,8 @@ def zipped(*members: Member, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     return buffer.getvalue()
 
 
-GOOD: tuple[Member, ...] = tuple((f"{name}.png", SOUND_IMAGES["png"]) for name in ("cat/1", "cat/2", "dog/3"))
-SOUND_ZIPS = {
+GOOD: tuple[Member, ...] = tuple((f"{name}.png", VALID_IMAGES["png"]) for name in ("cat/1", "cat/2", "dog/3"))
+VALID_ZIPS = {
     "deflated": zipped(*GOOD),
     "stored": zipped(*GOOD, method=zipfile.ZIP_STORED),
     "prefixed": b"#!/bin/sh\n" + zipped(*GOOD),
@@ -390,7 +390,7 @@ SOUND_ZIPS = {
 
 
 def with_field(content: bytes, name: str, *, local: int, central: int, value: bytes) -> bytes:
-    """Overwrite a field of both headers of a member, at these distances from their starts."""
+    """Overwrite a field of the local and the central header of a member, at these offsets from their starts."""
     changed = bytearray(content)
     first = content.index(name.encode())
     for start, offset in ((first - 30, local), (content.index(name.encode(), content.index(b"PK\1\2")) - 46, central)):
@@ -419,7 +419,7 @@ def by_bzip2(name: str, content: bytes) -> Member:
 
 
 def overlapping(num: int) -> bytes:
-    """One compressed member that many entries of the table of contents share."""
+    """A zip with `num` directory entries that share one compressed member."""
     whole = zipped(("1000.png", bytes(10**6)))
     start, end = whole.index(b"PK\1\2"), whole.index(b"PK\5\6")
     table = b"".join(whole[start:end].replace(b"1000.png", b"%04d.png" % (1000 + k)) for k in range(num))
@@ -427,7 +427,7 @@ def overlapping(num: int) -> bytes:
 
 
 def holding_itself() -> bytes:
-    """A stored member that is the zip up to and with its own header, like the zips that unzip to themselves."""
+    """A zip whose stored member spans the zip up to and including its own header, as in zip quines."""
     whole = bytearray(zipped(("self.png", bytes(100)), method=zipfile.ZIP_STORED))
     start = whole.index(b"PK\1\2")
     for at in (18, 22, start + 20, start + 24):
@@ -435,7 +435,7 @@ def holding_itself() -> bytes:
     return bytes(whole)
 
 
-# What the entry cat/bad.png, or the only bad one, is said to be.
+# Zips with one bad member, and the message about it.
 BAD_MEMBERS = {
     "absolute": (zipped(*GOOD, ("/etc/bad.png", b"")), "/etc/bad.png leads out of the zip"),
     "up": (zipped(*GOOD, ("../bad.png", b"")), "../bad.png leads out of the zip"),
@@ -446,7 +446,7 @@ BAD_MEMBERS = {
     "backslash": (zipped(*GOOD, ("..\\bad.png", b"")), "..\\bad.png leads out of the zip"),
     "backslash-absolute": (zipped(*GOOD, ("\\bad.png", b"")), "\\bad.png leads out of the zip"),
     "share": (zipped(*GOOD, ("\\\\host\\share\\bad.png", b"")), "share\\bad.png leads out of the zip"),
-    "escape-with-a-sound-image": (zipped(*GOOD, ("../bad.png", SOUND_IMAGES["png"])), "../bad.png leads out"),
+    "escape-with-a-sound-image": (zipped(*GOOD, ("../bad.png", VALID_IMAGES["png"])), "../bad.png leads out"),
     "link": (zipped(*GOOD, link("cat/bad.png", "/etc/passwd")), "cat/bad.png is a link"),
     "link-inside": (zipped(*GOOD, link("cat/bad.png", "1.png")), "cat/bad.png is a link"),
     "bomb": (BOMB, "cat/bomb.png is not a PNG"),
@@ -490,16 +490,16 @@ BAD_MEMBERS = {
 def load_zip(tmp_path: Path, content: bytes, *, max_bad_fraction: float = 0.0) -> ImageDataset | str:
     path = tmp_path / "photos.zip"
     path.write_bytes(content)
-    return outcome(lambda: load_folder(path, max_bad_fraction=max_bad_fraction), "photos.zip", (3, SIZE, SIZE))
+    return load_or_message(lambda: load_folder(path, max_bad_fraction=max_bad_fraction), "photos.zip", (3, SIZE, SIZE))
 
 
-@pytest.mark.parametrize("kind", SOUND_ZIPS)
+@pytest.mark.parametrize("kind", VALID_ZIPS)
 def test_valid_zips_are_read(tmp_path: Path, kind: str):
-    dataset = load_zip(tmp_path, SOUND_ZIPS[kind])
+    dataset = load_zip(tmp_path, VALID_ZIPS[kind])
     assert dataset.labels.tolist() == [0, 0, 1]
 
 
-@pytest.mark.parametrize(("kind", "content"), cases(SOUND_ZIPS, num_cuts=6, num_flips=14))
+@pytest.mark.parametrize(("kind", "content"), damage_params(VALID_ZIPS, num_cuts=6, num_flips=14))
 def test_damaged_zips_are_read_or_named(tmp_path: Path, kind: str, content: bytes):
     for fraction in (0.0, 1.0):
         load_zip(tmp_path, content, max_bad_fraction=fraction)
@@ -507,10 +507,12 @@ def test_damaged_zips_are_read_or_named(tmp_path: Path, kind: str, content: byte
 
 @pytest.mark.parametrize(
     ("kind", "content"),
-    cases({name: content[content.index(b"PK\1\2") :] for name, content in SOUND_ZIPS.items()}, num_cuts=1, num_flips=9),
+    damage_params(
+        {name: content[content.index(b"PK\1\2") :] for name, content in VALID_ZIPS.items()}, num_cuts=1, num_flips=9
+    ),
 )
 def test_damaged_zip_directories_are_read_or_named(tmp_path: Path, kind: str, content: bytes):
-    whole = SOUND_ZIPS[kind]
+    whole = VALID_ZIPS[kind]
     for fraction in (0.0, 1.0):
         load_zip(tmp_path, whole[: whole.index(b"PK\1\2")] + content, max_bad_fraction=fraction)
 
@@ -545,10 +547,10 @@ BAD_ZIPS = {
     "only-folders": zipped(("cat/", b"")),
     "only-text": zipped(("cat/readme.txt", b"x")),
     "end-alone": b"PK\5\6" + bytes(18),
-    "table-too-long": end_of(SOUND_ZIPS["deflated"], num_bytes=2**32 - 2),
-    "table-beyond": end_of(SOUND_ZIPS["deflated"], offset=2**32 - 2),
-    "table-before": end_of(SOUND_ZIPS["deflated"], offset=10**6),
-    "zip64-without-it": end_of(SOUND_ZIPS["deflated"], num_bytes=2**32 - 1, offset=2**32 - 1, num=65535),
+    "table-too-long": end_of(VALID_ZIPS["deflated"], num_bytes=2**32 - 2),
+    "table-beyond": end_of(VALID_ZIPS["deflated"], offset=2**32 - 2),
+    "table-before": end_of(VALID_ZIPS["deflated"], offset=10**6),
+    "zip64-without-it": end_of(VALID_ZIPS["deflated"], num_bytes=2**32 - 1, offset=2**32 - 1, num=65535),
     "zip64-locator-beyond": zipped(*GOOD)[:-22] + struct.pack("<4sLQL", b"PK\6\7", 0, 2**63, 1) + zipped(*GOOD)[-22:],
     "zip64-locator-of-disks": zipped(*GOOD)[:-22] + struct.pack("<4sLQL", b"PK\6\7", 7, 0, 9) + zipped(*GOOD)[-22:],
     "all-overlap": overlapping(200),
@@ -557,7 +559,7 @@ BAD_ZIPS = {
 }
 
 
-@pytest.mark.parametrize("content", crafted(BAD_ZIPS))
+@pytest.mark.parametrize("content", params(BAD_ZIPS))
 def test_bad_zips_are_named(tmp_path: Path, content: bytes):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert isinstance(load_zip(tmp_path, content, max_bad_fraction=1.0), str)
@@ -597,7 +599,7 @@ def test_celeba_names_bad_zip_members(tmp_path: Path, kind: str):
         dataset.prepare()
     assert reason in str(error.value)
     assert isinstance(
-        outcome(lambda: celeba(root=str(tmp_path), max_bad_fraction=0.25, **settings), "", (3, SIZE, SIZE)),
+        load_or_message(lambda: celeba(root=str(tmp_path), max_bad_fraction=0.25, **settings), "", (3, SIZE, SIZE)),
         ImageDataset,
     )
 
@@ -611,7 +613,7 @@ def idx(array: np.ndarray) -> bytes:
 
 DIGITS = idx(RNG.integers(0, 256, (30, 28, 28), dtype=np.uint8))
 LABELS = idx((np.arange(30) % 10).astype(np.uint8))
-SOUND_IDX = {
+VALID_IDX = {
     "images": DIGITS,
     "images.gz": gzip.compress(DIGITS, mtime=0),
     "labels": LABELS,
@@ -630,13 +632,13 @@ def load_mnist(tmp_path: Path, kind: str, content: bytes, function: Callable[...
     broken = folder / (names[what] + (suffix and f".{suffix}"))
     broken.write_bytes(content)
     options = {"download": False, "image_size": None, "cache_dir": str(tmp_path / "cache")}
-    return outcome(lambda: function(root=str(tmp_path), **options), str(folder), (1, 28, 28))
+    return load_or_message(lambda: function(root=str(tmp_path), **options), str(folder), (1, 28, 28))
 
 
-@pytest.mark.parametrize(("kind", "content"), cases(SOUND_IDX, num_cuts=6, num_flips=9))
+@pytest.mark.parametrize(("kind", "content"), damage_params(VALID_IDX, num_cuts=6, num_flips=9))
 def test_damaged_idx_files_are_read_or_named(tmp_path: Path, kind: str, content: bytes):
     found = load_mnist(tmp_path, kind, content)
-    if len(content) < len(SOUND_IDX[kind]):
+    if len(content) < len(VALID_IDX[kind]):
         assert f"train-{kind.split('.')[0]}-idx" in found
 
 
@@ -676,7 +678,7 @@ BAD_IDX = {
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-@pytest.mark.parametrize("content", crafted(BAD_IDX))
+@pytest.mark.parametrize("content", params(BAD_IDX))
 def test_bad_idx_files_are_named(tmp_path: Path, content: bytes, suffix: str):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert f"train-images-idx3-ubyte{suffix}" in load_mnist(tmp_path, f"images{suffix}", content, fashion_mnist)
@@ -687,28 +689,28 @@ def test_bad_idx_files_are_named(tmp_path: Path, content: bytes, suffix: str):
 
 PIXELS = RNG.integers(0, 256, (4, 3072), dtype=np.uint8)
 BATCH = {"batch_label": "a batch", "labels": [0, 1, 2, 9], "data": PIXELS, "filenames": ["a", "b", "c", "d"]}
-SOUND_PICKLES = {f"protocol-{protocol}": pickle.dumps(BATCH, protocol=protocol) for protocol in range(5)}
+VALID_PICKLES = {f"protocol-{protocol}": pickle.dumps(BATCH, protocol=protocol) for protocol in range(5)}
 
 
 def load_cifar10(tmp_path: Path, content: bytes) -> ImageDataset | str:
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     for k in range(1, 6):
-        (folder / f"data_batch_{k}").write_bytes(content if k == 3 else SOUND_PICKLES["protocol-2"])
+        (folder / f"data_batch_{k}").write_bytes(content if k == 3 else VALID_PICKLES["protocol-2"])
     options = {"download": False, "image_size": None, "cache_dir": str(tmp_path / "cache")}
-    return outcome(lambda: cifar10(root=str(tmp_path), **options), str(folder / "data_batch_3"), (3, 32, 32))
+    return load_or_message(lambda: cifar10(root=str(tmp_path), **options), str(folder / "data_batch_3"), (3, 32, 32))
 
 
-@pytest.mark.parametrize("kind", SOUND_PICKLES)
+@pytest.mark.parametrize("kind", VALID_PICKLES)
 def test_valid_pickles_are_read(tmp_path: Path, kind: str):
-    images = load_cifar10(tmp_path, SOUND_PICKLES[kind]).images
+    images = load_cifar10(tmp_path, VALID_PICKLES[kind]).images
     np.testing.assert_array_equal(images.numpy().reshape(5, 4, 3072), np.stack([PIXELS] * 5))
 
 
-@pytest.mark.parametrize(("kind", "content"), cases(SOUND_PICKLES, num_cuts=6, num_flips=16))
+@pytest.mark.parametrize(("kind", "content"), damage_params(VALID_PICKLES, num_cuts=6, num_flips=16))
 def test_damaged_pickles_are_read_or_named(tmp_path: Path, kind: str, content: bytes):
     found = load_cifar10(tmp_path, content)
-    assert isinstance(found, str) or len(content) == len(SOUND_PICKLES[kind])
+    assert isinstance(found, str) or len(content) == len(VALID_PICKLES[kind])
 
 
 def text(value: str) -> bytes:
@@ -724,8 +726,8 @@ def listed(*values: str) -> bytes:
     return b"](" + b"".join(map(text, values)) + b"e"
 
 
-def commands(marker: str) -> dict[str, bytes]:
-    """Opcodes that leave an object on the stack, each of which makes the marker where pickle.loads runs them."""
+def hostile_opcodes(marker: str) -> dict[str, bytes]:
+    """Return opcodes that create the file `marker` if pickle.loads runs them, and leave an object on the stack."""
     command, argv, code = text(f"touch {marker}"), listed("touch", marker), text(f"open({marker!r}, 'w').close()")
     os_module = call("builtins __import__", text("os"))
     inner = b"cos\nsystem\n(" + command + b"tR."
@@ -776,8 +778,8 @@ def commands(marker: str) -> dict[str, bytes]:
     }  # fmt: skip
 
 
-def unable(marker: str) -> dict[str, bytes]:
-    """The same, but plain pickle.loads would need help for them: a reader of persistent ids, a file, a registry."""
+def incomplete_opcodes(marker: str) -> dict[str, bytes]:
+    """Return hostile opcodes that pickle.loads cannot run alone: they need persistent_load, a file or a registry."""
     return {
         "python-2-name": call("__builtin__ eval", text(f"open({marker!r}, 'w')")),
         "persistent-id": b"Pos.system\n",
@@ -807,26 +809,26 @@ def unable(marker: str) -> dict[str, bytes]:
     }
 
 
-COMMANDS = [*commands(""), *unable("")]
+OPCODE_KINDS = [*hostile_opcodes(""), *incomplete_opcodes("")]
 
 
 def opcodes(kind: str, marker: Path) -> bytes:
-    return (commands(str(marker)) | unable(str(marker)))[kind]
+    return (hostile_opcodes(str(marker)) | incomplete_opcodes(str(marker)))[kind]
 
 
 @pytest.mark.parametrize("embedded", [False, True], ids=["alone", "in-a-batch"])
-@pytest.mark.parametrize("kind", COMMANDS)
+@pytest.mark.parametrize("kind", OPCODE_KINDS)
 def test_pickles_run_no_code(tmp_path: Path, kind: str, embedded: bool):
     marker = tmp_path / "marker"
-    rest = b"0" + SOUND_PICKLES["protocol-4"][2:] if embedded else b"."
+    rest = b"0" + VALID_PICKLES["protocol-4"][2:] if embedded else b"."
     message = load_cifar10(tmp_path, b"\x80\x04" + opcodes(kind, marker) + rest)
     assert isinstance(message, str)
     assert not marker.exists()
 
 
 def test_plain_pickle_runs_the_hostile_opcodes(tmp_path: Path):
-    """A control of the test above, in a process of its own: its pickles are not harmless by mistake."""
-    pickles = {kind: b"\x80\x04" + content + b"." for kind, content in commands("MARKER").items()}
+    """A control of the test above, in a separate process: plain pickle does run the code in these pickles."""
+    pickles = {kind: b"\x80\x04" + content + b"." for kind, content in hostile_opcodes("MARKER").items()}
     program = """
 import os, pickle, sys, time
 inert = []
@@ -851,12 +853,12 @@ sys.stderr.write(repr(inert))
 
 
 def nested(deep: int) -> bytes:
-    """A tuple of two of a tuple of two of ...: few opcodes, 2**deep leaves."""
+    """A tuple of two references to a tuple of two references to ...: few opcodes, 2**deep leaves."""
     return b")" + b"q\x01h\x01\x86" * deep
 
 
 def array(shape: bytes, dtype: str, content: bytes, *, state: bytes = b"") -> bytes:
-    """An array as numpy pickles it, with these opcodes for its shape and content."""
+    """The pickle of a numpy array, with these opcodes for its shape and content."""
     kind = call("numpy dtype", text(dtype), b"K\x00K\x01") + state
     empty = call("numpy.core.multiarray _reconstruct", b"cnumpy\nndarray\n", b"K\x00\x85", b"C\x01b")
     return empty + b"(K\x01" + shape + kind + b"\x89" + content + b"tb"
@@ -866,7 +868,7 @@ def batch(data: bytes = b"N", labels: bytes = b"N") -> bytes:
     return b"}(" + text("data") + data + text("labels") + labels + b"u"
 
 
-HUGE, SOUND_DATA = b"\x8a\x05\x00\x00\x00\x00\x10", array(b"K\x01M\x00\x0c\x86", "u1", b"B\0\x0c\0\0" + bytes(3072))
+HUGE, VALID_DATA = b"\x8a\x05\x00\x00\x00\x00\x10", array(b"K\x01M\x00\x0c\x86", "u1", b"B\0\x0c\0\0" + bytes(3072))
 OBJECT_STATE = b"(K\x03" + text("|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x3ftb"
 BAD_PICKLES = {
     "empty": b"",
@@ -892,10 +894,10 @@ BAD_PICKLES = {
     "lists": b"]" * 10**6 + b".",
     "deep-tuple": b")" + b"\x85" * 10**6 + b".",
     "deep-list": b"]" * 10**5 + b"a" * (10**5 - 1) + b".",
-    "deep-labels": batch(SOUND_DATA, b"]" * 10**5 + b"a" * (10**5 - 1)) + b".",
+    "deep-labels": batch(VALID_DATA, b"]" * 10**5 + b"a" * (10**5 - 1)) + b".",
     "list-of-itself": b"]q\x01h\x01a.",
-    "labels-of-themselves": batch(SOUND_DATA, b"]q\x01h\x01a") + b".",
-    "labels-doubled-60-times": batch(SOUND_DATA, b"]" + b"q\x01](h\x01h\x01e" * 60) + b".",
+    "labels-of-themselves": batch(VALID_DATA, b"]q\x01h\x01a") + b".",
+    "labels-doubled-60-times": batch(VALID_DATA, b"]" + b"q\x01](h\x01h\x01e" * 60) + b".",
     "key-doubled-60-times": b"}" + nested(60) + b"Ns.",
     "keys-doubled-60-times": b"}(" + nested(60) + b"Nu.",
     "dict-key-doubled-60-times": b"(" + nested(60) + b"Nd.",
@@ -917,15 +919,15 @@ BAD_PICKLES = {
     "array-of-fields": batch(array(b"K\x01\x85", "u1," * 1000, b"C\x01x"), b"]") + b".",
     "class-with-a-state": b"cnumpy\nndarray\n}(" + text("x") + b"Nub.",
     "function-with-a-state": b"c_codecs\nencode\nN}(" + text("__code__") + b"Nu\x86b.",
-    "labels-too-large": batch(SOUND_DATA, b"](\x8b\xff\x00\x00\x00" + b"\x7f" * 255 + b"e") + b".",
-    "labels-missing": batch(SOUND_DATA, b"]") + b".",
-    "labels-true": batch(SOUND_DATA, b"](\x88e") + b".",
-    "labels-float": batch(SOUND_DATA, b"](G" + bytes(8) + b"e") + b".",
+    "labels-too-large": batch(VALID_DATA, b"](\x8b\xff\x00\x00\x00" + b"\x7f" * 255 + b"e") + b".",
+    "labels-missing": batch(VALID_DATA, b"]") + b".",
+    "labels-true": batch(VALID_DATA, b"](\x88e") + b".",
+    "labels-float": batch(VALID_DATA, b"](G" + bytes(8) + b"e") + b".",
     "no-images": batch(array(b"K\x00M\x00\x0c\x86", "u1", b"C\x00"), b"]") + b".",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("content", crafted(BAD_PICKLES))
+@pytest.mark.parametrize("content", params(BAD_PICKLES))
 def test_bad_pickles_are_named(tmp_path: Path, content: bytes):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert isinstance(load_cifar10(tmp_path, content), str)
@@ -937,4 +939,4 @@ def test_pickle_that_copies_a_string_many_times_uses_little_memory(tmp_path: Pat
     content = text("x" * 10**6) + b"q\x010" + text("latin1") + b"q\x020](" + again * 2000 + b"e."
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert isinstance(load_cifar10(tmp_path, content), str)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB, and not 2 GB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB, not 2 GB

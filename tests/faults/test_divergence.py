@@ -1,4 +1,4 @@
-"""A training that reaches NaN or Inf is stopped with a message, or rolled back to draw other random numbers."""
+"""A run that reaches NaN or Inf stops with a message, or rolls back and draws other random numbers."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from runs import csv_rows, differences, run_json, tensorboard_events
 from gantrain.session import checkpoint
 from gantrain.session.checkpoint import tensors
 
-# What diverges at a step if the draw of that step says so; with the seeds below, now and then.
+# A penalty that is Inf at step `at` with probability `chance`.
 BOMB = """
 import torch
 from gantrain.regularizers.base import Regularizer
@@ -63,7 +63,7 @@ def test_divergence_is_named_and_the_last_finite_checkpoint_is_kept(
     assert newest.name == "step_00000006.pt"
     assert all(tensor.isfinite().all() for _, tensor in tensors(checkpoint.read(newest)) if tensor.is_floating_point())
     assert [row["step"] for row in csv_rows(run)] == ["1", "2", "4", "6"]
-    # With another setting, from there.
+    # Resume from there with another setting.
     resume = ("--config-dir", "my", "resume=out", "trust=[bomb]")
     again = gantrain(*resume, "regularizer.bomb.chance=0", "allow_change=[regularizer.bomb.chance]")
     assert again.status == 0, again.stderr
@@ -79,14 +79,14 @@ def test_run_rolls_back_at_most_max_rollbacks_times(
     history = run_json(work / "out")["history"]
     assert [(event["event"], event["step"], event["diverged_at"]) for event in history] == [("rolled back", 6, 8)] * 2
     assert all("penalty/bomb" in event["reason"] for event in history)
-    tensorboard_events(work / "out")  # none doubled
+    tensorboard_events(work / "out")  # raises if an event occurs twice
     assert [row["step"] for row in csv_rows(work / "out")] == ["1", "2", "4", "6"]
 
 
 def test_rollback_draws_other_random_numbers_and_resumes_exactly(
     gantrain: Callable[..., Result], command: Callable[..., tuple[str, ...]], work: Path
 ) -> None:
-    # A seed with which step 8 diverges at first and not for ever.
+    # Find a seed for which step 8 diverges, but not after every rollback.
     for seed in range(20):
         straight = command(0.5, "on_divergence=rollback", f"seed={seed}", "max_rollbacks=5")
         done = gantrain(*straight, f"run_dir=straight{seed}")
@@ -101,23 +101,23 @@ def test_rollback_draws_other_random_numbers_and_resumes_exactly(
     assert all(math.isfinite(float(cell)) for row in csv_rows(run) for cell in row.values())
     assert checkpoint.read(checkpoint.paths(run)[-1])["rollbacks"] == num_rollbacks
 
-    # The same random numbers up to the last checkpoint, others after it.
+    # The random numbers are the same up to the last checkpoint, and others after it.
     calm = gantrain(*command(0.0, f"seed={seed}", f"run_dir=calm{seed}"))
     assert calm.status == 0
     for row, other in zip(csv_rows(run), csv_rows(work / f"calm{seed}"), strict=True):
         assert (row["loss/discriminator"] == other["loss/discriminator"]) == (int(row["step"]) <= 6)
 
-    # Killed while it rolls back, and before and after its first checkpoint after that.
+    # Kill the run during the rollback, and before and after its next checkpoint.
     kill = "os.kill(os.getpid(), 9)"
-    for place, call in (
+    for function, call in (
         ("gantrain.tasks.train:roll_back", 1),
         ("gantrain.callbacks.base:Callbacks.rewind", 1),
         ("gantrain.callbacks.csv:MetricsCSV.rewind", 1),
         ("gantrain.callbacks.log:Log.__call__", 5),
         ("gantrain.callbacks.log:Log.__call__", 9),
     ):
-        killed = gantrain(*straight, "run_dir=parts", before=on_call(place, kill, call=call))
-        assert killed.status == -9, (place, killed.stderr)
+        killed = gantrain(*straight, "run_dir=parts", before=on_call(function, kill, call=call))
+        assert killed.status == -9, (function, killed.stderr)
     done = gantrain(*straight, "run_dir=parts")
     assert done.status == 0, done.stderr
     assert differences(run, work / "parts") == []

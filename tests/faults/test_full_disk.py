@@ -1,4 +1,4 @@
-"""A disk that is full, or a folder that is gone: one line, exit status 1, and what stood before is whole."""
+"""On a full disk or a missing folder, the run ends with one line and exit status 1, and existing files stay intact."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from runs import csv_rows, differences, run_json
 
 from gantrain.session import checkpoint
 
-# From here on no file may grow beyond 50 bytes: the kernel refuses, as it does on a full disk.
+# Limit the size of files to 50 bytes: the kernel then refuses writes as it does on a full disk.
 FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50, resource.RLIM_INFINITY))"
 KINDS = {
     "config": ("gantrain.tasks.train:save_config", 1),
@@ -30,8 +30,8 @@ KINDS = {
 
 
 @pytest.fixture
-def piped(start: Callable[..., Process], work: Path) -> Iterator[Callable[..., Result]]:
-    """Run the command with stderr in a pipe, which is never full."""
+def gantrain_with_piped_stderr(start: Callable[..., Process], work: Path) -> Iterator[Callable[..., Result]]:
+    """Run the command with stderr in a pipe, to which the limit on file sizes does not apply."""
     pipe = work / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -46,8 +46,8 @@ def piped(start: Callable[..., Process], work: Path) -> Iterator[Callable[..., R
     os.close(reader)
 
 
-def check_whole(run: Path) -> None:
-    """Check that all the files of the run can be read."""
+def check_files_readable(run: Path) -> None:
+    """Check that every file of the run can be read, and that no temporary files are left."""
     assert not list(run.rglob("*.tmp"))
     for path in checkpoint.paths(run):
         assert checkpoint.read(path)["step"] == checkpoint.step_of(path)
@@ -61,27 +61,27 @@ def check_whole(run: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_full_disk_while_writing_each_kind_of_file(
-    piped: Callable[..., Result],
+    gantrain_with_piped_stderr: Callable[..., Result],
     gantrain: Callable[..., Result],
     reference_run: Callable[..., Path],
     work: Path,
     kind: str,
 ) -> None:
-    place, call = KINDS[kind]
-    done = piped(*COMMAND, "run_dir=out", before=on_call(place, FULL, call=call))
+    function, call = KINDS[kind]
+    done = gantrain_with_piped_stderr(*COMMAND, "run_dir=out", before=on_call(function, FULL, call=call))
     assert done.status == 1, done.stderr
     assert "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("gantrain: ")]
     assert "The disk is full" in line
-    check_whole(work / "out")
+    check_files_readable(work / "out")
     again = gantrain(*COMMAND, "run_dir=out")
     assert again.status == 0, again.stderr
     assert differences(reference_run(*COMMAND), work / "out") == []
 
 
 @pytest.fixture
-def disk(work: Path, start: object) -> Iterator[Path]:
-    """A disk of 60 MB."""
+def small_disk(work: Path, start: object) -> Iterator[Path]:
+    """A tmpfs of 60 MB."""
     folder = work / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(folder)]
@@ -92,7 +92,7 @@ def disk(work: Path, start: object) -> Iterator[Path]:
 
 
 def test_disk_that_fills_up_ends_the_run_with_one_line(
-    gantrain: Callable[..., Result], reference_run: Callable[..., Path], disk: Path
+    gantrain: Callable[..., Result], reference_run: Callable[..., Path], small_disk: Path
 ) -> None:
     fill = "import subprocess; subprocess.run('cat /dev/zero > disk/filler', shell=True, stderr=-3)"
     each_step = "gantrain.callbacks.log:Log.__call__"
@@ -100,14 +100,14 @@ def test_disk_that_fills_up_ends_the_run_with_one_line(
     assert done.status == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert "gantrain: The disk is full" in done.stderr
-    check_whole(disk / "out")
+    check_files_readable(small_disk / "out")
     refused = gantrain(*COMMAND, "run_dir=disk/out")
     assert refused.status in (1, 2)
     assert "Traceback" not in refused.stderr
-    check_whole(disk / "out")
-    (disk / "filler").unlink()
+    check_files_readable(small_disk / "out")
+    (small_disk / "filler").unlink()
     assert gantrain(*COMMAND, "run_dir=disk/out").status == 0
-    assert differences(reference_run(*COMMAND), disk / "out") == []
+    assert differences(reference_run(*COMMAND), small_disk / "out") == []
 
 
 @pytest.mark.parametrize("name", ["", "samples", "checkpoints", "tensorboard", "metrics.csv", ".hydra"])
@@ -116,7 +116,7 @@ def test_vanished_folder_or_file_is_named_in_one_line(gantrain: Callable[..., Re
     vanish = f"shutil.rmtree({str(gone)!r})" if name != "metrics.csv" else f"os.unlink({str(gone)!r})"
     done = gantrain(*COMMAND, "run_dir=out", before=on_call("gantrain.callbacks.log:Log.__call__", vanish, call=4))
     assert "Traceback" not in done.stderr
-    if name == ".hydra":  # nothing is written there any more
+    if name == ".hydra":  # nothing is written there after the start
         assert done.status == 0
         return
     assert done.status == 1, done.stderr

@@ -1,4 +1,4 @@
-"""SIGKILL at any moment costs the steps since the last checkpoint, and nothing else."""
+"""SIGKILL at any moment loses only the steps since the last checkpoint."""
 
 import os
 import random
@@ -21,7 +21,7 @@ LONG = (
     f"steps={50 * KILLS}",
 )
 
-PLACES = {
+KILL_POINTS = {
     "gantrain.tasks.train:save_config": 1,
     "gantrain.files:_sync_folder": 2,
     "gantrain.callbacks.base:Callbacks.start": 1,
@@ -42,23 +42,23 @@ PLACES = {
     "gantrain.callbacks.tensorboard:TensorBoard.finish": 1,
     "gantrain.tasks.train:closing": 1,
 }
-"""Where a run is killed, one after the other, and at which call in its process."""
+"""Functions in which a run is killed, one after the other, and at which call in its process."""
 
 
 def test_run_killed_at_every_stage_equals_uninterrupted_run(
     start: Callable[..., Process], gantrain: Callable[..., Result], reference_run: Callable[..., Path], work: Path
 ) -> None:
-    for place, call in PLACES.items():
-        killed = gantrain(*COMMAND, "run_dir=out", before=on_call(place, "os.kill(os.getpid(), 9)", call=call))
-        assert killed.status == -9, f"{place}: {killed}"
+    for function, call in KILL_POINTS.items():
+        killed = gantrain(*COMMAND, "run_dir=out", before=on_call(function, "os.kill(os.getpid(), 9)", call=call))
+        assert killed.status == -9, f"{function}: {killed}"
         assert "Traceback" not in killed.stderr
     assert gantrain(*COMMAND, "run_dir=out").status == 0
     assert run_json(work / "out")["status"] == "finished"
     assert differences(reference_run(*COMMAND), work / "out") == []
 
 
-def writing(folder: Path, after: int) -> Callable[[], bool]:
-    """Whether a checkpoint is being written, after so many others."""
+def is_writing(folder: Path, after: int) -> Callable[[], bool]:
+    """Return a condition: a checkpoint is being written, after at least `after` others."""
     seen: set[str] = set()
 
     def look() -> bool:
@@ -72,7 +72,7 @@ def writing(folder: Path, after: int) -> Callable[[], bool]:
 
 
 def phase(run: Path, num_rows: int) -> str:
-    """What the run was doing when it was killed, as its folder shows."""
+    """Return what the run was doing when it was killed, as its folder shows."""
     temporaries = [path.name for path in run.rglob(".*.tmp")]
     if temporaries:
         return "writing a checkpoint" if temporaries[0].startswith(".step_") else "writing another file"
@@ -92,18 +92,18 @@ def test_run_killed_at_random_moments_equals_uninterrupted_run(
     straight, run, draw, phases = reference_run(*LONG), work / "out", random.Random(0), Counter[str]()
     while phases.total() < KILLS:
         process, before = start(*LONG, "checkpoint.every=3", "run_dir=out"), num_lines(run)
-        aim = draw.random()
-        if aim < 0.4:
-            process.until(writing(run / "checkpoints", after=draw.randrange(3)))
+        moment = draw.random()
+        if moment < 0.4:
+            process.until(is_writing(run / "checkpoints", after=draw.randrange(3)))
             time.sleep(draw.choice([0, 0, 0.0005, 0.001, 0.002]))
-        elif aim < 0.8:
+        elif moment < 0.8:
             process.until(lambda before=before: num_lines(run) > before)
             time.sleep(draw.uniform(0, 0.3))
         else:
             time.sleep(draw.uniform(0, 1.0))
         process.send(9)
         killed = process.wait()
-        assert killed.status == -9, killed.stderr  # not at its end yet
+        assert killed.status == -9, killed.stderr  # it has not finished yet
         assert "Traceback" not in killed.stderr
         phases[phase(run, before)] += 1
     done = start(*LONG, "run_dir=out").wait(600)

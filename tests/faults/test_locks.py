@@ -1,4 +1,4 @@
-"""Two processes never write to one folder, and a lock ends with its process."""
+"""Two processes never write to the same run folder, and a lock is released when its process dies."""
 
 import signal
 import time

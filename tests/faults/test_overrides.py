@@ -1,6 +1,6 @@
-"""Random command lines: whatever is typed, the command trains or says in one sentence what is wrong.
+"""Random command lines train, or end with a one-line error.
 
-Never a traceback, never exit status 1, never a file outside the output folder, never foreign code, never without end.
+They never end with a traceback or exit status 1, write outside of the output folder, run foreign code, or hang.
 """
 
 import io
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-import matplotlib.font_manager  # noqa: F401  its cache is written before HOME is another
+import matplotlib.font_manager  # noqa: F401  writes its cache before the tests change HOME
 import numpy as np
 import pytest
 import torch
@@ -44,40 +44,40 @@ SMALL = (
     "callback=[evaluate,log,samples,checkpoint,csv,progress]",
 )
 
-# What is typed ------------------------------------------------------------------------------------------------------
+# Arguments ----------------------------------------------------------------------------------------------------------
 
 
-def listed(text: str) -> tuple[str, ...]:
-    """Split at every run of spaces longer than one, and at every end of a line."""
+def split(text: str) -> tuple[str, ...]:
+    """Split at two or more spaces, and at line ends."""
     return tuple(re.split(r"\s{2,}", text.strip()))
 
 
 register(fixed_run_dir=False)
 KEYS = sorted({key for chosen in ([], ["model=wgan_gp", "dataset=image_folder"]) for key in known_keys(chosen)})
 GROUPS = groups()
-NEAR = listed("""
+NEAR = split("""
     stpes  lr  sede  model.genrator.width  optimizer.lrr  optimizer.lr.x  seed.x.y  näm  a b  optimizer@loss
     loss@model  optimizer@  @x  dataset/gaussian  /seed  seed.  .seed  [0]  steps[0]
 """)
 NEAR += ("",)
 
-EXTREMES = listed("""
+EXTREMES = split("""
     0  -1  1  -0.0  0.5  1e308  -1e308  nan  inf  -inf  1e-320  true  null  ''  ' '  1000000000  1000000000000000000
     2147483648  9223372036854775807  9223372036854775808  18446744073709551616  -9223372036854775808
     -18446744073709551616  0x7fffffffffffffff  1_000  1e400  9999999999999999999.5
 """)
 EXTREMES += ("1" + "0" * 400, "1" + "0" * 5000)
-WRONG = listed("""
+WRONG = split("""
     abc  []  {}  [1,2]  [[[]]]  {a: 1}  {a: {b: [c]}}  [null]  [nan,nan]  [1e308,1e308]  [0.5,x]  {}.x  [1  {a  'a
     "a  a'b  a,b  a:b  a=b  =  $  ${  ${}  %s  {0}  !!python/name:os  ~  -  --  ???  [???]  {a: ???}
 """)
 WRONG += ("\\", "[" * 200 + "]" * 200, "{a: " * 100 + "1" + "}" * 100, "x" * 5000)
-UNICODE = listed("""
+UNICODE = split("""
     ünïcödé  ٣  e\u0301  \u202eabc  \u200b  💀  \udcff  a\udc80b  \x00  a\x00b  \x1b[31m  \x7f  \ufeff
     [bold]x[/bold]  [/]
 """)
 UNICODE += ("a\nb", "a\tb", "\r", "A\u0300" * 500)
-INTERPOLATIONS = listed("""
+INTERPOLATIONS = split("""
     ${seed}  ${batch_size}  ${steps}  ${nothing}  ${.}  ${..seed}  ${optimizer}  ${optimizer.lr}  ${dataset}
     ${oc.env:HOME}  ${oc.env:NOTHING}  ${oc.env:NOTHING,x}  ${now:%s}  ${now:}  ${hydra:runtime.cwd}  ${hydra:x}
     ${run_folder:x,null}  ${run_folder:/x}  ${sweep_folder:..}  ${no_sweep:}  ${unknown:1}  ${python_version:}
@@ -87,7 +87,7 @@ INTERPOLATIONS = listed("""
     {a: ${seed}}
 """)
 INTERPOLATIONS += ("\\${seed}",)
-TARGETS = listed("""
+TARGETS = split("""
     os.system  subprocess.run  subprocess.Popen  builtins.eval  builtins.exec  builtins.print  gantrain.command.cli.main
     gantrain.losses.base.torch.hub.load  gantrain.losses.lsgan.Tensor  gantrain.tasks.train.train  gantrain.losses
     gantrain.losses.lsgan.LSGAN  torch.optim.Adam  torch.optim.adam.torch.load  torch.load  evil.Loss  evil
@@ -97,29 +97,29 @@ TARGETS = listed("""
     logging.FileHandler  7  null  [os.system]
 """)
 TARGETS += ("",)
-PLACES = listed("""
+PATHS = split("""
     places/run  places/file.txt  places/empty  places/broken  places/bomb  places/list  places/hostile
     places/garbage  places/forged  places/links  places/binary  places/run/checkpoints  places/run/run.json
     places/run/../run  ../sibling  /dev/null  /dev/null/x  /proc/self  /proc/self/mem  ''  .  ..  auto  nowhere  /
     places/photos  places/half  places/run/checkpoints/step_00000002.pt  'places/run'  null  ~  places/deep
 """)
-PLACES += ('"places/run"',)
-RUN_DIRS = listed("""
+PATHS += ('"places/run"',)
+RUN_DIRS = split("""
     mine  mine/deeper/down  'my run'  'ünï cödé'  '💀'  places/run  places/empty  places/garbage  places/hostile
     places/file.txt  places/file.txt/x  /dev/null  /dev/null/x  /proc/self/x  ../sibling/mine  ''  null  7  1.0
     ${oc.env:HOME}/mine  mine/${seed}  mine/${now:%s}  mine-${nothing}  places/links  places/broken
     outputs/multirun/x  'a b'  mine,other  mine/${hydra:job.num}  'a%b'  places/bomb  [mine]
 """)
 RUN_DIRS += (f"'{'x' * 300}'", r"'a\'b'")
-OUTPUTS = listed("""
+OUTPUTS = split("""
     out.npz  out.png  x.txt  places/file.txt  nowhere/out.npz  ''  null  /dev/null  places/run  ../sibling/o.npz
     'ü.npz'  places/run/out.npz  .npz  outputs/out.npz  ${oc.env:HOME}/o.png
 """)
 OUTPUTS += (f"'{'x' * 300}.npz'",)
-FREE = ("run_dir", "output", "dataset.root", "dataset.cache_dir", "resume")
-"""Keys by which a user says where to write."""
+PATH_KEYS = ("run_dir", "output", "dataset.root", "dataset.cache_dir", "resume")
+"""Keys whose values are paths that the command may write to."""
 
-HYDRA = listed("""
+HYDRA = split("""
     hydra.run.dir=foreign  hydra.sweep.dir=foreign  hydra.sweep.subdir=../../foreign  hydra.sweep.subdir=${seed}
     hydra.output_subdir=foreign  hydra.output_subdir=../foreign  hydra.job.chdir=true  hydra.job.name=../../foreign
     hydra.searchpath=[foreign]  hydra.searchpath=[pkg://evil]  hydra.searchpath=[file://places/confs]
@@ -143,7 +143,7 @@ HYDRA = listed("""
     +hydra.run={dir: foreign}  hydra.job={chdir: true}  hydra={run: {dir: foreign}}  hydra.run={dir: foreign}
     hydra/launcher@x=basic  hydra.hydra_logging={version: 1, handlers: {x: {'()': os.mkdir, path: foreign}}}
 """)
-FLAGS = listed("""
+FLAGS = split("""
     -m  --multirun  -r  --run  -c  --cfg  -p  --package  -i  --info  -cn  -cp  -cd  --resolve  -h  --help  --cfg=job
     --cfg=hydra  --cfg=all  --cfg=x  --info=all  --info=config  --info=defaults  --info=defaults-tree
     --info=plugins  --info=searchpath  --info=x  --package=optimizer  --package=nowhere  --package=_global_
@@ -154,16 +154,16 @@ FLAGS = listed("""
     --shell-completion  -sc  -sc=query=bash  -sc=install=bash  -sc=uninstall=fish  --version  --unknown  -x  --  -
     ---  --config-dir=places/hostile_confs  --conf=x  --mul  --pack  -cjob  -mr
 """)
-CONFS = listed("""
+CONFS = split("""
     experiment=hooks  experiment=folder  experiment=logs  experiment=launch  experiment=mine  experiment=trusting
     loss=evil
 """)
-TRUST = listed("""
+TRUST = split("""
     []  [evil]  evil  [os]  [subprocess]  [builtins]  [gantrain]  [torch]  null  [.]  ['']  [7]  [[a]]  {a: b}
 """)
 
 values = st.one_of(
-    *(st.sampled_from(some) for some in (EXTREMES, EXTREMES, WRONG, UNICODE, INTERPOLATIONS, PLACES[:12])),
+    *(st.sampled_from(some) for some in (EXTREMES, EXTREMES, WRONG, UNICODE, INTERPOLATIONS, PATHS[:12])),
     st.text(st.characters(exclude_characters="/", max_codepoint=0x2FFF), max_size=12),
     st.integers().map(str),
     st.floats().map(str),
@@ -181,7 +181,7 @@ def hard(key: st.SearchStrategy[str], value: st.SearchStrategy[str]) -> st.Searc
 
 
 scalars = st.sampled_from([key for key in KEYS if "." in key or key not in GROUPS])
-SWEEPS = listed("""
+SWEEPS = split("""
     0,1  a,b  range(0,2)  range(2)  range(0,1000000000)  range(0,1,1e-300)  choice(0,1)  choice()  interval(0,1)
     glob(*)  glob(*,exclude=d*)  sort(2,1)  shuffle(range(0,3))  shuffle(range(0,10000000000))  tag(x,choice(0,1))
     int(a)  bool(3)  range(0)  range(nan,1)  range(0,1,0)  range(0,inf)  str([1,2])  null,null  json_str({a:1})
@@ -196,13 +196,13 @@ lists = st.sampled_from(LIST_GROUPS).flatmap(
         lambda some: f"{group}=[{','.join(some)}]"
     )
 )
-SPOTS = listed("""
+SPOTS = split("""
     task  loss  optimizer  discriminator_optimizer  latent  dataset  model.generator  model.discriminator  runtime
     model  callback.log  callback.x  callback.progress.x  callback.samples.num  metric.x  regularizer.x  checkpoint
     loss.x  regularizer.gradient_penalty  optimizer.betas  dataset.mean  latent.z_dim  seed  critic_warmup  hydra.x
 """)
-SPECIAL = listed("_args_  _partial_  _recursive_  _convert_  _name_  _mode_  _method_")
-NODES = listed("""
+SPECIAL = split("_args_  _partial_  _recursive_  _convert_  _name_  _mode_  _method_")
+NODES = split("""
     {{_target_: {0}, command: touch foreign}}  {{_target_: {0}, _args_: [touch foreign]}}  {{_target_: {0}, z_dim: 2}}
     {{_target_: {0}, x: {{_target_: os.system, command: touch foreign}}}}  {{_target_: {0}, _partial_: true}}
     {{_target_: {0}}}  [{{_target_: {0}}}]
@@ -213,12 +213,12 @@ injections = st.one_of(
     st.builds("{}{}.{}={}".format, adding, spots, st.sampled_from(SPECIAL), values),
     st.builds("{}{}={}".format, adding, spots, st.builds(str.format, st.sampled_from(NODES), target)),
 )
-places = st.one_of(
-    hard(st.sampled_from(("resume", "init_from", "run")), st.sampled_from(PLACES)),
+path_overrides = st.one_of(
+    hard(st.sampled_from(("resume", "init_from", "run")), st.sampled_from(PATHS)),
     hard(st.just("run_dir"), st.sampled_from(RUN_DIRS)),
     hard(
         st.sampled_from(("dataset.root", "dataset.cache_dir")),
-        st.sampled_from([p for p in PLACES if not p.startswith(("/", ".", "'/"))]),
+        st.sampled_from([p for p in PATHS if not p.startswith(("/", ".", "'/"))]),
     ),
     hard(st.just("output"), st.sampled_from(OUTPUTS)),
     st.just("task=sample"),
@@ -232,8 +232,8 @@ overrides = st.one_of(
     choices,
     lists,
     injections,
-    places,
-    places,
+    path_overrides,
+    path_overrides,
     st.sampled_from(HYDRA),
     st.sampled_from(FLAGS),
     st.sampled_from(CONFS),
@@ -254,7 +254,7 @@ starts = st.sampled_from(
     ((), (), (), (), (), SAMPLE, RESUME, ("-m",), HOSTILE, FULL, FULL, ("dataset=gaussian", "network=mlp_gaussian"))
 )
 wild = st.lists(overrides, min_size=1, max_size=5)
-# Mistakes hide each other: most that lies deep is reached by one at a time.
+# One error hides others: code that runs late is reached by changing one or two values at a time.
 fine = st.sampled_from(("1", "2", "0.1", "0.5", "true", "false", "[]"))
 deep = st.one_of(
     hard(scalars, fine),
@@ -263,27 +263,27 @@ deep = st.one_of(
     hard(scalars, values),
     choices,
     lists,
-    places,
+    path_overrides,
     injections,
 )
 lines = st.builds(
     lambda start, some: [*start, *some], starts, st.one_of(wild, st.lists(deep, min_size=1, max_size=2, unique=True))
 )
 
-# Where it is typed --------------------------------------------------------------------------------------------------
+# The working directory ---------------------------------------------------------------------------------------------
 
 
 class HangsError(BaseException):
-    """The command took too long; nothing in it may catch this."""
+    """The command took too long. A BaseException, so that the command does not catch it."""
 
 
 GIT = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false"]
-"""run.json names the commit of the working directory: the only program that may be run."""
+"""Reads the commit for run.json: the only program that the command may start."""
 
 
 @dataclass
 class Audit:
-    """What the interpreter was asked to do while the command ran."""
+    """An audit hook that collects the processes started and the paths written while the command runs."""
 
     on: bool = False
     events: list[tuple[str, str]] = field(default_factory=list)
@@ -312,8 +312,8 @@ class Outcome:
     stderr: str
 
 
-class World:
-    """A folder to type in, with places of all kinds in it, and folders around it that nobody may write to."""
+class Sandbox:
+    """A working directory with files and run folders of all kinds, inside folders that must not be written to."""
 
     def __init__(self, root: Path):
         self.root, self.work = root, root / "far/down/work"
@@ -325,7 +325,7 @@ class World:
         os.chdir(self.work)
         made = self.type("run_dir=places/run", "dataset=gaussian", "network=mlp_gaussian", *SMALL)
         assert made.status == 0, made.stderr
-        furnish(self.work)
+        create_files(self.work)
         shutil.copytree(root, self.template, symlinks=True)
         self.before = self.snapshot()
 
@@ -333,7 +333,7 @@ class World:
         """Run the command in this process."""
         GlobalHydra.instance().clear()
         claim_folder.cache_clear()
-        stdout = io.TextIOWrapper(io.BytesIO(), "utf-8")  # as strict as those of a process
+        stdout = io.TextIOWrapper(io.BytesIO(), "utf-8")  # strict about encoding errors, as in a process
         stderr = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace")
         sys.argv = ["gantrain", *arguments]
         status = 0
@@ -342,7 +342,7 @@ class World:
             try:
                 AUDIT.on = True
                 main()
-            except Stopped:  # through a task that does not know it
+            except Stopped:  # raised by train_briefly(), in tasks that do not catch it
                 pass
             except SystemExit as leaving:
                 status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
@@ -365,7 +365,7 @@ class World:
         return found
 
     def changes(self) -> list[Path]:
-        """What was made, changed or removed since the last call, which is then undone."""
+        """Return the paths created, changed or removed since the last call, and restore the folder."""
         after = self.snapshot()
         changed = [path for path in {*self.before, *after} if self.before.get(path) != after.get(path)]
         if changed:
@@ -376,16 +376,16 @@ class World:
         return changed
 
     def may_write(self, path: Path, arguments: Sequence[str]) -> bool:
-        """Whether the command line says that something is to be written there."""
-        for own in (self.work / "outputs", self.work / "data", *self.named(arguments)):
+        """Return whether the command line allows writing to the path."""
+        for own in (self.work / "outputs", self.work / "data", *self.paths_named(arguments)):
             if path.is_relative_to(own) or own.is_relative_to(path):
                 return True
         return False
 
-    def named(self, arguments: Sequence[str]) -> Iterator[Path]:
-        """The places that a command line names to be written to."""
+    def paths_named(self, arguments: Sequence[str]) -> Iterator[Path]:
+        """Yield the paths to which a command line allows writing."""
         for argument in arguments:
-            if argument.lstrip("+~").partition("=")[0] not in FREE:
+            if argument.lstrip("+~").partition("=")[0] not in PATH_KEYS:
                 continue
             try:
                 parsed = OverridesParser.create().parse_override(argument).value()
@@ -402,7 +402,7 @@ class World:
 
 @contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """Raise HangsError after so many seconds, and have no more than 4 GB of memory given out."""
+    """Raise HangsError after this many seconds, and limit memory to 4 GB more than is in use."""
 
     def ring(signum: int, frame: FrameType | None) -> None:
         raise HangsError
@@ -421,8 +421,8 @@ def limited(seconds: int) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def furnish(work: Path) -> None:
-    """Make places that hold no run, or a run of a stranger."""
+def create_files(work: Path) -> None:
+    """Create files, and folders that are no runs, damaged runs or hostile runs."""
     places = work / "places"
 
     def write(name: str, content: str | bytes) -> None:
@@ -503,44 +503,44 @@ def furnish(work: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     with pytest.MonkeyPatch.context() as patch:
-        root = tmp_path_factory.mktemp("world")
+        root = tmp_path_factory.mktemp("sandbox")
         patch.setenv("COLUMNS", "200")
         patch.setenv("MPLCONFIGDIR", str(tmp_path_factory.mktemp("matplotlib")))
         patch.setenv("HOME", str(root / "home"))
-        patch.setattr("gantrain.assemble.train", shortened)
+        patch.setattr("gantrain.assemble.train", train_briefly)
         patch.setattr(sys, "argv", sys.argv)
         patch.chdir(root)
         patch.delenv("HYDRA_FULL_ERROR", raising=False)
-        yield World(root)
+        yield Sandbox(root)
 
 
-def shortened(state, batches, latent, objective, *, steps, n_critic, **rest) -> None:
-    """Train for two steps of two critic updates at most, and be stopped then."""
+def train_briefly(state, batches, latent, objective, *, steps, n_critic, **rest) -> None:
+    """Train for at most two steps of two critic updates, then raise Stopped."""
     last = min(steps, state.step + 2)
     algorithm(state, batches, latent, objective, steps=last, n_critic=lambda step: min(2, n_critic(step)), **rest)
     if state.step < steps:
         raise Stopped
 
 
-# What must not happen -----------------------------------------------------------------------------------------------
+# What is checked ------------------------------------------------------------------------------------------------
 
 
-def check(world: World, drawn: Sequence[str]) -> Outcome:
-    """Type it, and look at all that it did."""
+def check_command(sandbox: Sandbox, drawn: Sequence[str]) -> Outcome:
+    """Run a command line, and check its outcome and everything that it wrote."""
     taken = {argument.lstrip("+~").partition("=")[0] for argument in drawn}
     is_training = not ({"task", "resume"} & taken) and "--" not in drawn
     small = [o for o in SMALL if o.partition("=")[0] not in taken and not ("epochs" in taken and "steps" in o)]
     arguments = [*(small if is_training else ()), *drawn]
     environment, modules, path = dict(os.environ), {*sys.modules}, list(sys.path)
     try:
-        outcome = world.type(*arguments)
+        outcome = sandbox.type(*arguments)
     except HangsError:
-        pytest.fail(f"{drawn}: no end after {SECONDS} seconds")
+        pytest.fail(f"{drawn}: still running after {SECONDS} seconds")
     finally:
         cwd, sys.path[:] = Path.cwd(), path
-        changes = world.changes()
+        changes = sandbox.changes()
         imported = {name.split(".")[0] for name in {*sys.modules} - modules}
         for name in imported & {"evil", "places"}:
             del sys.modules[name]
@@ -551,21 +551,21 @@ def check(world: World, drawn: Sequence[str]) -> Outcome:
     assert not re.search(r"object at 0x|^[\w.]*(Error|Exception)\b|Warning: ", stderr, re.M), stderr
     if status == 2:
         assert re.search(r"^gantrain: \S+|^usage: ", stderr, re.M), stderr
-    foreign = [path for path in changes if not world.may_write(path, arguments)]
+    foreign = [path for path in changes if not sandbox.may_write(path, arguments)]
     trusts = any(argument.lstrip("+~").startswith("trust") for argument in drawn)
     assert trusts or not foreign, foreign
     assert trusts or not imported & {"evil", "places"}
     for event, what in AUDIT.events:
         assert trusts or event == "write", (event, what)
-        where = Path(os.path.normpath(world.work / what))
-        elsewhere = what.startswith(("/dev/", "/proc/")) or "__pycache__" in what or where.is_relative_to(world.root)
-        assert elsewhere or world.may_write(where, arguments), (event, what)
+        where = Path(os.path.normpath(sandbox.work / what))
+        elsewhere = what.startswith(("/dev/", "/proc/")) or "__pycache__" in what or where.is_relative_to(sandbox.root)
+        assert elsewhere or sandbox.may_write(where, arguments), (event, what)
     assert dict(os.environ) == environment
-    assert cwd == world.work
+    assert cwd == sandbox.work
     return outcome
 
 
-FOUND = listed("""
+FAILED_BEFORE = split("""
     ~callback=-1
     optimizer.betas._mode_=1
     callback.checkpoint=-1
@@ -610,8 +610,11 @@ FOUND = listed("""
     trust=[os] loss={_target_:os.system,command:exit}
     regularizer=[gradient_penalty] loss.x={_target_:os.system,command:exit}
 """)
-FOUND += (*(f"{key}={'1' + '0' * 400}" for key in ("seed", "batch_size", "checkpoint.keep", "num", "log_every")), "")
-FOUND += (
+FAILED_BEFORE += (
+    *(f"{key}={'1' + '0' * 400}" for key in ("seed", "batch_size", "checkpoint.keep", "num", "log_every")),
+    "",
+)
+FAILED_BEFORE += (
     f"seed={'1' + '0' * 5000}",
     f"steps={'[' * 200}{']' * 200}",
     "loss=\udcff",
@@ -620,34 +623,34 @@ FOUND += (
 )
 
 
-@pytest.mark.parametrize("line", FOUND)
-def test_command_lines_that_failed_before(world: World, line: str) -> None:
-    check(world, line.split() or [line])
+@pytest.mark.parametrize("line", FAILED_BEFORE)
+def test_command_lines_that_failed_before(sandbox: Sandbox, line: str) -> None:
+    check_command(sandbox, line.split() or [line])
 
 
-OUTSIDE = [
+HOSTILE_LINES = [
     "batch_size=1000000000",
     "--experimental-rerun=places/evil.pickle",
     "+hydra.callbacks.x._target_=evil.Loss",
     "--config-dir=places/hostile_confs experiment=mode",
     "resume=places/forged",
 ]
-assert {*OUTSIDE} <= {*FOUND}
+assert {*HOSTILE_LINES} <= {*FAILED_BEFORE}
 
 
-@pytest.mark.parametrize("line", OUTSIDE)
-def test_hostile_command_lines_end_with_a_message_in_a_separate_process(world: World, line: str) -> None:
+@pytest.mark.parametrize("line", HOSTILE_LINES)
+def test_hostile_command_lines_end_with_a_message_in_a_separate_process(sandbox: Sandbox, line: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "gantrain", *line.split()], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 2, done.stderr
     assert re.sub(r"^gantrain \S+: [\w-]+\n", "", done.stderr).startswith("gantrain: ")
     assert "Traceback" not in done.stderr
-    assert not [path for path in world.changes() if not world.may_write(path, line.split())]
+    assert not [path for path in sandbox.changes() if not sandbox.may_write(path, line.split())]
 
 
 @pytest.mark.parametrize("shard", range(NUM_SHARDS))
-def test_random_command_lines_train_or_end_with_a_message(world: World, shard: int) -> None:
+def test_random_command_lines_train_or_end_with_a_message(sandbox: Sandbox, shard: int) -> None:
     counts: dict[int, int] = {}
 
     @seed(shard)
@@ -656,12 +659,12 @@ def test_random_command_lines_train_or_end_with_a_message(world: World, shard: i
         deadline=None,
         derandomize=True,
         database=None,
-        phases=[Phase.generate],  # what fails is short as it is
+        phases=[Phase.generate],  # failing command lines are short enough without shrinking
         suppress_health_check=list(HealthCheck),
     )
     @given(drawn=lines)
-    def types(drawn: list[str]) -> None:
-        outcome = check(world, drawn)
+    def check_drawn(drawn: list[str]) -> None:
+        outcome = check_command(sandbox, drawn)
         counts[outcome.status] = counts.get(outcome.status, 0) + 1
 
-    types()
+    check_drawn()

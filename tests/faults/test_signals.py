@@ -1,4 +1,4 @@
-"""A signal in any phase of a run ends it with its status, a true record and no traceback; the run can be resumed."""
+"""A signal in any phase ends a run without a traceback, with its exit status and a correct run.json, and it resumes."""
 
 import os
 import re
@@ -16,32 +16,32 @@ from PIL import Image
 from processes import COMMAND, SMALL, Process, Result, on_call
 from runs import differences, run_json
 
-BEFORE = {
+BEFORE_STEP_1 = {
     "composing": "gantrain.command.cli:run_job",
     "building": "gantrain.assemble:build_state",
     "decoding": "gantrain.datasets.base:ImageDataset.prepare",
 }
-WHILE = {
+WHILE_TRAINING = {
     "start": "gantrain.callbacks.samples:Samples.start",
     "step": "gantrain.game:Game.draw",
     "checkpoint": "gantrain.session.checkpoint:_HashingFile.write",  # in the thread
     "grid": "gantrain.evaluation.grids:save_png",
 }
-AFTER = {"animation": "gantrain.evaluation.grids:animation", "curves": "gantrain.evaluation.plots:curves"}
+AFTER_LAST_STEP = {"animation": "gantrain.evaluation.grids:animation", "curves": "gantrain.evaluation.plots:curves"}
 
 
 def send(signum: signal.Signals, times: int = 1) -> str:
-    # The main thread has to see each, or two are one.
+    # Two signals that arrive before the main thread handles the first are delivered as one.
     pause = 0.01 if times == 1 else 0.3
     return f"[os.kill(os.getpid(), {int(signum)}) or time.sleep({pause}) for _ in range({times})]"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("phase", BEFORE)
+@pytest.mark.parametrize("phase", BEFORE_STEP_1)
 def test_signal_before_step_1_leaves_no_run_folder(
     gantrain: Callable[..., Result], work: Path, phase: str, signum: signal.Signals
 ) -> None:
-    done = gantrain(*COMMAND, "run_dir=out", before=on_call(BEFORE[phase], send(signum)))
+    done = gantrain(*COMMAND, "run_dir=out", before=on_call(BEFORE_STEP_1[phase], send(signum)))
     assert done.status == 128 + signum
     assert "Traceback" not in done.stderr
     assert not (work / "out").exists()
@@ -67,7 +67,11 @@ def test_signal_during_decoding_removes_the_incomplete_cache(
 
 @pytest.mark.parametrize(
     ("phase", "signum"),
-    [*zip(WHILE, [signal.SIGINT, signal.SIGTERM] * 2, strict=True), ("step", signal.SIGINT), ("step", signal.SIGHUP)],
+    [
+        *zip(WHILE_TRAINING, [signal.SIGINT, signal.SIGTERM] * 2, strict=True),
+        ("step", signal.SIGINT),
+        ("step", signal.SIGHUP),
+    ],
 )
 def test_signal_saves_a_checkpoint_and_the_run_resumes(
     gantrain: Callable[..., Result],
@@ -78,7 +82,7 @@ def test_signal_saves_a_checkpoint_and_the_run_resumes(
 ) -> None:
     run = work / "out"
     done = gantrain(
-        *COMMAND, "run_dir=out", before=on_call(WHILE[phase], send(signum), call=3 if phase != "start" else 1)
+        *COMMAND, "run_dir=out", before=on_call(WHILE_TRAINING[phase], send(signum), call=3 if phase != "start" else 1)
     )
     assert done.status == 128 + signum, done.stderr
     assert "Traceback" not in done.stderr
@@ -94,7 +98,7 @@ def test_signal_saves_a_checkpoint_and_the_run_resumes(
 
 
 @pytest.mark.parametrize(
-    ("phase", "signum"), [*zip([*WHILE, *AFTER], [signal.SIGINT, signal.SIGTERM] * 3, strict=True)]
+    ("phase", "signum"), [*zip([*WHILE_TRAINING, *AFTER_LAST_STEP], [signal.SIGINT, signal.SIGTERM] * 3, strict=True)]
 )
 def test_second_signal_ends_the_process_at_once(
     gantrain: Callable[..., Result],
@@ -103,8 +107,10 @@ def test_second_signal_ends_the_process_at_once(
     phase: str,
     signum: signal.Signals,
 ) -> None:
-    call = 1 if phase in ("start", *AFTER) else 4
-    done = gantrain(*COMMAND, "run_dir=out", before=on_call((WHILE | AFTER)[phase], send(signum, 2), call=call))
+    call = 1 if phase in ("start", *AFTER_LAST_STEP) else 4
+    done = gantrain(
+        *COMMAND, "run_dir=out", before=on_call((WHILE_TRAINING | AFTER_LAST_STEP)[phase], send(signum, 2), call=call)
+    )
     assert done.status == 128 + signum, done.stderr
     assert "Traceback" not in done.stderr
     assert "Stopped at once" in done.stderr
@@ -114,11 +120,11 @@ def test_second_signal_ends_the_process_at_once(
     assert differences(reference_run(*COMMAND), work / "out") == []
 
 
-@pytest.mark.parametrize("phase", AFTER)
+@pytest.mark.parametrize("phase", AFTER_LAST_STEP)
 def test_signal_after_the_last_step_lets_the_run_finish(
     gantrain: Callable[..., Result], reference_run: Callable[..., Path], work: Path, phase: str
 ) -> None:
-    done = gantrain(*COMMAND, "run_dir=out", before=on_call(AFTER[phase], send(signal.SIGINT)))
+    done = gantrain(*COMMAND, "run_dir=out", before=on_call(AFTER_LAST_STEP[phase], send(signal.SIGINT)))
     assert done.status == 130
     assert "Finished, with SIGINT received, at step 12" in done.stderr
     assert differences(reference_run(*COMMAND), work / "out") == []
@@ -129,8 +135,8 @@ def test_signal_during_evaluation_saves_a_checkpoint(
     gantrain: Callable[..., Result], reference_run, work: Path
 ) -> None:
     command = (*COMMAND[3:], "experiment=gaussian", "evaluate_every=4")
-    place = "gantrain.callbacks.evaluate:Evaluate.measure"
-    done = gantrain(*command, "run_dir=out", before=on_call(place, send(signal.SIGINT)))
+    function = "gantrain.callbacks.evaluate:Evaluate.measure"
+    done = gantrain(*command, "run_dir=out", before=on_call(function, send(signal.SIGINT)))
     assert (done.status, run_json(work / "out")["steps"]) == (130, 4), done.stderr
     assert gantrain("resume=out").status == 0
     assert differences(reference_run(*command), work / "out") == []
