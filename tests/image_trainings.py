@@ -53,7 +53,7 @@ class Interrupted(Exception):
 
 def advance(
     state: TrainState,
-    way: Runtime,
+    runtime: Runtime,
     *,
     steps: int,
     until: int | None = None,
@@ -70,7 +70,7 @@ def advance(
         if now.step == until:
             raise Interrupted
 
-    way.prepare(state)
+    runtime.prepare(state)
     objective = Objective(
         options.pop("loss", Wasserstein()), options.pop("regularizers", PENALTY), options.pop("augment", {})
     )
@@ -85,8 +85,8 @@ def advance(
             seed=0,
             device=CPU,
             ema=EMA(halflife_images=100.0, rampup=None),
-            precision=way.run,
-            accelerate=way.accelerate(state),
+            precision=runtime.run,
+            accelerate=runtime.accelerate(state),
             schedules=schedules(state, objective),
             callbacks=[look],
             **defaults | options,

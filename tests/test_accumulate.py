@@ -1,4 +1,4 @@
-"""accumulate: the gradients, logs and random numbers of micro-batches are those of the whole batch."""
+"""Gradient accumulation: gradients, logs and random numbers of micro-batches equal those of the whole batch."""
 
 from typing import Any
 
@@ -56,8 +56,8 @@ def trained(*, accumulate: int, loss: Any, case: dict[str, Any], lr: float, **op
     ids=["non-saturating", "relativistic, multiple 2"],
 )
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_and_logs_are_those_of_the_whole_batch(case: str, loss: Any, multiple: int) -> None:
-    """With a learning rate of 0, so that both see the same weights at each step; the last gradients are compared."""
+def test_gradients_and_logs_equal_those_of_the_whole_batch(case: str, loss: Any, multiple: int) -> None:
+    """Compare the last gradients; a learning rate of 0 keeps the weights of both the same at each step."""
     options: dict[str, Any] = {"loss": loss, "case": CASES[case], "lr": 0.0, "generator_batch_multiple": multiple}
     whole, logs = trained(accumulate=1, **options, steps=3)
     cut, logs_of_cut = trained(accumulate=4, **options, steps=3)
@@ -70,7 +70,7 @@ def test_gradients_and_logs_are_those_of_the_whole_batch(case: str, loss: Any, m
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_training_with_a_row_at_a_time_is_that_with_the_whole_batch(case: str) -> None:
+def test_micro_batches_of_one_sample_train_as_the_whole_batch(case: str) -> None:
     whole, _ = trained(accumulate=1, loss=Relativistic(), case=CASES[case], lr=0.05, steps=3)
     cut, _ = trained(accumulate=BATCH_SIZE, loss=Relativistic(), case=CASES[case], lr=0.05, steps=3)
     assert_close(weights(cut), weights(whole), rtol=1e-10, atol=1e-12)
@@ -78,7 +78,7 @@ def test_training_with_a_row_at_a_time_is_that_with_the_whole_batch(case: str) -
 
 
 class Recorder(Regularizer):
-    """Keeps the samples that D is given, which hold the images, the latents and the labels."""
+    """Keeps the samples that D receives, which depend on images, latents and labels."""
 
     def __init__(self) -> None:
         self.real: list[Tensor] = []
@@ -103,7 +103,7 @@ def test_each_sample_is_made_from_the_same_latent_and_label(fake_labels: Any) ->
     assert_close(made[1], made[0], rtol=1e-12, atol=1e-14)
 
 
-def test_spectral_norms_make_one_iteration_for_all_micro_batches() -> None:
+def test_spectral_norm_makes_one_iteration_for_all_micro_batches() -> None:
     before, found = make_state(norm="spectral").D.state_dict(), []
     for num in (1, 4):
         state = make_state(norm="spectral")
@@ -115,7 +115,7 @@ def test_spectral_norms_make_one_iteration_for_all_micro_batches() -> None:
     assert not any(torch.equal(found[0][name], before[name]) for name in vectors if before[name].numel() > 1)
 
 
-def test_the_shard_is_that_of_the_process_again_afterwards() -> None:
+def test_shard_is_restored_after_an_error() -> None:
     class Failing(NonSaturating):
         def generator(self, fake_logits: Tensor) -> Tensor:
             assert seeding.shard == seeding.Shard(micro_batch=0, num_micro_batches=4, rows=2)

@@ -68,17 +68,17 @@ def state_of(*overrides: str, num_classes: int | None = None) -> Any:
     return build_state(composed(*small, *overrides), small_images(num_classes), LATENT, CPU)
 
 
-def test_an_object_is_made_of_options_and_facts() -> None:
+def test_build_takes_options_and_positional_arguments() -> None:
     assert build("latent", UNIFORM) == Uniform(z_dim=4, low=0.0, high=1.0)
     G = build("model.generator", MLP, (2, 3, 3), 5)
     assert G(torch.zeros(7, 5)).shape == (7, 2, 3, 3)
 
 
-def test_an_int_will_do_for_a_float() -> None:
+def test_int_is_accepted_for_a_float() -> None:
     assert build("latent", UNIFORM | {"low": -1, "high": 1}) == Uniform(z_dim=4, low=-1, high=1)
 
 
-def test_a_list_arrives_as_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_stay_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trust, "trusted", [__name__])
     held = build("loss", {"_target_": f"{__name__}.Holder", "values": [1, [2]], "node": {"a": [3]}})
     assert [type(part) for part in (held.values, held.values[1], held.node, held.node["a"])] == [list, list, dict, list]
@@ -126,37 +126,37 @@ def test_a_target_that_cannot_be_imported_is_named(target: str, monkeypatch: pyt
         build("loss", {"_target_": target})
 
 
-def test_an_error_of_gantrains_own_passes_unchanged() -> None:
+def test_config_errors_are_raised_unchanged() -> None:
     node = {"_target_": "gantrain.datasets.toys.gaussian", "mean": 0.0, "std": -1.0}
     with pytest.raises(ConfigError, match="std") as error:
         build("dataset", node)
     assert not str(error.value).startswith("dataset: ")
 
 
-def test_a_refusal_by_torch_is_told_by_its_path() -> None:
+def test_errors_of_torch_name_the_config_key() -> None:
     with pytest.raises(ConfigError, match=r"optimizer: .*weight_decay"):
         build_optimizer("optimizer", ADAM | {"weight_decay": -1.0}, nn.Linear(1, 1))
 
 
-def test_an_option_that_torchs_optimizer_lacks_is_named() -> None:
+def test_unknown_option_of_a_torch_optimizer_is_named() -> None:
     with pytest.raises(ConfigError, match=r"optimizer.momentun is not an option of SGD, which takes lr, momentum"):
         build_optimizer("optimizer", {"_target_": "torch.optim.SGD", "lr": 0.1, "momentun": 0.9}, nn.Linear(1, 1))
 
 
-def test_a_beta_that_is_an_int_will_do() -> None:
+def test_int_betas_are_converted_to_float() -> None:
     optimizer = build_optimizer("optimizer", ADAM | {"betas": [0, 0.9]}, nn.Linear(1, 1))
     assert optimizer.defaults["betas"] == (0.0, 0.9)
     assert all(isinstance(beta, float) for beta in optimizer.defaults["betas"])
 
 
-def test_the_discriminators_optimizer_is_the_generators_by_default() -> None:
+def test_discriminator_optimizer_defaults_to_that_of_the_generator() -> None:
     state = state_of("optimizer.lr=3e-4", "optimizer.betas=[0,0.9]")
     assert type(state.D_optimizer) is type(state.G_optimizer) is torch.optim.Adam
     assert state.D_optimizer.defaults == state.G_optimizer.defaults
     assert state.D_optimizer.defaults["lr"] == 3e-4
 
 
-def test_the_discriminators_optimizer_changes_only_what_it_names() -> None:
+def test_discriminator_optimizer_overrides_single_options() -> None:
     state = state_of("optimizer.lr=2e-4", "discriminator_optimizer.lr=1e-5", "optimizer.betas=[0.1,0.9]")
     assert (state.G_optimizer.defaults["lr"], state.D_optimizer.defaults["lr"]) == (2e-4, 1e-5)
     assert list(state.D_optimizer.defaults["betas"]) == [0.1, 0.9]
@@ -170,7 +170,7 @@ def test_the_discriminator_may_have_another_optimizer() -> None:
     assert state.D_optimizer.defaults["momentum"] == 0.5
 
 
-def test_a_beta_for_an_optimizer_without_betas_is_refused_by_its_path() -> None:
+def test_betas_of_an_optimizer_without_betas_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"discriminator_optimizer.betas is not an option of SGD"):
         state_of("optimizer=sgd", "discriminator_optimizer.betas=[0.5,0.9]")
 
@@ -182,7 +182,7 @@ def test_each_optimizer_holds_its_own_network() -> None:
         assert all(a is b for a, b in zip(group["params"], network.parameters(), strict=True))
 
 
-def test_the_first_weights_are_a_function_of_the_seed() -> None:
+def test_initial_weights_depend_only_on_the_seed() -> None:
     def first_weights(seed: int) -> dict[str, torch.Tensor]:
         state = state_of(f"seed={seed}")
         return {**{f"G.{k}": v for k, v in state.G.state_dict().items()}, **state.D.state_dict()}
@@ -195,7 +195,7 @@ def test_the_first_weights_are_a_function_of_the_seed() -> None:
     assert not any(torch.equal(other[name], expected[name]) for name in expected)
 
 
-def test_the_average_starts_as_a_copy_where_one_is_wanted() -> None:
+def test_ema_starts_as_a_copy_of_the_generator() -> None:
     assert state_of().G_ema is None
     state = state_of("ema_halflife_images=1000")
     torch.testing.assert_close(state.G_ema.state_dict(), state.G.state_dict(), atol=0, rtol=0)
@@ -221,13 +221,13 @@ def test_a_conditional_network_has_the_classes_of_the_data() -> None:
     assert state.D(state.G(torch.zeros(2, 4), y), y).shape == (2,)
 
 
-def test_an_unconditional_network_has_none_whatever_the_data() -> None:
+def test_unconditional_network_ignores_the_classes_of_the_data() -> None:
     state = state_of(num_classes=7)
     assert not hasattr(state.G, "num_classes")
     assert state.D(state.G(torch.zeros(2, 4))).shape == (2,)
 
 
-def test_a_packed_discriminator_judges_several_samples_at_a_time() -> None:
+def test_packed_discriminator_returns_one_logit_per_pack() -> None:
     state = state_of("packing=2")
     assert state.D(torch.zeros(6, 1, 4, 4)).shape == (3,)
 
@@ -237,7 +237,7 @@ def test_a_packed_discriminator_with_labels_is_refused() -> None:
         build_state(composed("network=cmlp", "packing=2"), small_images(num_classes=2), LATENT, CPU)
 
 
-def test_regularizers_come_in_the_order_given() -> None:
+def test_regularizers_keep_the_order_given() -> None:
     names = ["weight_clip", "gradient_penalty", "label_noise"]
     regularizers = build_objective(composed(f"regularizer=[{','.join(names)}]")).regularizers
     assert list(regularizers) == names
@@ -249,15 +249,15 @@ def test_options_of_a_callback_that_was_not_chosen_are_ignored() -> None:
     assert [type(callback).__name__ for callback in callbacks] == ["Log"]
 
 
-def test_any_device_is_found_by_auto() -> None:
+def test_auto_chooses_an_available_device() -> None:
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert choose_device("auto") == torch.device(expected)
     assert choose_device("cpu") == CPU
 
 
 @pytest.mark.parametrize(("name", "number"), [("auto", 0), ("cuda", 0), ("cuda:3", 3)])
-def test_a_gpu_is_known_by_its_number(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
-    """torch makes no device the current one that does not say which of its kind it is."""
+def test_gpu_device_has_an_index(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """torch.cuda.set_device needs a device with an index."""
     made: list[int] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(
@@ -270,7 +270,7 @@ def test_a_gpu_is_known_by_its_number(monkeypatch: pytest.MonkeyPatch, name: str
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "tpu", "cpu:x", "", "meta", "mps"])
-def test_a_device_that_is_not_there_is_named_with_a_remedy(name: str) -> None:
+def test_missing_device_is_named_with_a_remedy(name: str) -> None:
     if name == "mps" and torch.mps.is_available():
         pytest.skip("it is there")
     with pytest.raises(
@@ -296,7 +296,7 @@ def test_gradient_penalty_with_batch_norm_is_refused_unless_allowed_by_name(capl
     assert not caplog.records
 
 
-def test_another_name_for_the_penalty_is_the_one_to_allow() -> None:
+def test_allow_uses_the_configured_name_of_the_penalty() -> None:
     regularizers = {"mine": PENALTY["gradient_penalty"]}
     with pytest.raises(ConfigError, match=r"regularizer=mine .*allow=\[mine_with_batch_norm\]"):
         check(WITH_BATCH_NORM, Wasserstein(), regularizers, [])
@@ -310,14 +310,14 @@ def test_another_name_for_the_penalty_is_the_one_to_allow() -> None:
         (CLIP, ["weight_clip_with_batch_norm"], "is not a combination in this config that can be allowed"),
     ],
 )
-def test_an_allowance_that_allows_nothing_is_refused(
+def test_unneeded_entries_of_allow_are_refused(
     regularizers: dict[str, Regularizer], allow: list[str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         check(WITHOUT, Wasserstein(), regularizers, allow)
 
 
-def test_weight_clipping_with_batch_norm_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_weight_clipping_with_batch_norm_warns(caplog: pytest.LogCaptureFixture) -> None:
     check(WITHOUT, Wasserstein(), CLIP, [])
     assert not caplog.records
     check(WITH_BATCH_NORM, Wasserstein(), CLIP, [])
@@ -328,7 +328,7 @@ def test_weight_clipping_with_batch_norm_is_warned_of(caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize("regularizers", [{}, {"label_noise": LabelNoise(amount=0.2)}])
-def test_an_unbounded_wasserstein_critic_is_warned_of(
+def test_wasserstein_loss_without_a_lipschitz_bound_warns(
     regularizers: dict[str, Regularizer], caplog: pytest.LogCaptureFixture
 ) -> None:
     check(WITHOUT, NonSaturating(), regularizers, [])
@@ -340,14 +340,14 @@ def test_an_unbounded_wasserstein_critic_is_warned_of(
 
 
 @pytest.mark.parametrize("regularizers", [PENALTY, CLIP])
-def test_a_bounded_wasserstein_critic_is_not(
+def test_wasserstein_loss_with_a_lipschitz_bound_does_not_warn(
     regularizers: dict[str, Regularizer], caplog: pytest.LogCaptureFixture
 ) -> None:
     check(WITHOUT, Wasserstein(), regularizers, [])
     assert not caplog.records
 
 
-def test_batch_norm_with_micro_batches_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_batch_norm_with_micro_batches_warns(caplog: pytest.LogCaptureFixture) -> None:
     objective = Objective(NonSaturating(), {})
     check_combination(WITHOUT, objective, Config(accumulate=4))
     check_combination(WITH_BATCH_NORM, objective, Config(accumulate=1))
@@ -358,7 +358,7 @@ def test_batch_norm_with_micro_batches_is_warned_of(caplog: pytest.LogCaptureFix
     assert "each micro-batch of 16" in record.getMessage()
 
 
-def test_a_classifiers_loss_needs_a_classifier() -> None:
+def test_auxiliary_classifier_loss_needs_a_classifier() -> None:
     classify: dict[str, Regularizer] = {"mine": AuxiliaryClassifier(weight_real=1.0, weight_generator=0.1)}
     with pytest.raises(ConfigError, match=r"regularizer=mine trains a classifier, but .*Sequential has none"):
         check(WITHOUT, NonSaturating(), classify, [])

@@ -1,4 +1,4 @@
-"""Every config file that there is, found by itself: a new one is tested without a word here."""
+"""Every config file composes, and matches the signature of its target; new files are found automatically."""
 
 import inspect
 import re
@@ -21,13 +21,13 @@ from gantrain.instantiate import _fits, _type_hints
 FILES = sorted(CONF.glob("*/**/*.yaml"))
 RECIPES = ("experiment", "model")
 FACTS = {"num_classes"}
-"""Keyword-only parameters that the data fill, not the config."""
+"""Keyword-only parameters whose values come from the dataset, not from the config."""
 NAMES = [str(path.relative_to(CONF).with_suffix("")) for path in FILES]
 each_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
 
 
 def choice(path: Path) -> list[str]:
-    """The overrides that choose an option."""
+    """Return the overrides that select an option."""
     group, option = str(path.parent.relative_to(CONF)), path.stem
     if group == "schedule/shape":
         return shaped("lr", option)
@@ -35,7 +35,7 @@ def choice(path: Path) -> list[str]:
 
 
 def shaped(schedule: str, shape: str) -> list[str]:
-    """The overrides that choose a schedule of another shape, which may lack the options that the schedule sets."""
+    """Return the overrides that select a schedule of another shape, without the options that this shape lacks."""
     options = yaml.safe_load((CONF / f"schedule/shape/{shape}.yaml").read_text())
     own = yaml.safe_load((CONF / f"schedule/{schedule}.yaml").read_text())[schedule]
     without = [f"~schedule.{schedule}.{name}" for name in own if name not in {*options, "of"}]
@@ -54,7 +54,7 @@ def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
             yield from targets(value, f"{path}.{key}".lstrip("."))
 
 
-def test_there_are_options_of_every_group() -> None:
+def test_every_group_has_options() -> None:
     assert len(FILES) > 60
     groups = {path.relative_to(CONF).parts[0] for path in FILES}
     assert groups == {path.name for path in CONF.iterdir() if path.is_dir()}
@@ -113,7 +113,7 @@ def test_hyperparameters_have_no_default_in_python(path: Path) -> None:
 
 
 @each_file
-def test_every_file_says_first_what_it_is(path: Path) -> None:
+def test_first_comment_of_every_file_describes_it(path: Path) -> None:
     comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
     first = next(line for line in comments if not line.startswith("# @package"))
     assert re.fullmatch(r"# \S.{10,}", first)
@@ -123,7 +123,7 @@ def test_every_file_says_first_what_it_is(path: Path) -> None:
 
 
 @each_file
-def test_targets_are_in_leaves_and_recipes_choose_among_them(path: Path) -> None:
+def test_recipes_contain_no_targets(path: Path) -> None:
     node = yaml.safe_load(path.read_text())
     assert (path.parent.name not in RECIPES) or not list(targets(node))
 
@@ -133,7 +133,7 @@ def test_the_primary_config_names_no_target() -> None:
 
 
 @each_file
-def test_no_value_is_the_word_none(path: Path) -> None:
+def test_no_value_is_the_string_none(path: Path) -> None:
     def values(node: Any) -> Iterator[Any]:
         if isinstance(node, dict):
             node = list(node.values())
@@ -143,19 +143,19 @@ def test_no_value_is_the_word_none(path: Path) -> None:
         else:
             yield node
 
-    # norm=none and bias=none name a choice; None is YAML for a string of four letters.
+    # norm=none and bias=none are options; None is the string "None" in YAML, and never meant.
     assert "None" not in list(values(yaml.safe_load(path.read_text())))
 
 
 @pytest.mark.parametrize("group", LIST_GROUPS)
-def test_options_of_a_list_have_a_key_of_their_own_name_so_that_they_merge(group: str) -> None:
+def test_options_of_list_groups_merge_by_name(group: str) -> None:
     options = sorted(path.stem for path in CONF.glob(f"{group}/*.yaml"))
     config = composed(f"{group}=[{','.join(options)}]")
     assert selected_options(getattr(config, group), group) == options
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parent.name in RECIPES], ids=lambda path: path.stem)
-def test_what_is_typed_wins_over_a_recipe(path: Path) -> None:
+def test_overrides_take_precedence_over_recipes(path: Path) -> None:
     config = composed(*choice(path), "loss=lsgan", "n_critic=3", "regularizer=[label_noise]", "latent.z_dim=7")
     assert config.loss["_target_"].endswith("LeastSquares")
     assert config.n_critic == 3

@@ -44,7 +44,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         (100, None, ["steps=100", "epochs=null"], (100, None)),
     ],
 )
-def test_the_budget_that_was_typed_wins(
+def test_budget_on_the_command_line_takes_precedence(
     steps: int | None, epochs: float | None, typed: list[str], expected: tuple[int | None, float | None]
 ) -> None:
     given = Config(steps=steps, epochs=epochs, seed=3)
@@ -70,7 +70,7 @@ def test_two_budgets_or_none_are_refused(
         choose_budget(Config(steps=steps, epochs=epochs), typed)
 
 
-def test_the_default_is_right(default: Config) -> None:
+def test_default_config_passes(default: Config) -> None:
     check(default)
 
 
@@ -90,7 +90,7 @@ def test_the_default_is_right(default: Config) -> None:
         ("discriminator_optimizer.lr", 1e-9),
     ],
 )
-def test_values_at_the_edge_of_what_has_a_meaning_pass(default: Config, key: str, value: object) -> None:
+def test_boundary_values_pass(default: Config, key: str, value: object) -> None:
     check(changed(default, key, value))
 
 
@@ -135,7 +135,7 @@ def test_values_at_the_edge_of_what_has_a_meaning_pass(default: Config, key: str
         ),
     ],
 )
-def test_values_without_meaning_are_named_with_the_rule(default: Config, key: str, value: object, message: str) -> None:
+def test_invalid_values_are_named_with_the_rule(default: Config, key: str, value: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check(changed(default, key, value))
 
@@ -175,33 +175,33 @@ def test_a_budget_in_epochs_becomes_generator_updates(config: Config, num_images
     assert count_steps(config, num_images) == expected
 
 
-def test_warmup_batches_count_as_seen() -> None:
+def test_batches_of_the_critic_warmup_count_towards_epochs() -> None:
     config = budget(epochs=2.0, n_critic=5, critic_warmup=WARMUP, batch_size=64)
     batches = 2 * 202_599 / 64  # 6331.2
     # 25 steps take 2,500; 475 up to step 500 take 2,375; step 500 takes 100; the rest take 5 each.
     assert count_steps(config, 202_599) == 501 + -(-(batches - 4975) // 5)
 
 
-def test_epochs_of_data_without_end_are_refused() -> None:
+def test_epochs_of_sampled_data_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"epochs=1: .*no epochs; .*steps=5000"):
         count_steps(budget(), None)
 
 
-def test_a_folder_is_made_with_its_parents_and_is_the_same_when_asked_again() -> None:
+def test_folder_is_created_with_parents_and_claimed_once() -> None:
     assert claim_folder("a/b/c", by_time=False) == "a/b/c"
     assert Path("a/b/c").is_dir()
     Path("a/b/c/run.json").touch()
     assert claim_folder("a/b/c", by_time=False) == "a/b/c"
 
 
-def test_an_empty_folder_or_one_with_other_files_may_be_used() -> None:
+def test_folder_with_other_files_may_be_used() -> None:
     Path("mine").mkdir()
     Path("mine/notes.txt").touch()
     assert claim_folder("mine", by_time=False) == "mine"
 
 
 @pytest.mark.parametrize("name", RUN_FILES)
-def test_a_folder_that_holds_a_run_is_refused_and_stays_as_it_is(name: str) -> None:
+def test_folder_with_a_run_is_refused_and_left_unchanged(name: str) -> None:
     Path("old").mkdir()
     (Path("old") / name).parent.mkdir(exist_ok=True)
     (Path("old") / name).touch()
@@ -213,7 +213,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_stays_as_it_is(name: str) -> N
 
 
 @pytest.mark.parametrize("folder", [BY_TIME, BY_TIME.replace("outputs", "outputs/multirun")])
-def test_runs_of_the_same_second_get_folders_of_their_own(folder: str) -> None:
+def test_runs_of_the_same_second_get_different_folders(folder: str) -> None:
     claimed = []
     for _ in range(3):
         claim_folder.cache_clear()  # another process
@@ -223,14 +223,14 @@ def test_runs_of_the_same_second_get_folders_of_their_own(folder: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["file", "file/below"])
-def test_a_file_in_the_way_is_named(path: str) -> None:
+def test_run_dir_blocked_by_a_file_is_named(path: str) -> None:
     Path("file").touch()
     with pytest.raises(ConfigError, match=rf"run_dir={path} cannot be created \(.+\); choose another run_dir"):
         claim_folder(path, by_time=False)
     assert Path("file").is_file()
 
 
-def test_a_file_in_the_way_of_a_folder_by_time_is_named() -> None:
+def test_default_run_dir_blocked_by_a_file_is_named() -> None:
     Path("outputs").touch()
     with pytest.raises(ConfigError, match=rf"run_dir={BY_TIME} cannot be created \(.+\)"):
         claim_folder(BY_TIME, by_time=True)
@@ -242,12 +242,12 @@ def test_a_folder_that_cannot_be_written_to_is_refused(monkeypatch: pytest.Monke
         claim_folder("locked", by_time=False)
 
 
-def test_options_of_what_was_not_chosen_are_no_choice() -> None:
+def test_options_of_parts_that_are_not_selected_are_ignored() -> None:
     nodes = {"csv": {"_target_": "x"}, "samples": {"num": 32}, "log": {"_target_": "y"}}
     assert selected_options(nodes, "callback") == ["csv", "log"]
 
 
-def test_runs_of_a_sweep_are_compared_by_usual_numbers_and_what_was_typed(default: Config) -> None:
+def test_hparams_are_common_settings_and_overrides(default: Config) -> None:
     choices = {"model": "wgan", "dataset": "digits", "loss": "lsgan", "regularizer": ["label_noise", "input_noise"]}
     typed = ["model=wgan", "loss=lsgan", "regularizer=[label_noise,input_noise]", "++latent.z_dim=100", "run_dir=there"]
     flat = hyperparameters(default, choices, typed)

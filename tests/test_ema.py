@@ -25,7 +25,7 @@ def values(module: nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize(("num_images", "halflife"), [(64, 1000.0), (100, 100.0), (512, 50.0)])
 @pytest.mark.parametrize("k", [1, 7])
-def test_k_updates_towards_constant_weights(num_images: int, halflife: float, k: int) -> None:
+def test_k_updates_towards_constant_weights_match_the_closed_form(num_images: int, halflife: float, k: int) -> None:
     average, current = net(-1.0), net(3.0)
     for _ in range(k):
         constant(halflife).update(average, current, num_images=num_images, images_seen=0)
@@ -34,14 +34,14 @@ def test_k_updates_towards_constant_weights(num_images: int, halflife: float, k:
     torch.testing.assert_close(values(current), torch.full_like(values(current), 3.0), atol=0, rtol=0)
 
 
-def test_after_the_halflife_half_of_the_old_is_left() -> None:
+def test_half_of_the_old_weights_is_left_after_the_half_life() -> None:
     average, current = net(1.0), net(0.0)
     for _ in range(10):
         constant(640.0).update(average, current, num_images=64, images_seen=0)
     torch.testing.assert_close(values(average), torch.full_like(values(average), 0.5))
 
 
-def test_changing_weights_are_weighted_by_their_age() -> None:
+def test_changing_weights_are_weighted_exponentially_by_age() -> None:
     average = net(0.0)
     sequence = [2.0, -1.0, 5.0]
     for value in sequence:
@@ -51,7 +51,7 @@ def test_changing_weights_are_weighted_by_their_age() -> None:
     torch.testing.assert_close(values(average), torch.full_like(values(average), expected))
 
 
-def test_buffers_are_those_of_the_current_network() -> None:
+def test_buffers_are_copied_from_the_current_network() -> None:
     average, current = net(0.0), net(0.0)
     current(torch.randn(8, 3, dtype=torch.float64))
     constant(1e6).update(average, current, num_images=1, images_seen=0)
@@ -61,14 +61,14 @@ def test_buffers_are_those_of_the_current_network() -> None:
     assert buffers["1.running_mean"] is not dict(current.named_buffers())["1.running_mean"]
 
 
-def test_the_average_asks_for_no_gradient_and_gives_none() -> None:
+def test_averaged_parameters_have_no_gradient() -> None:
     average, current = net(0.0).requires_grad_(False), net(1.0)
     constant(10.0).update(average, current, num_images=10, images_seen=0)
     assert all(not p.requires_grad and p.grad_fn is None for p in average.parameters())
     assert all(p.requires_grad and p.is_leaf for p in current.parameters())
 
 
-def test_without_ramp_up_the_bits_are_those_of_the_plain_rule() -> None:
+def test_without_ramp_up_updates_equal_the_plain_rule_bit_for_bit() -> None:
     torch.manual_seed(0)
     average, current = (nn.Linear(50, 40) for _ in range(2))
     expected = [p.detach().clone() for p in average.parameters()]
@@ -98,7 +98,7 @@ def test_ramping_up_gives_the_golden_averages_at_every_step(path: Path) -> None:
 
 
 def beta(ema: EMA, num_images: int, images_seen: int) -> torch.Tensor:
-    """Measure how much of the old weights an update keeps."""
+    """Return the factor by which an update multiplies the old weights."""
     old, new = (nn.ParameterList([torch.tensor(value, dtype=torch.float64)]) for value in (1.0, 0.0))
     ema.update(old, new, num_images=num_images, images_seen=images_seen)
     return old[0].detach()
@@ -137,6 +137,6 @@ def test_the_ramp_up_ends_at_the_half_life() -> None:
         (1.0, -0.05, r"rampup=-0.05.*0.05"),
     ],
 )
-def test_values_without_meaning_are_refused(halflife: float, rampup: float | None, message: str) -> None:
+def test_invalid_values_are_refused(halflife: float, rampup: float | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EMA(halflife_images=halflife, rampup=rampup)

@@ -1,4 +1,4 @@
-"""The experiments by name: what the papers and the public repositories say of them, against the composed configs."""
+"""The experiments: composed configs match the papers and the public repositories."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,9 +44,10 @@ STUDY_Z = Uniform(z_dim=96, low=-1.0, high=1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A row of the table.
+    """The expected settings of an experiment.
 
-    `regularizers` by name with their options, `lr` and `betas` of both optimizers, `num_classes` of conditional ones.
+    `G` and `D` are numbers of parameters; `regularizers` maps names to options; `lr` and `betas` are those of both
+    optimizers; `num_classes` is that of conditional networks.
     """
 
     dataset: str
@@ -243,7 +244,7 @@ def regularizers_of(config: Config) -> dict[str, Regularizer]:
 
 
 def networks(name: str) -> tuple[nn.Module, nn.Module]:
-    """G and D without their numbers, which take seconds to draw."""
+    """Make G and D on the meta device, because initializing the weights takes seconds."""
     config, expected = composed(name), EXPERIMENTS[name]
     latent = build_latent(config.latent)
     with torch.device("meta"):
@@ -260,7 +261,7 @@ def test_every_experiment_is_in_the_table() -> None:
 
 
 @each
-def test_the_numbers_of_parameters_are_exact(name: str) -> None:
+def test_numbers_of_parameters_are_exact(name: str) -> None:
     G, D = networks(name)
     assert (num_parameters(G), num_parameters(D)) == (EXPERIMENTS[name].G, EXPERIMENTS[name].D)
 
@@ -277,7 +278,7 @@ def test_samples_have_the_shape_of_the_data_and_one_logit_each(name: str) -> Non
 
 
 @each
-def test_the_data(name: str) -> None:
+def test_dataset_and_image_size(name: str) -> None:
     expected = EXPERIMENTS[name]
     dataset = composed(name).dataset
     assert dataset["_target_"].endswith(f".{expected.dataset}")
@@ -287,7 +288,7 @@ def test_the_data(name: str) -> None:
 
 
 @each
-def test_the_objective(name: str) -> None:
+def test_loss_regularizers_and_latent(name: str) -> None:
     config, expected = composed(name), EXPERIMENTS[name]
     objective = build_objective(config)
     assert type(objective.loss) is expected.loss
@@ -299,7 +300,7 @@ def test_the_objective(name: str) -> None:
 
 
 @each
-def test_the_optimizers(name: str) -> None:
+def test_optimizers(name: str) -> None:
     config, expected = composed(name), EXPERIMENTS[name]
     assert all(value is None for value in config.discriminator_optimizer.values())
     optimizer = build_optimizer("optimizer", config.optimizer, nn.Linear(1, 1))
@@ -310,7 +311,7 @@ def test_the_optimizers(name: str) -> None:
 
 
 @each
-def test_the_schedule(name: str) -> None:
+def test_budget_and_critic_schedule(name: str) -> None:
     config, expected = composed(name), EXPERIMENTS[name]
     assert config.batch_size == expected.batch_size
     assert (config.steps, config.epochs) == (expected.steps, expected.epochs)
@@ -321,7 +322,7 @@ def test_the_schedule(name: str) -> None:
 
 
 @each
-def test_no_wasserstein_critic_has_batch_norm(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_batch_norm_is_as_expected_and_combinations_do_not_warn(name: str, caplog: pytest.LogCaptureFixture) -> None:
     config, (_, D) = composed(name), networks(name)
     assert has_batch_norm(D) is EXPERIMENTS[name].D_has_batch_norm
     check_combination(D, build_objective(config), config)
@@ -329,11 +330,13 @@ def test_no_wasserstein_critic_has_batch_norm(name: str, caplog: pytest.LogCaptu
 
 
 @each
-def test_a_step_keeps_to_its_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The meta device mixes with no other and has no numbers to give, so that what is left on the host is an error."""
-    monkeypatch.setattr("gantrain.train.seed_everything", lambda *_, **__: None)  # it has no random numbers either
+def test_step_of_every_experiment_runs_on_the_meta_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operation that mixes devices or reads values fails on the meta device."""
+    monkeypatch.setattr(
+        "gantrain.train.seed_everything", lambda *_, **__: None
+    )  # the meta device has no random numbers
     config, expected = composed(name, "regularizer=[label_noise,input_noise]"), EXPERIMENTS[name]
-    # What the experiment has, and the noises, which fit every one.
+    # The regularizers of the experiment, and both kinds of noise.
     objective = Objective(build_objective(config).loss, regularizers_of(composed(name)) | regularizers_of(config))
     for node in (config.optimizer, config.discriminator_optimizer):
         node.pop("fused", None)
@@ -349,10 +352,10 @@ def test_a_step_keeps_to_its_device(name: str, monkeypatch: pytest.MonkeyPatch) 
     )
     state = build_state(config, dataset, latent, meta)
     Runtime(device=meta, layout="channels_last").prepare(state)
-    shown: list[Logs] = []
+    seen: list[Logs] = []
 
     def look(_: TrainState, logs: Logs) -> None:
-        shown.append(logs)
+        seen.append(logs)
 
     train(
         *(state, batches, latent, objective),
@@ -364,8 +367,8 @@ def test_a_step_keeps_to_its_device(name: str, monkeypatch: pytest.MonkeyPatch) 
         ema=build_ema(config),
         callbacks=[look],
     )
-    assert len(shown) == 2
-    assert {value.device for value in shown[-1].values() if isinstance(value, torch.Tensor)} == {meta}
+    assert len(seen) == 2
+    assert {value.device for value in seen[-1].values() if isinstance(value, torch.Tensor)} == {meta}
 
 
 def test_least_squares_has_labels_0_1_1() -> None:
@@ -378,7 +381,7 @@ def test_least_squares_has_labels_0_1_1() -> None:
         }
 
 
-def test_the_gaussian_pair() -> None:
+def test_layers_of_the_gaussian_networks() -> None:
     config, (G, D) = composed("gaussian"), networks("gaussian")
     assert (config.dataset["mean"], config.dataset["std"]) == (3.0, 1.0)
     for module, dims in ((G, [1, 16, 32, 16, 1]), (D, [1, 16, 16, 8, 1])):
@@ -391,7 +394,7 @@ def test_the_gaussian_pair() -> None:
 
 
 @pytest.mark.parametrize("name", ["study_vanilla", "study_lsgan", "mlp_mnist"])
-def test_the_fully_connected_pair_of_the_study(name: str) -> None:
+def test_activations_of_the_fully_connected_study_networks(name: str) -> None:
     G, D = networks(name)
     assert [type(m) for m in G.modules() if isinstance(m, nn.ReLU | nn.Tanh)] == [nn.ReLU, nn.ReLU, nn.Tanh]
     assert [m.negative_slope for m in D.modules() if isinstance(m, nn.LeakyReLU)] == [0.01, 0.01]
@@ -409,12 +412,12 @@ def test_cifar10_shows_32_samples_every_100_steps(name: str) -> None:
     assert (config.sample_every, config.callback["samples"]["num"]) == (100, 32)
 
 
-def test_celeba_is_cropped_or_squeezed() -> None:
+def test_celeba_crop_can_be_turned_off() -> None:
     assert composed("dcgan_celeba").dataset["crop"] == 178
     assert composed("dcgan_celeba", "dataset.crop=null").dataset["crop"] is None
 
 
-def test_noise_is_an_option_of_the_wide_dcgan() -> None:
+def test_wide_dcgan_accepts_label_and_input_noise() -> None:
     config = composed("dcgan_celeba_f128", "regularizer=[label_noise,input_noise]")
     regularizers = regularizers_of(config)
     assert {name: vars(r) for name, r in regularizers.items()} == {
@@ -423,7 +426,7 @@ def test_noise_is_an_option_of_the_wide_dcgan() -> None:
     }
 
 
-def test_the_toy_critic_runs_on_every_2d_distribution() -> None:
+def test_toy_composes_with_every_2d_distribution() -> None:
     for dataset in ("gaussians_8", "gaussians_25", "swiss_roll"):
         config = composed("toy", f"dataset={dataset}")
         assert config.dataset["_target_"].endswith(dataset)

@@ -16,7 +16,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10_000, 9_000, 1_000))
 
 
-def test_a_block_that_ends_well_leaves_the_file_and_nothing_else(tmp_path: Path) -> None:
+def test_atomic_write_leaves_only_the_file(tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
     with atomic_write(path) as file:
         file.write(b"new")
@@ -26,7 +26,7 @@ def test_a_block_that_ends_well_leaves_the_file_and_nothing_else(tmp_path: Path)
 
 
 @pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt, SystemExit])
-def test_a_block_that_fails_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
+def test_failed_atomic_write_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "file.bin"
     path.write_bytes(b"old")
 
@@ -41,7 +41,7 @@ def test_a_block_that_fails_leaves_what_was_there(tmp_path: Path, error: type[Ba
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_old_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
     path.write_bytes(b"old")
     with atomic_write(path) as file:
@@ -51,14 +51,14 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
 
 
-def test_the_data_is_on_the_disk_before_the_file_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_is_synced_before_the_file_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, events = tmp_path / "file.bin", []
     fsync, replace = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda handle: (events.append("fsync"), fsync(handle)))
     monkeypatch.setattr(Path, "replace", lambda self, target: (events.append("replace"), replace(self, target)))
     with atomic_write(path) as file:
         file.write(b"new")
-    assert events == ["fsync", "replace", "fsync"]  # the data, then their name in the folder
+    assert events == ["fsync", "replace", "fsync"]  # first the data, then the name in the folder
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
@@ -74,33 +74,35 @@ def test_permissions_are_those_of_a_plain_open(tmp_path: Path, umask: int) -> No
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_a_missing_folder_is_an_error_and_is_not_made(tmp_path: Path) -> None:
+def test_missing_folder_is_an_error_and_is_not_created(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "missing" / "file"):
         pass
     assert not (tmp_path / "missing").exists()
 
 
-def test_the_space_of_a_path_that_is_not_there_is_that_of_its_disk(tmp_path: Path) -> None:
+def test_free_bytes_of_a_missing_path_are_those_of_its_disk(tmp_path: Path) -> None:
     free = free_bytes(tmp_path / "not" / "yet" / "there")
     assert abs(free - shutil.disk_usage(tmp_path).free) < 1e9
     assert not (tmp_path / "not").exists()
 
 
-def test_a_relative_path_is_that_below_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: (asked.append(path), Usage(3, 2, 1))[1])
+def test_free_bytes_of_a_relative_path_are_those_of_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: (paths.append(path), Usage(3, 2, 1))[1])
     monkeypatch.chdir(tmp_path)
     assert free_bytes(Path("outputs/run")) == 1
-    assert asked == [tmp_path]
+    assert paths == [tmp_path]
 
 
 @pytest.mark.usefixtures("disk")
-def test_what_fits_may_be_written(tmp_path: Path) -> None:
+def test_enough_space_passes(tmp_path: Path) -> None:
     require_space(tmp_path, 1_000, "checkpoints")
 
 
 @pytest.mark.usefixtures("disk")
-def test_what_does_not_fit_is_refused_before_it_is_written(tmp_path: Path) -> None:
+def test_too_little_space_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"checkpoints needs 1.5 kB, but {tmp_path} has only 1 kB free; free some"):
         require_space(tmp_path, 1_500, "checkpoints")
 
@@ -122,5 +124,5 @@ def test_what_does_not_fit_is_refused_before_it_is_written(tmp_path: Path) -> No
         (12_000_000_000_000, "12 TB"),
     ],
 )
-def test_sizes_read_as_people_write_them(num_bytes: int, expected: str) -> None:
+def test_sizes_are_formatted_with_three_digits(num_bytes: int, expected: str) -> None:
     assert format_bytes(num_bytes) == expected

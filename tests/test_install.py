@@ -1,4 +1,4 @@
-"""The package as a user gets it: from a wheel and editable, run from an empty folder."""
+"""The package is installed from a wheel and editable, and runs from an empty folder."""
 
 import site
 import subprocess
@@ -13,7 +13,7 @@ BUILD = ("--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-
 
 
 def environment(folder: Path) -> Path:
-    """Make a virtual environment that finds the dependencies of this one, so that nothing is fetched."""
+    """Make a virtual environment that shares the dependencies of this one, so that nothing is downloaded."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (packages,) = folder.glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()))

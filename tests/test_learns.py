@@ -1,4 +1,4 @@
-"""It learns: what the default and two toys reach, judged by something that the training has not seen."""
+"""Trained models reach a quality that is measured independently of the training."""
 
 import csv
 import json
@@ -63,7 +63,7 @@ def images(samples: Path) -> Tensor:
 
 @pytest.fixture(scope="module")
 def classifier() -> nn.Module:
-    """Train a small convolutional classifier on labelled digits, and check its accuracy on others."""
+    """Train a small convolutional classifier on labelled digits, and check its accuracy on held-out ones."""
     torch.manual_seed(0)
     data = digits(image_size=None)
     x, y = to_signed(data.images), data.labels
@@ -98,10 +98,10 @@ def test_the_default_run_makes_all_ten_digits(tmp_path: Path, classifier: nn.Mod
     chances: Tensor = classifier(images(tmp_path / "samples.npz")).softmax(1)
     noise_chances: Tensor = classifier(torch.rand(2000, 1, 28, 28) * 2 - 1).softmax(1)
     sure, kind = chances.max(1)
-    called = torch.bincount(kind[sure > 0.5], minlength=10)
-    assert called.min() >= 10, called
+    counts = torch.bincount(kind[sure > 0.5], minlength=10)
+    assert counts.min() >= 10, counts
     assert (sure > 0.9).float().mean() > 0.4
-    # The judge is one: it does not find ten digits in anything.
+    # The classifier does not find all ten digits in noise.
     noise_sure, noise_kind = noise_chances.max(1)
     assert torch.bincount(noise_kind[noise_sure > 0.5], minlength=10).min() < 10
     assert (noise_sure > 0.9).float().mean() < 0.2

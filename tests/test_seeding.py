@@ -18,7 +18,7 @@ def test_keys_are_seeds_that_torch_accepts() -> None:
     keys = [key(0, "step", i) for i in range(2000)]
     assert all(0 <= k < 2**63 for k in keys)
     assert max(keys) > 2**62
-    # A fair coin for each bit, within 5 standard errors.
+    # Each bit is 1 with probability 1/2, within 5 standard errors.
     for bit in range(63):
         assert abs(sum(k >> bit & 1 for k in keys) - 1000) < 5 * 500**0.5
 
@@ -36,13 +36,13 @@ def test_generators_of_the_same_parts_draw_the_same_numbers() -> None:
     assert not torch.equal(torch.rand(10, generator=other), draws)
 
 
-def test_making_a_generator_leaves_the_global_one_alone() -> None:
+def test_making_a_generator_does_not_change_the_global_one() -> None:
     before = torch.get_rng_state()
     torch.rand(3, generator=generator(0))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_seeding_everything_makes_global_draws_those_of_the_generator_of_the_same_parts() -> None:
+def test_seed_everything_and_generator_draw_the_same_numbers() -> None:
     seed_everything(0, "step", 7, device=CPU)
     torch.testing.assert_close(torch.randn(10), torch.randn(10, generator=generator(0, "step", 7)), atol=0, rtol=0)
 

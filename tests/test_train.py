@@ -35,7 +35,7 @@ BATCH_SIZE = 5
 
 
 class RecordedBatches(ImageBatches):
-    """Noise images, more than a few batches of them, and a record of which were requested for."""
+    """Batches of 17 noise images, which record the indices that were requested."""
 
     def __init__(self, *, seed: int = 0):
         images = torch.randint(0, 256, (17, *SHAPE), generator=torch.Generator().manual_seed(0)).byte()

@@ -65,7 +65,7 @@ def test_the_whole_policy_gives_the_golden_images(
 
 @pytest.mark.parametrize("shape", [(3, 12, 16), (1, 7, 5), (2, 1, 3)])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_translation_moves_pixels_and_brings_in_zeros(shape: tuple[int, ...], seed: int) -> None:
+def test_translation_moves_pixels_and_pads_with_zeros(shape: tuple[int, ...], seed: int) -> None:
     torch.manual_seed(seed)
     x = torch.randn(8, *shape)
     rows, columns = torch.randint(-9, 10, (2, 8)).unbind()
@@ -80,7 +80,7 @@ def test_a_translation_moves_pixels_and_brings_in_zeros(shape: tuple[int, ...], 
 
 
 def test_the_policy_is_applied_in_the_order_listed() -> None:
-    # Brightness after the cutout changes the block, before it does not.
+    # Brightness changes the cut-out block only if it is applied after the cutout.
     x = torch.full([16, 1, 8, 8], 0.25)
     assert (augmented(x, ["color", "cutout"]) == 0).sum((1, 2, 3)).min() >= 4
     assert (augmented(x, ["cutout", "color"]) == 0).sum() == 0
@@ -92,12 +92,12 @@ def test_strength_0_changes_no_bit(strength: Number) -> None:
     assert torch.equal(augmented(x, ALL, strength=strength), x)
 
 
-def test_no_policy_changes_nothing() -> None:
+def test_empty_policy_changes_nothing() -> None:
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(augmented(x, []), x)
 
 
-def test_strength_is_the_probability_that_a_sample_is_augmented_and_a_tensor_does_as_a_float() -> None:
+def test_strength_is_the_probability_that_a_sample_is_augmented() -> None:
     x = torch.randn(4000, 1, 4, 4)
     y = augmented(x, ["color"], strength=0.3)
     changed = (y != x).flatten(1).any(1)
@@ -110,7 +110,7 @@ def test_strength_is_the_probability_that_a_sample_is_augmented_and_a_tensor_doe
     assert torch.equal(augmented(x, ["color"], strength=strength), y)
 
 
-def test_a_coin_is_drawn_only_where_it_decides() -> None:
+def test_samples_to_augment_are_drawn_only_if_strength_is_not_1() -> None:
     x = torch.randn(4, 3, 8, 8)
 
     def state_after(strength: Number) -> Tensor:
@@ -126,7 +126,7 @@ def test_a_coin_is_drawn_only_where_it_decides() -> None:
     assert torch.equal(state_after(torch.tensor(1.0)), state_after(0.5))
 
 
-def test_the_gradient_in_raw_pixels_is_that_of_the_pixels_that_are_left() -> None:
+def test_gradients_of_translation_and_cutout_match_closed_forms() -> None:
     torch.manual_seed(0)
     x = torch.randn(4, 2, 9, 8, requires_grad=True)
     rows, columns = torch.tensor([2, -3, 0, 1]), torch.tensor([-1, 4, 0, 2])
@@ -142,7 +142,7 @@ def test_the_gradient_in_raw_pixels_is_that_of_the_pixels_that_are_left() -> Non
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 @pytest.mark.parametrize("policy", [["color"], ["translation"], ["cutout"], ALL])
-def test_first_and_second_derivatives_are_those_of_finite_differences(policy: list[str], strength: float) -> None:
+def test_first_and_second_derivatives_match_finite_differences(policy: list[str], strength: float) -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 2, 4, 5, dtype=torch.float64, requires_grad=True)
 
@@ -209,14 +209,14 @@ def test_translations_are_drawn_uniformly_up_to_an_eighth(height: int, width: in
 
 @pytest.mark.parametrize(
     ("size", "block", "last"),
-    [(12, 6, 12), (16, 8, 16), (10, 5, 9), (9, 5, 8), (2, 1, 1)],  # one more place for blocks of an even size
+    [(12, 6, 12), (16, 8, 16), (10, 5, 9), (9, 5, 8), (2, 1, 1)],  # blocks of an even size have one more position
 )
 def test_cutouts_are_half_the_size_and_drawn_uniformly(size: int, block: int, last: int) -> None:
     y = augmented(torch.ones(4000, 2, size, size), ["cutout"])
     assert set(y.unique().tolist()) == {0.0, 1.0}
     assert torch.equal(y[:, 0], y[:, 1])
     for axis in (1, 2):
-        cut = (y[:, 0] == 0).any(3 - axis)  # [n, size], a stretch without gaps
+        cut = (y[:, 0] == 0).any(3 - axis)  # [n, size], contiguous
         first, num = cut.int().argmax(1), cut.sum(1)
         assert num.max() == block
         start = torch.where(first == 0, num - block, first)
@@ -227,7 +227,7 @@ def test_cutouts_are_half_the_size_and_drawn_uniformly(size: int, block: int, la
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 1, 1), (4, 7, 5), (3, 2, 33)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_images_of_any_size_and_number_of_channels(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_images_of_any_size_and_number_of_channels_are_augmented(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     y = augmented(torch.rand(5, *shape, dtype=dtype), ALL, strength=0.5)
     assert y.shape == (5, *shape)
     assert y.dtype is dtype
@@ -246,7 +246,7 @@ def test_nothing_waits_for_a_value_on_the_device() -> None:
         gradient.square().sum().backward()
         return x
 
-    # A fake tensor has no values; whatever asks for one fails.
+    # Reading a value of a fake tensor fails.
     with FakeTensorMode():
         augment = DiffAugment(policy=ALL, strength=1.0)
         penalty(lambda x: augment(x, CLOCK))
@@ -271,7 +271,7 @@ def test_samples_that_are_not_images_are_refused() -> None:
         (ALL, float("nan"), r"strength=nan.*\[0, 1\]"),
     ],
 )
-def test_options_without_meaning_are_refused(policy: list[str], strength: float, message: str) -> None:
+def test_invalid_options_are_refused(policy: list[str], strength: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DiffAugment(policy=policy, strength=strength)
 

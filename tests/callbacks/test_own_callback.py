@@ -52,7 +52,7 @@ mine:
   as_float: true
 """
 NAMES = "evaluate,log,samples,checkpoint,csv,tensorboard,progress,curves"
-# Step 3 is due only for the own callback, so that it is logged only because of that callback.
+# Only the own callback is due at steps 3, 6 and 9, so that they are logged because of it alone.
 COMMAND = (
     *SMALL,
     *("--config-dir", "my", "trust=[mine]", f"callback=[{NAMES},mine]"),

@@ -1,4 +1,4 @@
-"""A config names no code but gantrain's own, torch's optimizers, and what the user trusts."""
+"""Targets in a config are limited to gantrain, torch's optimizers, and the modules that the user trusts."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from gantrain.errors import ConfigError
 from gantrain.losses.lsgan import LeastSquares
 
 
-def test_a_groups_own_package_may_be_named() -> None:
+def test_targets_in_the_package_of_the_group_are_resolved() -> None:
     assert trust.resolve("loss", "gantrain.losses.lsgan.LeastSquares") is LeastSquares
     assert trust.resolve("optimizer", "torch.optim.Adam") is torch.optim.Adam
     assert trust.resolve("discriminator_optimizer", "torch.optim.SGD") is torch.optim.SGD
@@ -30,7 +30,7 @@ def test_a_groups_own_package_may_be_named() -> None:
         ("task", "os.system"),
     ],
 )
-def test_anything_else_is_refused_with_the_remedy(path: str, target: object) -> None:
+def test_other_targets_are_refused_with_the_remedy(path: str, target: object) -> None:
     with pytest.raises(ConfigError, match=rf"{path}\._target_={target} is code outside .*trust it: 'trust="):
         trust.resolve(path, target)
 
@@ -39,13 +39,13 @@ def test_anything_else_is_refused_with_the_remedy(path: str, target: object) -> 
     "target",
     ["gantrain.losses.base.runtime_checkable", "gantrain.losses.lsgan.Logits", "gantrain.losses.lsgan"],
 )
-def test_a_way_out_of_the_package_is_refused(target: str) -> None:
+def test_objects_that_a_module_only_imports_are_refused(target: str) -> None:
     with pytest.raises(ConfigError, match=r"is not a class or function of gantrain\.losses|cannot be imported"):
         trust.resolve("loss", target)
 
 
 @pytest.mark.parametrize("target", [3, None])
-def test_what_is_no_name_is_refused(target: object) -> None:
+def test_targets_that_are_not_names_are_refused(target: object) -> None:
     with pytest.raises(ConfigError, match=rf"loss\._target_={target}: must name a class or a function"):
         trust.resolve("loss", target)
 

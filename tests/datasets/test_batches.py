@@ -40,8 +40,8 @@ def batches_of(num_images: int, batch_size: int, *, seed: int = 0) -> ImageBatch
 def test_every_image_is_seen_once_per_epoch(num_images: int, batch_size: int) -> None:
     batches = batches_of(num_images, batch_size)
     num_epochs = 6
-    shown = torch.cat([batches.indices(i) for i in range(math.ceil(num_epochs * num_images / batch_size))])
-    for epoch in shown[: num_epochs * num_images].view(num_epochs, num_images):
+    indices = torch.cat([batches.indices(i) for i in range(math.ceil(num_epochs * num_images / batch_size))])
+    for epoch in indices[: num_epochs * num_images].view(num_epochs, num_images):
         assert sorted(epoch.tolist()) == list(range(num_images))
 
 
@@ -56,7 +56,7 @@ def test_batch_i_does_not_depend_on_the_batches_read_before(num_images: int, bat
         torch.testing.assert_close(backwards[i], expected[i], atol=0, rtol=0)
 
 
-def test_batches_leave_the_global_random_generator_alone() -> None:
+def test_batches_do_not_change_the_global_random_generator() -> None:
     torch.manual_seed(0)
     first = batches_of(50, 8)[3]
     torch.manual_seed(1)
@@ -130,9 +130,9 @@ def test_images_are_mirrored_with_probability_one_half(num_images: int, batch_si
     mirrored = ImageBatches(dataset, batch_size=batch_size, seed=0, device=CPU, mirror=True)
     flipped = []
     for i in range(40):
-        for image, shown in zip(plain[i].x.numpy(), mirrored[i].x.numpy(), strict=True):
-            is_same = (image == shown).all()
-            assert is_same or (image[:, :, ::-1] == shown).all()
+        for image, served in zip(plain[i].x.numpy(), mirrored[i].x.numpy(), strict=True):
+            is_same = (image == served).all()
+            assert is_same or (image[:, :, ::-1] == served).all()
             flipped.append(not is_same)
     assert stats.binomtest(sum(flipped), len(flipped)).pvalue > 1e-3
     epochs = [flipped[k * num_images : (k + 1) * num_images] for k in range(len(flipped) // num_images)]
@@ -201,7 +201,7 @@ def test_make_batches_chooses_the_type_by_dataset() -> None:
 
 
 def labelled(num_images: int) -> ImageDataset:
-    """Image i is filled with the number i, and so is its label."""
+    """Image i is filled with the number i, which is also its label."""
     dataset = numbered(num_images)
     return ImageDataset("labelled", dataset.images, torch.arange(num_images), num_classes=num_images, fingerprint="f")
 
@@ -250,9 +250,9 @@ def test_for_generator_gives_another_order() -> None:
             assert torch.equal(others[i].x, again[i].x)
             assert not any(torch.equal(others[i].x, x) for x in before)
             assert torch.equal(batches[i].x, before[i])
-    # A permutation of all images, like that of the critic.
-    shown = torch.cat([images.for_generator().indices(i) for i in range(7)])[:50]
-    assert sorted(shown.tolist()) == list(range(50))
+    # Its batches are also a permutation of all images.
+    indices = torch.cat([images.for_generator().indices(i) for i in range(7)])[:50]
+    assert sorted(indices.tolist()) == list(range(50))
 
 
 def test_joined_batches_are_consecutive() -> None:

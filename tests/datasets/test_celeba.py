@@ -96,12 +96,12 @@ def test_torchvision_still_lists_the_zip():
     assert [entry[2] for entry in torchvision.datasets.CelebA.file_list].count("img_align_celeba.zip") == 1
 
 
-def test_crop_larger_than_the_images(tmp_path: Path):
+def test_crop_larger_than_the_images_is_refused(tmp_path: Path):
     write(tmp_path / "celeba/img_align_celeba")
     with pytest.raises(DataError, match=r"000001\.jpg is 178x218, too small for a crop of 200x200"):
         load(tmp_path, tmp_path / "cache", crop=200)
 
 
-def test_crop_zero(tmp_path: Path):
+def test_crop_of_0_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"dataset\.crop=0 must be a whole number of at least 1"):
         load(tmp_path, tmp_path / "cache", crop=0)

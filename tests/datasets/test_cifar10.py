@@ -125,7 +125,7 @@ def test_wrong_content_is_named(tmp_path: Path, changes: dict[str, object], mess
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", pickle.dumps({"data": 1}), pickle.dumps([1])], ids=range(4))
-def test_not_a_batch(tmp_path: Path, content: bytes):
+def test_files_that_are_not_batches_are_refused(tmp_path: Path, content: bytes):
     (tmp_path / "batch").write_bytes(content)
     with pytest.raises(DataError, match="batch is not a batch of CIFAR-10"):
         read_batch(tmp_path / "batch")

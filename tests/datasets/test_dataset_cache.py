@@ -35,7 +35,7 @@ LABELS = np.arange(NUM) % 7
 
 
 class Counted:
-    """Decodes by a lookup, counts the calls over all processes, and fails for the images in `bad`."""
+    """Looks images up instead of decoding, counts calls over all processes, and fails for the images in `bad`."""
 
     def __init__(self, bad: tuple[int, ...] = ()):
         self.calls, self.bad = multiprocessing.Value("i", 0), bad
@@ -95,15 +95,15 @@ def test_cache_files_can_be_read_by_numpy(tmp_path: Path):
     assert json.loads((tmp_path / f"things-{key[:16]}.json").read_text())["shape"] == [NUM, 3, 5, 4]
 
 
-@pytest.mark.parametrize("ask", ["images", "labels", "fingerprint", "prepare"])
-def test_decodes_once_at_first_use(tmp_path: Path, ask: str):
+@pytest.mark.parametrize("first", ["images", "labels", "fingerprint", "prepare"])
+def test_decodes_once_at_first_use(tmp_path: Path, first: str):
     decode = Counted()
     dataset = cached(source(decode), cache_dir=tmp_path / "cache", max_bad_fraction=0.0)
     assert (dataset.name, dataset.num_classes) == ("things", 7)
     assert (dataset.num_images, dataset.image_shape) == (NUM, (3, 5, 4))
     assert decode.count == 0
     assert not (tmp_path / "cache").exists()
-    for name in (ask, "prepare", "images", "labels", "fingerprint"):
+    for name in (first, "prepare", "images", "labels", "fingerprint"):
         _ = dataset.prepare() if name == "prepare" else getattr(dataset, name)
     assert decode.count == NUM
     assert torch.equal(dataset.images, torch.from_numpy(IMAGES))
@@ -262,10 +262,10 @@ def pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
-SPOILED = [truncate, extend, empty, reshape, flip, flip_without_a_trace, transpose, zip_up, objects, Path.unlink]
+DAMAGES = [truncate, extend, empty, reshape, flip, flip_without_a_trace, transpose, zip_up, objects, Path.unlink]
 
 
-@pytest.mark.parametrize("damage", SPOILED)
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_cache_is_rebuilt(tmp_path: Path, damage, caplog: pytest.LogCaptureFixture):
     load(source(Counted()), tmp_path)
     path = tmp_path / f"things-{source(Counted()).key()[:16]}.npy"
@@ -604,7 +604,7 @@ def test_bad_images_are_left_out_of_the_cache(
     assert "3 of 100 images" in caplog.text
 
 
-def test_two_builds_at_once(tmp_path: Path):
+def test_concurrent_builds_give_the_same_images(tmp_path: Path):
     barrier = threading.Barrier(2)
 
     def build(results: list) -> None:

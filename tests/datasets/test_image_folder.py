@@ -101,14 +101,14 @@ def test_one_bit_becomes_black_and_white(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("orientation", "turns"), [(3, 2), (6, -1), (8, 1)])
-def test_exif_orientation(tmp_path: Path, orientation: int, turns: int):
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, turns: int):
     exif = Image.Exif()
     exif[0x0112] = orientation
     found = only(tmp_path / "a", Image.fromarray(COLOURS), "x.png", exif=exif)
     np.testing.assert_array_equal(found, np.rot90(COLOURS, turns).transpose(2, 0, 1))
 
 
-def test_webp_and_uppercase_suffix(tmp_path: Path):
+def test_webp_and_uppercase_suffixes_are_read(tmp_path: Path):
     found = only(tmp_path / "a", Image.fromarray(COLOURS), "X.WEBP", lossless=True)
     np.testing.assert_array_equal(found, COLOURS.transpose(2, 0, 1))
 
@@ -174,7 +174,7 @@ def test_without_class_folders_there_are_no_labels(tmp_path: Path, names: tuple[
     assert (dataset.labels, dataset.num_classes, dataset.num_images) == (None, None, len(names))
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path: Path):
+def test_links_are_followed_without_cycles(tmp_path: Path):
     write_tree(tmp_path / "real", ("1.png",))
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/link").symlink_to(tmp_path / "real")

@@ -1,4 +1,4 @@
-"""Data larger than memory: a run starts within seconds, and its memory does not grow while it reads."""
+"""With data larger than memory, a run starts within seconds, and its memory does not grow while it reads."""
 
 import json
 import math
@@ -57,7 +57,7 @@ def photos(work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def slowness() -> float:
-    """CPU time of a Python loop over that of the machine on which the limit of 4 s was set; at least 1."""
+    """Return the CPU time of a loop relative to the machine on which the limit of 4 s was set; at least 1."""
 
     def seconds() -> float:
         began = time.thread_time()
@@ -77,7 +77,7 @@ def test_20_gb_reach_step_1_within_4_seconds_of_the_imports(
     before = "import time; open('began.txt', 'w').write(str(time.time()))"
 
     def seconds_to_step_1(run: str) -> float:
-        process = start(*small, *data, "steps=2", f"run_dir={run}", before=before)  # everything is already imported
+        process = start(*small, *data, "steps=2", f"run_dir={run}", before=before)  # the modules are imported already
         assert process.until(lambda: "step 1/2" in process.stderr)
         seconds = time.time() - float((work / "began.txt").read_text()) - seconds_waiting_for_cpu(process.pid)
         assert process.wait().status == 0, process.stderr

@@ -1,4 +1,4 @@
-"""Captured updates are the eager ones to the bit; without a GPU, a tape stands for CUDA graphs."""
+"""Captured updates equal eager ones bit for bit; without a GPU, tapes replace CUDA graphs."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -42,12 +42,12 @@ def lazy_r1() -> dict[str, Any]:
         ("batch", {"loss": NonSaturating(), "regularizers": {}, "n_critic": lambda _: 1}, 2),
         ("none", {"regularizers": {"weight_clip": WeightClip(limit=0.05)}}, 2),
         ("none", {"n_critic": lambda step: 7 if step % 5 == 0 else 2}, 2),
-        ("none", lazy_r1(), 3),  # a graph for each phase
-        ("none", lazy_r1() | {"accumulate": 2}, 6),  # and for each micro-batch of it
+        ("none", lazy_r1(), 3),  # a graph per phase
+        ("none", lazy_r1() | {"accumulate": 2}, 6),  # and per micro-batch
     ],
     ids=["wgan_gp", "dcgan", "weight clipping", "warm-up of the critic", "lazy r1", "lazy r1 and micro-batches"],
 )
-def test_replays_are_the_steps_to_the_bit(
+def test_replays_equal_eager_steps_bit_for_bit(
     tapes: Callable[..., Tapes], norm: str, options: dict[str, Any], num_graphs: int
 ) -> None:
     plain, fast = make_state(norm=norm), make_state(norm=norm)
@@ -58,22 +58,22 @@ def test_replays_are_the_steps_to_the_bit(
     torch.testing.assert_close(snapshot(fast), snapshot(plain), atol=0, rtol=0)
 
 
-def test_a_captured_step_sees_the_training_progress(tapes: Callable[..., Tapes]) -> None:
+def test_captured_step_sees_the_training_progress(tapes: Callable[..., Tapes]) -> None:
     options: dict[str, Any] = {"steps": 12, "regularizers": NOISE}
     plain, fast = make_state(), make_state()
     seen = advance(plain, Runtime(device=CPU), **options)
     tapes()
     replayed = advance(fast, GRAPH, **options)
-    for one, other in zip(seen, replayed, strict=True):  # the noise's size is a float32 number in a graph
+    for one, other in zip(seen, replayed, strict=True):  # in a graph, the amount of noise is a float32 tensor
         assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.parametrize("cut", [2, 7])
 @pytest.mark.parametrize("regularizers", [PENALTY, NOISE], ids=["penalty", "noise that decays"])
-def test_a_run_goes_on_within_another_capture(
+def test_resumed_run_with_new_captures_equals_uninterrupted_run(
     tapes: Callable[..., Tapes], regularizers: dict[str, Regularizer], cut: int
 ) -> None:
-    """Its first updates are eager, where the straight run's were replays: they must see the same numbers."""
+    """The first updates after resuming are eager, where the uninterrupted run replays a graph."""
     options: dict[str, Any] = {"steps": 14, "regularizers": regularizers}
     plain = make_state()
     tapes()
@@ -89,7 +89,7 @@ def test_a_run_goes_on_within_another_capture(
     torch.testing.assert_close(snapshot(second), snapshot(plain), atol=0, rtol=0)
 
 
-def test_what_cannot_be_captured_stays_eager(
+def test_updates_that_cannot_be_captured_stay_eager(
     tapes: Callable[..., Tapes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain, fast = make_state(), make_state()
@@ -104,8 +104,8 @@ def test_what_cannot_be_captured_stays_eager(
 
     monkeypatch.setattr(graphs, "capture_graph", refuse)
     assert advance(fast, GRAPH, steps=8) == seen
-    said = [record.getMessage() for record in caplog.records]
-    assert said == [
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [
         "The critic's update could not be captured as a CUDA graph; all updates stay eager: operation not permitted "
         "when stream is capturing"
     ]
@@ -114,7 +114,7 @@ def test_what_cannot_be_captured_stays_eager(
 def test_after_a_failed_capture_no_graph_is_replayed(
     tapes: Callable[..., Tapes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The critic's, which was captured before, would go on with the random numbers of its last step."""
+    """A replay of the critic's graph, captured before the failure, would reuse the random numbers of its last step."""
     state = make_state()
     deck, replays = tapes(), list[int]()
 
@@ -129,17 +129,17 @@ def test_after_a_failed_capture_no_graph_is_replayed(
     seen = advance(plain, Runtime(device=CPU), steps=8)
     assert advance(state, GRAPH, steps=8) == seen
     assert replays
-    assert max(replays) == EAGER_CALLS  # in the step in which the generator's update is to be captured
+    assert max(replays) == EAGER_CALLS  # the step in which the capture of the generator's update fails
 
 
 @pytest.mark.parametrize(
     ("changes", "n_critic", "captures"),
     [([8], 2, 4), ([8, 12], 2, 5), ([16, 18], 2, 5), (range(1, 30), 2, 0), (range(1, 30), 7, 2)],
 )
-def test_a_learning_rate_that_changes_is_that_of_the_step(
+def test_captured_updates_use_a_changed_learning_rate(
     tapes: Callable[..., Tapes], changes: Sequence[int], n_critic: int, captures: int
 ) -> None:
-    """It is a constant in a graph; where it changes at every step, nothing is captured again and again."""
+    """A learning rate is a constant in a graph; if it changes at every step, updates stay eager."""
 
     def descend(state: TrainState) -> None:
         if state.step in changes:
@@ -155,7 +155,7 @@ def test_a_learning_rate_that_changes_is_that_of_the_step(
     assert deck.captured == captures
 
 
-def test_the_first_updates_are_real_ones(tapes: Callable[..., Tapes]) -> None:
+def test_first_updates_are_eager(tapes: Callable[..., Tapes]) -> None:
     deck = tapes()
     calls = []
 
@@ -170,7 +170,7 @@ def test_the_first_updates_are_real_ones(tapes: Callable[..., Tapes]) -> None:
     assert deck.captured == 1
 
 
-def test_scheduled_numbers_change_in_the_graphs_that_read_them(tapes: Callable[..., Tapes]) -> None:
+def test_scheduled_values_change_in_captured_graphs(tapes: Callable[..., Tapes]) -> None:
     def linear(*of: str) -> Linear:
         return Linear(of=list(of), start=1.0, end=0.1, begin=0.0, finish=1.0, unit="fraction")
 
@@ -196,19 +196,21 @@ def test_scheduled_numbers_change_in_the_graphs_that_read_them(tapes: Callable[.
     deck = tapes()
     replayed, replayed_weights = made(CPU)
     assert replayed == tensors
-    assert deck.captured == 2  # nothing is captured again
+    assert deck.captured == 2  # no update is captured twice
     torch.testing.assert_close(replayed_weights, weights, atol=0, rtol=0)
-    for one, other in zip(floats, tensors, strict=True):  # a tensor is a float32 number
+    for one, other in zip(floats, tensors, strict=True):  # the tensors are float32
         assert one == pytest.approx(other, rel=1e-2, abs=1e-3)
 
 
-def test_an_update_whose_betas_are_scheduled_is_captured_when_they_stay(tapes: Callable[..., Tapes]) -> None:
-    """Adam takes them as numbers, which are constants in a graph."""
+def test_update_with_scheduled_betas_is_captured_once_they_are_constant(tapes: Callable[..., Tapes]) -> None:
+    """Adam takes betas as floats, which are constants in a graph."""
     growing = Linear(of=["optimizer.beta2"], start=0.9, end=0.99, begin=0.0, finish=0.5, unit="fraction")
 
-    def made(way: Runtime) -> tuple[list[dict[str, float]], dict[str, Any]]:
+    def made(runtime: Runtime) -> tuple[list[dict[str, float]], dict[str, Any]]:
         state = make_state()
-        seen = advance(state, way, steps=20, schedules=partial(Schedules, schedules={"beta2": growing}, capture=CPU))
+        seen = advance(
+            state, runtime, steps=20, schedules=partial(Schedules, schedules={"beta2": growing}, capture=CPU)
+        )
         assert state.G_optimizer.param_groups[0]["betas"] == (0.0, 0.99)
         return seen, snapshot(state)
 

@@ -1,4 +1,4 @@
-"""On a busy machine: the bounded spin, and threads that follow the load."""
+"""The spin count of OpenMP threads, and the number of threads that adapts to the load of the machine."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ from gantrain.engine.openmp import AUTO_SPIN, NUM_AGREEING, AdaptThreads, bound_
         (300, {"OMP_WAIT_POLICY": "passive"}, {"OMP_WAIT_POLICY": "passive"}),
     ],
 )
-def test_the_spin_is_bounded_unless_the_environment_says_otherwise(
+def test_spin_count_is_set_unless_the_environment_sets_it(
     spin: object, environment: dict[str, str], expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "torch")
@@ -31,14 +31,14 @@ def test_the_spin_is_bounded_unless_the_environment_says_otherwise(
     assert environment == expected
 
 
-def test_after_torch_is_imported_nothing_is_set() -> None:
+def test_spin_count_is_not_set_after_torch_is_imported() -> None:
     environment: dict[str, str] = {}
     bound_spin("auto", environment)
     assert environment == {}
 
 
 @pytest.mark.parametrize(("typed", "expected"), [((), str(AUTO_SPIN)), (("runtime.spin=system",), "None")])
-def test_the_command_sets_the_spin_before_torch_is_imported(
+def test_command_sets_the_spin_count_before_torch_is_imported(
     tmp_path: Path, typed: tuple[str, ...], expected: str
 ) -> None:
     (tmp_path / "spun.py").write_text(
@@ -55,7 +55,7 @@ def test_the_command_sets_the_spin_before_torch_is_imported(
 
 @dataclass
 class Machine:
-    """A machine of `cores` on which others use some, seen through clocks that are moved by hand."""
+    """A simulated machine on which other processes use `others` cores."""
 
     others: float = 0.0
     time: float = 0.0
@@ -64,7 +64,7 @@ class Machine:
     chosen: list[int] = field(default_factory=list)
     tried: list[int] = field(default_factory=list)
 
-    def follow(self, most: int, *, same: bool = True) -> AdaptThreads:
+    def adapt_threads(self, most: int, *, same: bool = True) -> AdaptThreads:
         def gives_same_bits(threads: int) -> bool:
             self.tried.append(threads)
             return same
@@ -78,51 +78,51 @@ class Machine:
             now=lambda: self.time,
         )
 
-    def pass_time(self, follower: AdaptThreads, seconds: float) -> None:
+    def pass_time(self, adapter: AdaptThreads, seconds: float) -> None:
         for _ in range(round(seconds / 0.1)):
             self.time += 0.1
             self.own += 0.1
             self.busy += 0.1 * (1 + self.others)
-            follower()
+            adapter()
 
 
-def test_alone_nothing_is_changed_and_nothing_is_tried() -> None:
+def test_idle_machine_keeps_all_threads() -> None:
     machine = Machine()
-    follower = machine.follow(2)
-    machine.pass_time(follower, 10)
+    adapter = machine.adapt_threads(2)
+    machine.pass_time(adapter, 10)
     assert (machine.chosen, machine.tried) == ([], [])
 
 
-def test_beside_a_busy_process_a_thread_is_given_up_and_taken_back() -> None:
+def test_threads_are_reduced_beside_a_busy_process_and_restored_after_it() -> None:
     machine = Machine(others=1.0)
-    follower = machine.follow(2)
-    machine.pass_time(follower, 3)
+    adapter = machine.adapt_threads(2)
+    machine.pass_time(adapter, 3)
     assert machine.chosen == [1]
     machine.others = 0.0
-    machine.pass_time(follower, 3)
+    machine.pass_time(adapter, 3)
     assert machine.chosen == [1, 2]
     machine.others = 1.0
-    machine.pass_time(follower, 3)
+    machine.pass_time(adapter, 3)
     assert machine.chosen == [1, 2, 1]
-    assert machine.tried == [1]  # once
+    assert machine.tried == [1]  # tried once
 
 
-def test_a_short_burst_of_others_changes_nothing() -> None:
+def test_short_bursts_of_other_processes_change_nothing() -> None:
     machine = Machine()
-    follower = machine.follow(2)
-    machine.pass_time(follower, 1.2)
+    adapter = machine.adapt_threads(2)
+    machine.pass_time(adapter, 1.2)
     machine.others = 1.0
-    machine.pass_time(follower, 0.3)
+    machine.pass_time(adapter, 0.3)
     machine.others = 0.0
-    machine.pass_time(follower, 3)
+    machine.pass_time(adapter, 3)
     assert NUM_AGREEING > 1
     assert machine.chosen == []
 
 
-def test_where_the_bits_would_differ_the_number_stays() -> None:
+def test_number_of_threads_stays_if_results_would_differ() -> None:
     machine = Machine(others=1.0)
-    follower = machine.follow(2, same=False)
-    machine.pass_time(follower, 5)
+    adapter = machine.adapt_threads(2, same=False)
+    machine.pass_time(adapter, 5)
     assert machine.chosen == []
     assert machine.tried == [1]
 
@@ -131,12 +131,12 @@ def test_where_the_bits_would_differ_the_number_stays() -> None:
     ("most", "others", "expected"),
     [(2, 0.0, 2), (2, 0.4, 2), (2, 0.6, 1), (2, 2.0, 1), (8, 1.0, 4), (8, 0.4, 8), (8, 5.0, 2), (8, 8.0, 1)],
 )
-def test_the_largest_half_that_fits_beside_the_others(most: int, others: float, expected: int) -> None:
-    assert Machine().follow(most).fitting(others) == expected
+def test_number_of_threads_is_halved_until_it_fits(most: int, others: float, expected: int) -> None:
+    assert Machine().adapt_threads(most).fitting(others) == expected
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="reads Linux's counters")
-def test_busy_seconds_count_what_this_process_uses() -> None:
+def test_busy_seconds_include_this_process() -> None:
     busy, own = busy_seconds(), time.process_time()
     while time.process_time() - own < 0.5:
         pass

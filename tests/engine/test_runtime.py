@@ -1,4 +1,4 @@
-"""Which precision, layout and acceleration are chosen, and that they compute what plain float32 does."""
+"""The choice of precision, layout and acceleration, and the accuracy of each compared with float32."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ AUTO = RuntimeConfig(
     num_workers=None,
 )
 
-# What is chosen
+# Choice
 
 
 @pytest.fixture
@@ -50,13 +50,13 @@ def vectors_state() -> TrainState:
     return TrainState(G, D, Adam(G.parameters()), Adam(D.parameters()))
 
 
-def test_auto_is_plain_on_a_cpu(caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_is_float32_and_eager_on_a_cpu(caplog: pytest.LogCaptureFixture) -> None:
     assert choose(AUTO, CPU, make_state(), [], batch_size=8) == Runtime(device=CPU)
     assert not caplog.records
 
 
 @pytest.mark.usefixtures("gpu")
-def test_auto_is_fast_on_a_gpu() -> None:
+def test_auto_uses_bf16_graphs_and_channels_last_on_a_gpu() -> None:
     parts = [Wasserstein(), Normal(z_dim=8), GradientPenalty(weight=10.0, every=1)]
     fast = choose(AUTO, CUDA, make_state(), parts, batch_size=8)
     assert fast == Runtime(device=CUDA, precision="bf16", acceleration="graph", layout="channels_last")
@@ -74,24 +74,24 @@ def test_auto_is_fast_on_a_gpu() -> None:
         *(("layout", name) for name in ("contiguous", "channels_last")),
     ],
 )
-def test_each_way_is_had_by_its_name(option: str, name: str) -> None:
+def test_each_option_can_be_chosen_by_name(option: str, name: str) -> None:
     assert getattr(choose(replace(AUTO, **{option: name}), CUDA, make_state(), [], batch_size=8), option) == name
 
 
 @pytest.mark.parametrize("option", ["precision", "acceleration", "layout"])
-def test_a_wrong_name_is_refused(option: str) -> None:
+def test_unknown_option_names_are_refused(option: str) -> None:
     with pytest.raises(ConfigError, match=rf"runtime.{option}=fast: must be one of auto, "):
         choose(replace(AUTO, **{option: "fast"}), CPU, make_state(), [], batch_size=8)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, None, "many"])
-def test_a_wrong_number_of_threads_is_refused(threads: object) -> None:
+def test_invalid_numbers_of_threads_are_refused(threads: object) -> None:
     with pytest.raises(ConfigError, match=rf"runtime.threads={threads}: must be auto, or a whole number, at least 1"):
         choose(replace(AUTO, threads=threads), CPU, make_state(), [], batch_size=8)
 
 
-def test_tiny_networks_are_left_to_one_thread() -> None:
-    """As those of experiment=gaussian, of 1,121 and 449 parameters; what convolves or is large is shared out."""
+def test_tiny_networks_use_one_thread() -> None:
+    """As in experiment=gaussian, with 1,121 and 449 parameters; convolutions and large networks use all threads."""
 
     def threads(state: TrainState, batch_size: int, device: torch.device = CPU) -> int | None:
         wanted = replace(AUTO, precision="float32", acceleration="eager")
@@ -105,7 +105,7 @@ def test_tiny_networks_are_left_to_one_thread() -> None:
     assert str(three) == "float32, 3 threads"
 
 
-def test_the_number_of_threads_holds_while_training_alone() -> None:
+def test_number_of_threads_is_restored_after_training() -> None:
     usual = torch.get_num_threads()
     with Runtime(device=CPU, threads=usual + 1).threaded():
         assert torch.get_num_threads() == usual + 1
@@ -118,11 +118,11 @@ def test_the_number_of_threads_holds_while_training_alone() -> None:
 
 
 class Own(Regularizer):
-    """Defined outside of gantrain, as a user's is."""
+    """A regularizer defined outside of gantrain."""
 
 
 class Counting(Regularizer):
-    """Remembers a number, as a penalty at every 16th update does."""
+    """Keeps its state in a Python number."""
 
     def __init__(self) -> None:
         self.updates = 0
@@ -132,18 +132,18 @@ class Counting(Regularizer):
 
 
 class CountingInTensors(Regularizer):
-    """Counts where a replay counts too."""
+    """Keeps its state in a tensor, which replays update."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": torch.zeros(())}
 
 
 class OwnAdam(Adam):
-    """Likewise."""
+    """An optimizer defined outside of gantrain."""
 
 
-def test_auto_takes_no_bf16_that_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of a V100, where it is slower than float32."""
+def test_auto_does_not_choose_emulated_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a V100, emulated bf16 is slower than float32."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
     assert choose(AUTO, CUDA, make_state(), [], batch_size=8).precision == "float32"
@@ -174,7 +174,7 @@ def test_auto_takes_no_bf16_that_is_emulated(monkeypatch: pytest.MonkeyPatch) ->
         (CUDA, {"acceleration": "graph"}, SGD, [CountingInTensors()], "acceleration", "graph", None),
     ],
 )
-def test_what_cannot_be_had_is_said(
+def test_unavailable_options_are_replaced_with_a_warning(
     caplog: pytest.LogCaptureFixture,
     device: torch.device,
     wanted: dict[str, str],
@@ -206,13 +206,13 @@ def test_networks_run_in_bf16_and_penalties_in_float32() -> None:
 
     convolution.register_forward_hook(note)
     advance(state, Runtime(device=CPU, precision="bf16"), steps=1)
-    assert set(dtypes) == {(False, torch.bfloat16), (True, torch.float32)}  # the penalty's input alone is a leaf
+    assert set(dtypes) == {(False, torch.bfloat16), (True, torch.float32)}  # only the input of the penalty is a leaf
     assert {p.dtype for p in (*state.G.parameters(), *state.D.parameters())} == {torch.float32}
     assert {p.grad.dtype for p in state.D.parameters() if p.grad is not None} == {torch.float32}
 
 
-def gradients_of_a_step(way: Runtime, dtype: torch.dtype, player: str) -> Tensor:
-    """Of one update of both, whose weights stay."""
+def gradients_of_a_step(runtime: Runtime, dtype: torch.dtype, player: str) -> Tensor:
+    """Return the gradients of a player in one step with a learning rate of 0."""
     state = make_state(width=8, dtype=dtype, fused=False)
     state.G_optimizer, state.D_optimizer = (SGD(net.parameters(), lr=0.0) for net in (state.G, state.D))
     default = torch.get_default_dtype()
@@ -233,7 +233,8 @@ def gradients_of_a_step(way: Runtime, dtype: torch.dtype, player: str) -> Tensor
     try:
         train(
             state, OneBatch(), lambda n, device: noise.to(dtype), objective,
-            steps=1, n_critic=lambda _: 1, seed=0, device=CPU, precision=way.run, accelerate=way.accelerate(state),
+            steps=1, n_critic=lambda _: 1, seed=0, device=CPU, precision=runtime.run,
+            accelerate=runtime.accelerate(state),
         )  # fmt: skip
     finally:
         torch.set_default_dtype(default)
@@ -241,7 +242,7 @@ def gradients_of_a_step(way: Runtime, dtype: torch.dtype, player: str) -> Tensor
 
 
 class Between(GradientPenalty):
-    """The gradient penalty at half-way points: the noise of other dtypes is another."""
+    """The gradient penalty at the midpoints, because each dtype draws other random numbers."""
 
     def discriminator_penalty(self, critic: Any, batch: Any) -> Tensor:
         gradient = input_gradient(critic, torch.lerp(batch.fake, batch.real, 0.5), batch.labels)
@@ -249,41 +250,41 @@ class Between(GradientPenalty):
 
 
 @pytest.mark.parametrize(
-    ("way", "most"),
+    ("runtime", "most"),
     [
         (Runtime(device=CPU), 1e-5),
         (Runtime(device=CPU, layout="channels_last"), 1e-5),
-        (Runtime(device=CPU, precision="bf16"), 0.1),  # 8 bits, six layers deep, through batch normalization
+        (Runtime(device=CPU, precision="bf16"), 0.1),  # 8 bits of precision through six layers with BatchNorm
     ],
     ids=str,
 )
 @pytest.mark.parametrize("player", ["G", "D"])
-def test_the_gradients_of_a_step_are_those_of_float64(way: Runtime, most: float, player: str) -> None:
+def test_gradients_of_a_step_are_close_to_float64(runtime: Runtime, most: float, player: str) -> None:
     exact = gradients_of_a_step(Runtime(device=CPU), torch.float64, player)
-    found = gradients_of_a_step(way, torch.float32, player)
+    found = gradients_of_a_step(runtime, torch.float32, player)
     assert exact.norm() > 1e-3
     assert float((found - exact).norm() / exact.norm()) < most
 
 
 @pytest.mark.parametrize(
-    ("way", "most"),
+    ("runtime", "most"),
     [(Runtime(device=CPU, layout="channels_last"), 0.02), (Runtime(device=CPU, precision="bf16"), 0.1)],
     ids=str,
 )
-def test_the_losses_of_200_steps_are_those_of_plain_float32(way: Runtime, most: float) -> None:
-    """Compared by the curves' distance: single steps drift apart, as they do from one float32 kernel to another."""
+def test_losses_of_200_steps_are_close_to_float32(runtime: Runtime, most: float) -> None:
+    """Compare the mean distance of the curves, because single steps diverge, as between float32 kernels."""
     options: dict[str, Any] = {"steps": 200, "n_critic": lambda _: 1}
-    plain, fast = advance(make_state(), Runtime(device=CPU), **options), advance(make_state(), way, **options)
+    plain, fast = advance(make_state(), Runtime(device=CPU), **options), advance(make_state(), runtime, **options)
     for tag in ("loss/discriminator", "penalty/gradient_penalty"):
         one, other = ([row[tag] for row in rows] for rows in (plain, fast))
         scale = statistics.mean(map(abs, one))
         assert statistics.mean(abs(a - b) for a, b in zip(one, other, strict=True)) < most * scale
 
 
-# Layout and data
+# Data
 
 
-def test_batches_brought_ahead_are_the_batches() -> None:
+def test_prefetched_batches_equal_the_batches() -> None:
     batches = ImageBatches(images(20), batch_size=8, seed=0, device=CPU)
     ahead = Prefetcher(ImageBatches(images(20), batch_size=8, seed=0, device=CPU))
     for i in [0, 1, 2, 3, 4, 40, 41, 3, 4]:

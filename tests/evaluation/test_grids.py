@@ -23,24 +23,24 @@ def test_grid_is_exact_to_the_pixel() -> None:
         expected[top : top + height, left : left + width] = tile
     difference = np.abs(picture.astype(int) - expected)
     assert picture.shape == expected.shape
-    assert difference.max() <= 1  # where float32 rounds a half the other way
+    assert difference.max() <= 1  # float32 may round halves the other way
     assert (difference > 0).mean() < 0.01
 
 
-def test_grid_does_not_scale_by_what_it_holds() -> None:
+def test_grid_does_not_rescale_the_contrast() -> None:
     dim = grids.grid(torch.full((4, 1, 8, 8), -0.5))
     assert set(np.unique(dim)) == {64, 255}
     clipped = grids.grid(torch.tensor([-3.0, 3.0]).reshape(2, 1, 1, 1).expand(2, 1, 8, 8))
     assert set(np.unique(clipped)) == {0, 255}
 
 
-def test_grid_leaves_large_images_as_they_are() -> None:
+def test_grid_does_not_enlarge_large_images() -> None:
     assert grids.grid(torch.zeros(4, 3, 128, 128)).shape == (2 * 130 + 2, 2 * 130 + 2, 3)
     assert grids.grid(torch.zeros(1, 1, 28, 28)).shape[1] >= 256
 
 
 @pytest.mark.parametrize(("n", "columns"), [(1, 1), (2, 2), (4, 2), (7, 3), (12, 4), (16, 4), (32, 8), (64, 8)])
-def test_columns_are_near_square(n: int, columns: int) -> None:
+def test_grids_are_nearly_square(n: int, columns: int) -> None:
     assert grids.num_columns(n) == columns
 
 
@@ -67,7 +67,7 @@ def test_animation_shows_every_frame_and_holds_the_last(tmp_path: Path) -> None:
     assert durations == [100] * 4 + [2000]
 
 
-def test_animation_is_bounded(tmp_path: Path) -> None:
+def test_size_and_frames_of_an_animation_are_limited(tmp_path: Path) -> None:
     frames = write_frames(tmp_path, 23, width=1024)
     grids.animation(tmp_path / "a.gif", frames, max_frames=10)
     with Image.open(tmp_path / "a.gif") as gif:
@@ -82,7 +82,7 @@ def test_evenly_keeps_the_ends() -> None:
     assert grids.evenly(3, 200) == [0, 1, 2]
 
 
-def test_a_failing_write_leaves_the_old_picture_and_nothing_else(tmp_path: Path) -> None:
+def test_failed_write_leaves_the_old_image(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     grids.save_png(path, np.zeros((4, 4, 3), np.uint8))
     before = path.read_bytes()

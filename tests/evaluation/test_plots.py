@@ -39,18 +39,18 @@ def test_distributions_are_drawn_on_axes_of_the_real_sample(d: int) -> None:
     assert (near != far).any()
 
 
-def test_many_coordinates_are_cut_to_twelve() -> None:
+def test_at_most_twelve_coordinates_are_drawn() -> None:
     picture = plots.distribution(torch.randn(20, 13), None, None, title="step 1")
     assert picture.shape == (4 * 340, 3 * 460, 3)
 
 
-def test_a_scatter_survives_a_constant_critic_and_nan_samples() -> None:
+def test_scatter_accepts_a_constant_critic_and_nan_samples() -> None:
     real = torch.randn(50, 2)
     plots.scatter(real, torch.full((50, 2), math.nan), lambda points: torch.zeros(len(points)), title="t")
     plots.distribution(real[:, :1], torch.full((50, 1), math.nan), None, title="t")
 
 
-def test_a_density_is_the_same_whatever_was_drawn_before() -> None:
+def test_density_does_not_depend_on_earlier_plots() -> None:
     real, early, late = torch.randn(500, 1) + 3, torch.randn(500, 1), torch.randn(500, 1) + 2.5
     first = plots.distribution(real, late, None, title="late")
     plots.distribution(real, early, None, title="early")
@@ -73,7 +73,7 @@ def test_a_log_axis_needs_positive_values_over_two_decades() -> None:
     assert not plots.spans_decades(np.array([-1.0, 1000.0]))
 
 
-def test_curves_have_a_panel_for_each_kind_of_number() -> None:
+def test_curves_have_a_panel_for_each_kind_of_scalar() -> None:
     rows = [{"step": float(i), "images": i, "loss/generator": 1.0, "metric/mean_0": 0.1 * i} for i in range(10)]
     two = plots.curves(rows)
     one = plots.curves([{"step": row["step"], "loss/generator": row["loss/generator"]} for row in rows])

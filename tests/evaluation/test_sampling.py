@@ -9,7 +9,7 @@ CPU = torch.device("cpu")
 
 
 class Recorder(nn.Module):
-    """A generator that depends on its batch in training mode, and notes what it is given."""
+    """A generator that couples samples in training mode, and records its batch sizes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,11 +44,11 @@ def test_sample_i_depends_only_on_the_seed_and_i(G: Recorder) -> None:
     assert set(G.sizes) == {BLOCK_SIZE}
 
 
-def test_blocks_come_one_by_one(G: Recorder) -> None:
+def test_blocks_are_generated_lazily(G: Recorder) -> None:
     blocks = sample_blocks(G, Normal(z_dim=4), 130, device=CPU, key=(0, "sample"))
     assert len(next(blocks)) == 64
     assert len(G.sizes) == 1
-    assert G.training  # between blocks the generator is as it was
+    assert G.training  # between blocks, the mode of the generator is restored
     assert [len(block) for block in blocks] == [64, 2]
 
 

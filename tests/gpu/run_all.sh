@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Everything worth running on a lent GPU, from the root of the repository: prints figures and outcomes, and fails where
-# anything did. In all about 15 minutes; where a call may not take as long, name parts: run_all.sh tests; run_all.sh runs
-# table; run_all.sh ways data.
-# WHEELS names a folder of wheels for what the machine lacks: hydra-core, omegaconf==2.3.1, antlr4-python3-runtime==4.9.3,
+# Run everything that needs a GPU, from the root of the repository; print figures and results, and fail if any part
+# failed. All parts take about 15 minutes; parts can be named: run_all.sh tests; run_all.sh runs table; run_all.sh ways
+# data.
+# WHEELS: a folder of wheels that the machine lacks: hydra-core, omegaconf==2.3.1, antlr4-python3-runtime==4.9.3,
 # beartype, hatchling, trove-classifiers, tomlkit, pathspec, pluggy, packaging and editables beside torch, tensorboard,
-# matplotlib and the rest. OUT is a folder for the log.
+# matplotlib and the rest. OUT: a folder for the log.
 set -uo pipefail
 failed=0
 try() { "$@" || { failed=1; echo "FAILED: $*"; }; }
@@ -24,7 +24,7 @@ runs() {
 
 table() { try python3 benchmarks/compare.py --rounds 3; }
 
-# What each way of running brings in the case that is bound by arithmetic. The images are made up.
+# Measure each runtime option in a case that is bound by arithmetic, on random images.
 ways() {
     data=$(mktemp -d)
     try python3 -c "
@@ -41,7 +41,7 @@ make_files(Path('$data/celeba/img_align_celeba'))"
 
 data() { try python3 benchmarks/data.py; }
 
-[ -n "${OUT:-}" ] && exec > >(tee "$OUT/gpu.log") 2>&1 # is there even where the call is cut short
+[ -n "${OUT:-}" ] && exec > >(tee "$OUT/gpu.log") 2>&1 # the log exists even if the call is interrupted
 if [ -n "${WHEELS:-}" ]; then
     python3 -m pip install --quiet --no-index --find-links "$WHEELS" hydra-core omegaconf filelock jaxtyping beartype rich \
         hatchling editables pytest pytest-timeout pytest-xdist hypothesis scipy || exit 1

@@ -1,4 +1,4 @@
-"""What must hold on a GPU too; skipped where there is none."""
+"""Tests that need a GPU; they are skipped without one."""
 
 import gc
 import statistics
@@ -50,7 +50,7 @@ SHAPE = (3, 64, 64)
 
 REFERENCE = Runtime(device=CUDA)
 GRAPH = Runtime(device=CUDA, acceleration="graph")
-WAYS = [
+RUNTIMES = [
     REFERENCE,
     Runtime(device=CUDA, precision="tf32"),
     Runtime(device=CUDA, precision="bf16"),
@@ -77,7 +77,7 @@ ADAM = partial(torch.optim.Adam, lr=1e-4, betas=(0.0, 0.9), fused=True)
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of training; regularizers are made anew for each run."""
+    """A kind of training; `regularizers` makes new ones for each run."""
 
     loss: Loss = field(default_factory=Wasserstein)
     regularizers: Callable[[], dict[str, Regularizer]] = penalty
@@ -95,7 +95,9 @@ CASES = {
 }
 
 
-def make_run(folder: Path, *, width: int, every: int, way: Runtime = REFERENCE, case: Case = CASES["wgan_gp"]) -> Run:
+def make_run(
+    folder: Path, *, width: int, every: int, runtime: Runtime = REFERENCE, case: Case = CASES["wgan_gp"]
+) -> Run:
     torch.manual_seed(0)
     torch.backends.cudnn.deterministic = True
     images = torch.randint(0, 256, (512, *SHAPE), dtype=torch.uint8)
@@ -113,13 +115,13 @@ def make_run(folder: Path, *, width: int, every: int, way: Runtime = REFERENCE, 
         dataset=ImageDataset("noise", images, labels=None, num_classes=None, fingerprint="f"),
         latent=Normal(z_dim=128),
         objective=Objective(case.loss, case.regularizers()),
-        runtime=way,
+        runtime=runtime,
         steps=10**6,
         metrics={},
         hyperparameters={},
     )
     Callbacks(run, [Log(every=50), Checkpoint(every=every, keep=2, keep_every=None, best=None)])
-    way.prepare(run.state)
+    runtime.prepare(run.state)
     return run
 
 
@@ -130,15 +132,15 @@ def advance(
     look: Callable[..., None] | None = None,
     case: Case = CASES["wgan_gp"],
 ) -> None:
-    """Train on to some step of 200."""
+    """Train up to `steps`, of 200 planned steps."""
     batches = batches or make_batches(run.dataset, batch_size=64, seed=0, device=CUDA)
 
     def stop(state: TrainState, _: Logs) -> None:
         if state.step == steps:
-            raise Enough
+            raise Interrupted
 
     callbacks = [look] if look else run.listeners
-    with suppress(Enough):
+    with suppress(Interrupted):
         train(
             run.state, batches, run.latent, run.objective, steps=200, n_critic=lambda _: case.n_critic,
             seed=0, device=CUDA, ema=EMA(halflife_images=1000.0, rampup=None), callbacks=[*callbacks, stop],
@@ -152,22 +154,22 @@ def started(run: Run) -> None:
 
 
 def finish(run: Run) -> None:
-    for callback in reversed(run.listeners):  # the checkpoint first
+    for callback in reversed(run.listeners):  # begins with Checkpoint
         callback.finish(run.state, "stopped")
 
 
-class Enough(Exception):
+class Interrupted(Exception):
     pass
 
 
 def losses(
     folder: Path,
-    way: Runtime,
+    runtime: Runtime,
     steps: int,
     case: Case = CASES["wgan_gp"],
     then: Callable[[TrainState], None] = lambda state: None,
 ) -> torch.Tensor:
-    """Train, and return the critic's loss with its penalties at each step, and the generator's."""
+    """Train, and return the critic's loss with its penalties, and the generator's loss, at each step: [steps, 2]."""
     rows: list[torch.Tensor] = []
 
     def look(state: TrainState, logs: Logs) -> None:
@@ -176,20 +178,20 @@ def losses(
         critic = sum(penalties, start=logs["loss/discriminator"])
         rows.append(torch.stack([torch.as_tensor(critic), torch.as_tensor(logs["loss/generator"])]))
 
-    advance(make_run(folder, width=16, every=10**6, way=way, case=case), steps, look=look, case=case)
+    advance(make_run(folder, width=16, every=10**6, runtime=runtime, case=case), steps, look=look, case=case)
     return torch.stack(rows).cpu()
 
 
 def never_captured(folder: Path, steps: int, case: Case, **options: Any) -> torch.Tensor:
-    """The losses of updates that see what a replay sees, one operation after the other."""
+    """Return the losses of the same training when the updates are prepared for capture, but stay eager."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graphs, "EAGER_CALLS", 10**9)
         return losses(folder, GRAPH, steps, case, **options)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_replays_are_the_steps_to_the_bit(tmp_path: Path, case: str) -> None:
-    """In float32, from a progress that is a tensor in both; every noise, moment and running mean included."""
+def test_replays_equal_eager_steps_bit_for_bit(tmp_path: Path, case: str) -> None:
+    """In float32; the clock is a tensor in both, and noise, moments and running means are the same."""
     fast = losses(tmp_path / "fast", GRAPH, 200, CASES[case])
     plain = never_captured(tmp_path / "plain", 200, CASES[case])
     print(f"{case}: off by {float((fast - plain).abs().max()):.2e}")
@@ -198,8 +200,8 @@ def test_replays_are_the_steps_to_the_bit(tmp_path: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_replay_trains(tmp_path: Path, caplog: pytest.LogCaptureFixture, case: str) -> None:
-    run = make_run(tmp_path / "run", width=4, every=10**6, way=WAYS[-1], case=CASES[case])
+def test_replays_change_the_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture, case: str) -> None:
+    run = make_run(tmp_path / "run", width=4, every=10**6, runtime=RUNTIMES[-1], case=CASES[case])
     made: list[CapturedUpdate] = []
     weights: list[list[torch.Tensor]] = []
 
@@ -225,15 +227,17 @@ def test_a_replay_trains(tmp_path: Path, caplog: pytest.LogCaptureFixture, case:
     made.clear()
 
 
-def test_what_cannot_be_captured_is_eager_and_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Waits(GradientPenalty):
+def test_update_that_cannot_be_captured_stays_eager_with_the_same_losses(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Synchronizing(GradientPenalty):
         def discriminator_penalty(self, critic: Critic, batch: UpdateBatch) -> torch.Tensor:
             made = super().discriminator_penalty(critic, batch)
             made.item()
             return made
 
-    case = Case(regularizers=lambda: {"penalty": Waits(weight=10.0, every=1)})
-    plain, fast = (losses(tmp_path / name, way, 20, case) for name, way in {"a": REFERENCE, "b": GRAPH}.items())
+    case = Case(regularizers=lambda: {"penalty": Synchronizing(weight=10.0, every=1)})
+    plain, fast = (losses(tmp_path / name, runtime, 20, case) for name, runtime in {"a": REFERENCE, "b": GRAPH}.items())
     print(caplog.text)
     assert "The critic's update could not be captured as a CUDA graph; all updates stay eager" in caplog.text
     assert torch.equal(fast, plain)
@@ -250,7 +254,7 @@ def test_what_cannot_be_captured_is_eager_and_the_same(tmp_path: Path, caplog: p
 
 
 class Refusing(NonSaturating):
-    """Cannot be captured for the generator, after the critic's update has been."""
+    """A loss whose generator update cannot be captured, after the critic's update has been captured."""
 
     def generator(self, fake_logits: torch.Tensor) -> torch.Tensor:
         made = super().generator(fake_logits)
@@ -258,14 +262,16 @@ class Refusing(NonSaturating):
         return made
 
 
-def test_a_capture_that_fails_takes_no_noise_from_another(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_capture_does_not_change_the_random_numbers_of_other_updates(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     case = replace(CASES["dcgan with noise"], loss=Refusing(), n_critic=2)
     fast, plain = losses(tmp_path / "fast", GRAPH, 40, case), never_captured(tmp_path / "plain", 40, case)
     assert "The generator's update could not be captured as a CUDA graph; all updates stay eager" in caplog.text
     assert torch.equal(fast, plain)
 
 
-def test_a_learning_rate_that_changes_is_that_of_the_step(tmp_path: Path) -> None:
+def test_captured_updates_use_a_changed_learning_rate(tmp_path: Path) -> None:
     def descend(state: TrainState) -> None:
         if state.step in (20, 21):
             state.D_optimizer.param_groups[0]["lr"] *= 0.1
@@ -277,26 +283,26 @@ def test_a_learning_rate_that_changes_is_that_of_the_step(tmp_path: Path) -> Non
     assert not torch.equal(plain, never_captured(tmp_path / "other", 40, case))
 
 
-@pytest.mark.parametrize("way", WAYS[1:], ids=str)
-def test_the_losses_of_200_steps_are_those_of_plain_float32(tmp_path: Path, way: Runtime) -> None:
-    """Compared by the distance of the curves: single steps drift apart, as they do from one kernel to another."""
-    plain, fast = losses(tmp_path / "plain", REFERENCE, 200), losses(tmp_path / "fast", way, 200)
+@pytest.mark.parametrize("runtime", RUNTIMES[1:], ids=str)
+def test_losses_of_200_steps_are_close_to_float32(tmp_path: Path, runtime: Runtime) -> None:
+    """Compare the mean distance of the curves, because single steps diverge, as they do between float32 kernels."""
+    plain, fast = losses(tmp_path / "plain", REFERENCE, 200), losses(tmp_path / "fast", runtime, 200)
     assert torch.isfinite(fast).all()
-    most = 1e-3 if way.precision == "float32" else 0.15
-    first = 5  # steps in which nothing has drifted yet
+    most = 1e-3 if runtime.precision == "float32" else 0.15
+    first = 5  # before rounding errors grow
     scale = plain.abs().mean(0)
-    print(f"{way}: first steps {((fast - plain)[:first].abs().mean(0) / scale).tolist()}, all "
+    print(f"{runtime}: first steps {((fast - plain)[:first].abs().mean(0) / scale).tolist()}, all "
           f"{((fast - plain).abs().mean(0) / scale).tolist()}")  # fmt: skip
     assert ((fast - plain)[:first].abs().mean(0) < most * scale).all()
     assert ((fast - plain).abs().mean(0) < 0.3 * scale).all()
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("runtime", RUNTIMES, ids=str)
 @pytest.mark.parametrize("player", ["G", "D"])
-def test_the_gradients_of_a_step_are_those_of_float64(way: Runtime, player: str) -> None:
-    """Where an activation bends between one rounding and another, a gradient jumps: of three draws one is spared it."""
+def test_gradients_of_a_step_are_close_to_float64(runtime: Runtime, player: str) -> None:
+    """Rounding may move an activation across its kink and so change a gradient; the best of 3 draws counts."""
 
-    def gradients(seed: int, way: Runtime, dtype: torch.dtype, updates: int) -> torch.Tensor:
+    def gradients(seed: int, runtime: Runtime, dtype: torch.dtype, updates: int) -> torch.Tensor:
         random = torch.Generator().manual_seed(seed)
         noise = torch.randn(16, 128, generator=random, dtype=torch.float64)
         pixels = torch.rand(16, *SHAPE, generator=random, dtype=torch.float64) * 2 - 1
@@ -305,8 +311,8 @@ def test_the_gradients_of_a_step_are_those_of_float64(way: Runtime, player: str)
         G = Generator(SHAPE, 128, activation="relu", norm="layer", **common).to(CUDA, dtype)
         D = Discriminator(SHAPE, activation="leaky_relu", norm="none", **common).to(CUDA, dtype)
         state = TrainState(G, D, *(torch.optim.SGD(net.parameters(), lr=0.0) for net in (G, D)))
-        way.prepare(state)
-        # The points of the penalty are drawn in the dtype itself; a float64 one draws other numbers.
+        runtime.prepare(state)
+        # The gradient penalty draws other random points in float64, so that a fixed point is used.
         halfway = {"penalty": HalfWay(weight=10.0, every=1)}
         codes, x = noise.to(CUDA, dtype), pixels.to(CUDA, dtype)
 
@@ -321,18 +327,19 @@ def test_the_gradients_of_a_step_are_those_of_float64(way: Runtime, player: str)
 
         train(
             state, OneBatch(), lambda n, device: codes, Objective(Wasserstein(), halfway), steps=updates,
-            n_critic=lambda _: 1, seed=0, device=CUDA, precision=way.run, accelerate=way.accelerate(state),
+            n_critic=lambda _: 1, seed=0, device=CUDA, precision=runtime.run,
+            accelerate=runtime.accelerate(state),
         )  # fmt: skip
         return torch.cat([p.grad.double().flatten() for p in {"G": G, "D": D}[player].parameters()])
 
-    # The weights stay, so that the fifth update, which is a replay where there are any, has the gradients of the first.
+    # With a learning rate of 0, the fifth update, which may be a replay, has the gradients of the first.
     errors = []
     for seed in range(3):
-        exact, found = gradients(seed, REFERENCE, torch.float64, 1), gradients(seed, way, torch.float32, 5)
+        exact, found = gradients(seed, REFERENCE, torch.float64, 1), gradients(seed, runtime, torch.float32, 5)
         errors.append(float((found - exact).norm() / exact.norm()))
-    print(f"{way}: gradient of {player} off by {', '.join(f'{error:.2e}' for error in errors)}")
-    assert min(errors) < {"float32": 1e-5, "tf32": 0.06, "bf16": 0.2}[way.precision]
-    assert max(errors) < {"float32": 0.01, "tf32": 0.1, "bf16": 0.3}[way.precision]
+    print(f"{runtime}: gradient of {player} off by {', '.join(f'{error:.2e}' for error in errors)}")
+    assert min(errors) < {"float32": 1e-5, "tf32": 0.06, "bf16": 0.2}[runtime.precision]
+    assert max(errors) < {"float32": 0.01, "tf32": 0.1, "bf16": 0.3}[runtime.precision]
 
 
 class HalfWay(GradientPenalty):
@@ -342,7 +349,7 @@ class HalfWay(GradientPenalty):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
-def test_the_slope_and_its_gradients_are_those_of_torch_in_less_time(layout: torch.memory_format) -> None:
+def test_input_gradient_equals_torch_and_is_faster(layout: torch.memory_format) -> None:
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32 = False
     common = {"width": 64, "init": "dcgan", "bias": "ends", "slope": 0.2}
@@ -354,30 +361,30 @@ def test_the_slope_and_its_gradients_are_those_of_torch_in_less_time(layout: tor
         (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
         return gradient
 
-    def penalize(way: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
-        loss = 10 * (way(D, x).flatten(1).norm(dim=1) - 1).square().mean()
+    def penalize(differentiate: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
+        loss = 10 * (differentiate(D, x).flatten(1).norm(dim=1) - 1).square().mean()
         grads = torch.autograd.grad(loss, list(D.parameters()), allow_unused=True)
         return [torch.zeros_like(p) if g is None else g for g, p in zip(grads, D.parameters(), strict=True)]
 
     for one, other in zip(penalize(input_gradient), penalize(torchs), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5 * float(other.abs().max()) + 1e-12)
 
-    def milliseconds(way: Callable[..., torch.Tensor]) -> float:
+    def milliseconds(differentiate: Callable[..., torch.Tensor]) -> float:
         torch.cuda.synchronize()
         start = time.perf_counter()
-        penalize(way)
+        penalize(differentiate)
         torch.cuda.synchronize()
         return 1e3 * (time.perf_counter() - start)
 
     taken = [(milliseconds(input_gradient), milliseconds(torchs)) for _ in range(20)][5:]
     ours, theirs = (statistics.median(column) for column in zip(*taken, strict=True))
-    print(f"penalty, {layout}: {ours:.2f} ms, torch's own way {theirs:.2f} ms")
+    print(f"penalty, {layout}: {ours:.2f} ms, torch {theirs:.2f} ms")
     assert ours < theirs
 
 
 @pytest.mark.parametrize("mirror", [False, True], ids=["plain", "mirrored"])
 @pytest.mark.parametrize("data_location", ["device", "host"])
-def test_batches_are_those_of_the_cpu(tmp_path: Path, data_location: str, mirror: bool) -> None:
+def test_batches_equal_those_on_the_cpu(tmp_path: Path, data_location: str, mirror: bool) -> None:
     dataset = make_run(tmp_path / "run", width=4, every=10**6).dataset
     expected = make_batches(dataset, batch_size=64, seed=0, device=torch.device("cpu"), mirror=mirror)
     found = make_batches(dataset, batch_size=64, seed=0, device=CUDA, data_location=data_location, mirror=mirror)
@@ -386,19 +393,21 @@ def test_batches_are_those_of_the_cpu(tmp_path: Path, data_location: str, mirror
 
 
 @pytest.mark.parametrize(
-    ("case", "way", "data_location"),
+    ("case", "runtime", "data_location"),
     [
-        *(("wgan_gp", way, "device") for way in WAYS),
-        *((case, way, "device") for case in CASES for way in (GRAPH, WAYS[-1]) if case != "wgan_gp"),
-        *(("wgan_gp", way, "host") for way in (REFERENCE, WAYS[-1])),
+        *(("wgan_gp", runtime, "device") for runtime in RUNTIMES),
+        *((case, runtime, "device") for case in CASES for runtime in (GRAPH, RUNTIMES[-1]) if case != "wgan_gp"),
+        *(("wgan_gp", runtime, "host") for runtime in (REFERENCE, RUNTIMES[-1])),
     ],
     ids=str,
 )
-def test_a_resumed_run_is_the_same_to_the_bit(tmp_path: Path, case: str, way: Runtime, data_location: str) -> None:
+def test_resumed_run_equals_uninterrupted_run_bit_for_bit(
+    tmp_path: Path, case: str, runtime: Runtime, data_location: str
+) -> None:
     kind = CASES[case]
 
     def make(name: str) -> Run:
-        return make_run(tmp_path / name, width=16, every=10, way=way, case=kind)
+        return make_run(tmp_path / name, width=16, every=10, runtime=runtime, case=kind)
 
     def go(run: Run, steps: int) -> None:
         advance(
@@ -420,10 +429,10 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path: Path, case: str, way: Ru
     restore(again, content, path)
     started(again)
     go(again, 20)
-    # Back to step 10 once more, as after a divergence: what was captured is captured anew.
+    # Go back to step 10 once more, as after a divergence, so that updates are captured again.
     again.listeners[-1].wait()
     once = deepcopy(dict(tensors(capture(again))))
-    restore(again, find(parts.folder)[1], path)  # read anew, for the training goes on in the tensors of what was read
+    restore(again, find(parts.folder)[1], path)  # read again, because training changes the tensors that were read
     go(again, 20)
     finish(again)
     one, other = (dict(tensors(find(run.folder)[1])) for run in (straight, again))
@@ -460,14 +469,14 @@ def test_saving_stalls_the_training_by_less_than_a_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data_location", ["device", "host"])
-@pytest.mark.parametrize("way", [REFERENCE, WAYS[-1]], ids=str)
-def test_a_step_waits_for_the_device_only_where_it_logs(tmp_path: Path, way: Runtime, data_location: str) -> None:
-    run = make_run(tmp_path / "run", width=16, every=10**6, way=way)
+@pytest.mark.parametrize("runtime", [REFERENCE, RUNTIMES[-1]], ids=str)
+def test_only_logged_steps_wait_for_the_device(tmp_path: Path, runtime: Runtime, data_location: str) -> None:
+    run = make_run(tmp_path / "run", width=16, every=10**6, runtime=runtime)
     started(run)
     batches = make_batches(run.dataset, batch_size=64, seed=0, device=CUDA, data_location=data_location)
 
     def look(state: TrainState, logs: Logs) -> None:
-        # Steps 52 to 89 are not logged; the last step before, 51, is after every capture.
+        # Steps 52 to 89 are not logged, and all captures are made before step 51.
         torch.cuda.set_sync_debug_mode("default" if state.step == 89 or state.step < 51 else "error")
         for callback in run.listeners:
             callback(state, logs)
@@ -479,7 +488,7 @@ def test_a_step_waits_for_the_device_only_where_it_logs(tmp_path: Path, way: Run
     assert run.state.step == 90
 
 
-SINGLE_IN_A_GROUP = """
+GROUP_OF_ONE = """
 import sys
 from copy import deepcopy
 import torch
@@ -509,8 +518,8 @@ print("done")
 """
 
 
-def test_a_group_of_one_by_nccl_changes_nothing() -> None:
-    """All that one GPU can show of several: that nccl takes what it is handed."""
-    command = [sys.executable, "-c", SINGLE_IN_A_GROUP, "cuda", "cpu:gloo,cuda:nccl"]
+def test_nccl_group_of_one_process_changes_nothing() -> None:
+    """With one GPU, only test that NCCL accepts the tensors."""
+    command = [sys.executable, "-c", GROUP_OF_ONE, "cuda", "cpu:gloo,cuda:nccl"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip().endswith("done"), done.stderr

@@ -23,7 +23,7 @@ from gantrain.losses.ralsgan import RelativisticAverageLeastSquares
 from gantrain.losses.relativistic import Relativistic
 from gantrain.losses.wasserstein import Wasserstein
 
-# What the golden files call the losses.
+# The names of the losses in the golden files.
 GOLDEN = {
     "hinge": "hinge",
     "lsgan": "least_squares_half",
@@ -43,7 +43,7 @@ def make(name: str) -> Loss:
 
 
 def generator_of(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the generator's loss as a function of generated and real logits, whether it takes these or not."""
+    """Return the generator's loss as a function of fake and real logits, even if it ignores the real ones."""
     if sees_real(loss):
         return cast(RelativisticLoss, loss).generator
     return lambda fake, real: loss.generator(fake) + 0 * real.sum()
@@ -56,27 +56,27 @@ def value_and_gradient(function: Callable[..., Tensor], *logits: Tensor) -> tupl
 
 
 @pytest.mark.parametrize("loss", [Minimax(), NonSaturating()])
-def test_cross_entropy_is_that_of_torch(loss: Minimax) -> None:
+def test_cross_entropy_equals_torch(loss: Minimax) -> None:
     expected = cross_entropy(REAL, torch.ones_like(REAL)) + cross_entropy(FAKE, torch.zeros_like(FAKE))
     torch.testing.assert_close(loss.discriminator(REAL, FAKE), expected)
 
 
-def test_minimax_generator_wants_the_discriminators_loss_to_grow() -> None:
+def test_minimax_generator_maximizes_the_discriminators_loss() -> None:
     torch.testing.assert_close(Minimax().generator(FAKE), -cross_entropy(FAKE, torch.zeros_like(FAKE)))
 
 
-def test_nonsaturating_generator_wants_its_samples_called_real() -> None:
+def test_nonsaturating_generator_loss_is_cross_entropy_with_real_labels() -> None:
     torch.testing.assert_close(NonSaturating().generator(FAKE), cross_entropy(FAKE, torch.ones_like(FAKE)))
 
 
-def test_cross_entropy_of_a_discriminator_that_cannot_tell() -> None:
+def test_cross_entropy_losses_at_logits_0_are_multiples_of_log_2() -> None:
     undecided, log_2 = torch.zeros(5), torch.tensor(math.log(2))
     torch.testing.assert_close(Minimax().discriminator(undecided, undecided), 2 * log_2)
     torch.testing.assert_close(Minimax().generator(undecided), -log_2)
     torch.testing.assert_close(NonSaturating().generator(undecided), log_2)
 
 
-def test_only_the_minimax_generator_saturates_where_the_discriminator_is_sure() -> None:
+def test_only_the_minimax_generator_saturates_if_the_discriminator_is_confident() -> None:
     sure = torch.full([4], -30.0)
     _, (minimax,) = value_and_gradient(Minimax().generator, sure)
     _, (nonsaturating,) = value_and_gradient(NonSaturating().generator, sure)
@@ -109,7 +109,9 @@ def test_wasserstein_is_the_difference_of_mean_scores() -> None:
 @pytest.mark.parametrize("path", oracle_files("gan_losses*.npz"), ids=lambda path: path.stem)
 @pytest.mark.parametrize("name", GOLDEN)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 2e-7)])
-def test_values_and_gradients_are_the_golden_ones(name: str, path: Path, dtype: torch.dtype, tolerance: float) -> None:
+def test_values_and_gradients_match_the_golden_ones(
+    name: str, path: Path, dtype: torch.dtype, tolerance: float
+) -> None:
     arrays, loss = load(path, dtype), make(name)
     real, fake = arrays["in.real_logits"], arrays["in.fake_logits"]
     value, gradients = value_and_gradient(loss.discriminator, real, fake)
@@ -141,10 +143,10 @@ def test_relativistic_losses_are_cross_entropies_of_the_pairs_differences() -> N
     torch.testing.assert_close(loss.discriminator(REAL, FAKE), cross_entropy(REAL - FAKE, ones))
     torch.testing.assert_close(loss.generator(FAKE, REAL), cross_entropy(FAKE - REAL, ones))
     with pytest.raises(TypeCheckError):
-        loss.discriminator(REAL, FAKE[:1])  # nothing to pair with, and not to be broadcast
+        loss.discriminator(REAL, FAKE[:1])  # one fake logit must not be broadcast
 
 
-def test_relativistic_average_least_squares_by_hand() -> None:
+def test_relativistic_average_least_squares_matches_a_computation_by_hand() -> None:
     loss = RelativisticAverageLeastSquares()
     real, fake = torch.tensor([3.0, 1.0]), torch.tensor([-2.0, 0.0])  # means 2 and -1
     discriminator = ((3.0**2 + 1.0**2) / 2 + (3.0**2 + 1.0**2) / 2) / 2  # 4, 2 should be 1; -4, -2 should be -1
@@ -169,7 +171,7 @@ def test_relativistic_average_least_squares_takes_the_means_of_all_processes(mon
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_loss_tells_whether_its_generator_takes_real_logits(name: str) -> None:
+def test_sees_real_matches_the_signature_of_the_generator_loss(name: str) -> None:
     loss = make(name)
     assert isinstance(loss, Loss)
     if name in GOLDEN:
@@ -226,14 +228,14 @@ def test_extreme_differences_keep_their_exact_value_and_a_finite_gradient(loss: 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_are_those_of_finite_differences(name: str) -> None:
+def test_gradients_match_finite_differences(name: str) -> None:
     real, fake = REAL.clone().requires_grad_(), FAKE.clone().requires_grad_()
     assert torch.autograd.gradcheck(make(name).discriminator, (real, fake))
     assert torch.autograd.gradcheck(generator_of(make(name)), (fake, real))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_discriminator_parts_real_from_fake_and_the_generator_follows(name: str) -> None:
+def test_discriminator_separates_real_from_fake_logits_and_generator_raises_fake_logits(name: str) -> None:
     undecided = torch.zeros(4)
     _, (real, fake) = value_and_gradient(make(name).discriminator, undecided, undecided)
     assert (real <= 0).all()
@@ -245,7 +247,7 @@ def test_the_discriminator_parts_real_from_fake_and_the_generator_follows(name: 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_loss_is_a_mean_over_the_batch(name: str) -> None:
+def test_loss_is_a_mean_over_the_batch(name: str) -> None:
     loss = make(name)
     torch.testing.assert_close(loss.discriminator(REAL.repeat(3), FAKE.repeat(3)), loss.discriminator(REAL, FAKE))
     generator = generator_of(loss)
@@ -253,7 +255,7 @@ def test_the_loss_is_a_mean_over_the_batch(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_in_a_column_are_refused_rather_than_broadcast(name: str) -> None:
+def test_logits_of_shape_n_1_are_refused_rather_than_broadcast(name: str) -> None:
     loss = make(name)
     column, row = torch.zeros(4, 1), torch.zeros(4)
     for real, fake in ((column, row), (row, column), (column, column)):

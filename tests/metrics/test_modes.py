@@ -8,25 +8,25 @@ from gantrain.metrics.modes import Modes
 MIXTURE = gaussians_25(spacing=2.0, std=0.05, scale=1.0)
 
 
-def judge(points: Tensor) -> dict[str, float]:
+def measure(points: Tensor) -> dict[str, float]:
     return Modes(num_samples=len(points), radius_stds=3.0)(lambda n: points[:n], MIXTURE)
 
 
 def test_a_sample_within_three_stds_covers_its_mode() -> None:
     assert MIXTURE.modes is not None
     near, far = MIXTURE.modes[:7] + torch.tensor([0.149, 0]), MIXTURE.modes[7:] + torch.tensor([0.151, 0])
-    assert judge(torch.cat([near, far])) == pytest.approx({"modes_covered": 7, "high_quality": 7 / 25})
+    assert measure(torch.cat([near, far])) == pytest.approx({"modes_covered": 7, "high_quality": 7 / 25})
 
 
 def test_a_mode_is_counted_once() -> None:
     assert MIXTURE.modes is not None
-    assert judge(MIXTURE.modes[3].expand(40, 2)) == {"modes_covered": 1, "high_quality": 1}
-    assert judge(torch.full((40, 2), 1.0)) == {"modes_covered": 0, "high_quality": 0}
-    assert judge(torch.full((40, 2), torch.nan)) == {"modes_covered": 0, "high_quality": 0}
+    assert measure(MIXTURE.modes[3].expand(40, 2)) == {"modes_covered": 1, "high_quality": 1}
+    assert measure(torch.full((40, 2), 1.0)) == {"modes_covered": 0, "high_quality": 0}
+    assert measure(torch.full((40, 2), torch.nan)) == {"modes_covered": 0, "high_quality": 0}
 
 
 def test_real_samples_cover_all_modes() -> None:
-    numbers = judge(MIXTURE.sample(2500, torch.Generator().manual_seed(0)))
+    numbers = measure(MIXTURE.sample(2500, torch.Generator().manual_seed(0)))
     assert numbers["modes_covered"] == 25
     # In two dimensions a Gaussian has 1 - exp(-9 / 2) = 0.989 of its mass within 3 deviations.
     assert numbers["high_quality"] == pytest.approx(0.9889, abs=0.008)

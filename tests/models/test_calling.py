@@ -29,7 +29,7 @@ def test_networks_with_num_classes_take_labels() -> None:
     assert [takes_labels(network) for network in networks] == [True, False, False, False, False]
 
 
-def test_logits_alone_are_logits_without_auxiliary_outputs() -> None:
+def test_plain_logits_have_no_auxiliary_outputs() -> None:
     logits = torch.randn(3)
     assert split_output(logits) == (logits, {})
     aux = {"class_logits": torch.randn(3, 4)}

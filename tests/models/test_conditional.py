@@ -1,4 +1,4 @@
-"""The conditional networks, and ACGAN's discriminator."""
+"""Conditional networks, and the discriminator of AC-GAN."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def num_parameters(module: nn.Module) -> int:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 28, 28)])
-def test_samples_of_every_class_and_a_logit_each(kind: str, shape: tuple[int, ...]) -> None:
+def test_networks_give_samples_of_every_class_and_one_logit_per_sample(kind: str, shape: tuple[int, ...]) -> None:
     y = torch.arange(5)
     samples = generator(kind, shape)(torch.randn(5, 7), y)
     assert samples.shape == (5, *shape)
@@ -59,14 +59,14 @@ def test_samples_of_every_class_and_a_logit_each(kind: str, shape: tuple[int, ..
     assert discriminator(kind, shape)(samples, y).shape == (5,)
 
 
-def test_vectors_have_labels_too() -> None:
+def test_vectors_can_have_labels() -> None:
     y = torch.arange(5)
     samples = generator("mlp", (2,))(torch.randn(5, 7), y)
     assert discriminator("mlp", (2,))(samples, y).shape == (5,)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_they_are_the_plain_networks_on_inputs_with_the_embedding_beside_them(kind: str) -> None:
+def test_networks_equal_plain_networks_on_inputs_concatenated_with_the_embedding(kind: str) -> None:
     torch.manual_seed(0)
     G, D = generator(kind).double(), discriminator(kind).double()
     z, x = torch.randn(4, 7, dtype=torch.float64), torch.randn(4, 1, 16, 16, dtype=torch.float64)
@@ -84,7 +84,7 @@ def test_they_are_the_plain_networks_on_inputs_with_the_embedding_beside_them(ki
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_label_matters_to_its_sample_alone(kind: str) -> None:
+def test_label_affects_only_its_own_sample(kind: str) -> None:
     torch.manual_seed(0)
     G, D = generator(kind, init="xavier").double(), discriminator(kind, init="xavier").double()
     for network, x in ((G, torch.randn(3, 7)), (D, torch.randn(3, 1, 16, 16))):
@@ -95,7 +95,7 @@ def test_the_label_matters_to_its_sample_alone(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_embeddings_of_the_classes_shown_get_gradients(kind: str) -> None:
+def test_only_embeddings_of_classes_in_the_batch_get_gradients(kind: str) -> None:
     torch.manual_seed(0)
     y = torch.tensor([0, 1, 1, 3])
     for network, x in ((generator(kind), torch.randn(4, 7)), (discriminator(kind), torch.randn(4, 1, 16, 16))):
@@ -106,7 +106,7 @@ def test_the_embeddings_of_the_classes_shown_get_gradients(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_embeddings_start_at_the_scale_of_z_whatever_the_init(kind: str) -> None:
+def test_embeddings_are_initialized_with_standard_deviation_1(kind: str) -> None:
     torch.manual_seed(0)
     for make in (generator, discriminator):
         weight = make(kind, num_classes=100, embedding_dim=100, init="dcgan").embedding.weight.detach()
@@ -114,17 +114,17 @@ def test_embeddings_start_at_the_scale_of_z_whatever_the_init(kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_labels_cost_a_table_and_a_wider_input_layer(kind: str) -> None:
+def test_labels_add_an_embedding_and_a_wider_input_layer(kind: str) -> None:
     shape = (1, 16, 16)
     plain_G = dcgan.Generator(shape, 7, **DCGAN) if kind == "dcgan" else mlp.Generator(shape, 7, output="tanh", **MLP)
     plain_D = dcgan.Discriminator(shape, **DCGAN) if kind == "dcgan" else mlp.Discriminator(shape, dropout=0.0, **MLP)
-    units_G, units_D = (8 * 4 * 4, 4 * 4 * 4) if kind == "dcgan" else (8, 8)  # that one more input number leads to
+    units_G, units_D = (8 * 4 * 4, 4 * 4 * 4) if kind == "dcgan" else (8, 8)  # weights per additional input
     assert num_parameters(generator(kind)) == num_parameters(plain_G) + 5 * 3 + 3 * units_G
     assert num_parameters(discriminator(kind)) == num_parameters(plain_D) + 5 * 3 + 3 * units_D
 
 
 def test_parameter_counts_of_the_first_conditional_gan_on_32_px() -> None:
-    """PyTorch-GAN's cGAN (36d3c77) has 1,757,412 and 1,055,845: its G leaves the first BatchNorm of width 128 out."""
+    """cGAN of PyTorch-GAN (36d3c77) has 1,757,412 and 1,055,845; its G lacks the first BatchNorm, of width 128."""
     options = MLP | {"num_classes": 10, "embedding_dim": 10}
     G = conditional_mlp.Generator(
         (1, 32, 32), 100, **options | {"width": 128, "multipliers": [1, 2, 4, 8], "norm": "batch", "output": "tanh"}
@@ -145,7 +145,7 @@ def test_parameter_counts_of_the_convolutional_networks_on_28_px() -> None:
     assert num_parameters(classifying) == 64 * 16 + hidden + 2 * 128 + 11 * 128 * 49
 
 
-def test_which_networks_are_called_with_labels() -> None:
+def test_takes_labels_recognizes_conditional_networks() -> None:
     assert all(takes_labels(make(kind)) for make in (generator, discriminator) for kind in KINDS)
     D = acgan_discriminator()
     assert not takes_labels(D)
@@ -172,7 +172,7 @@ def test_acgan_returns_logits_and_class_logits_of_the_same_features() -> None:
 
 
 @pytest.mark.parametrize(("options", "message"), [({"num_classes": 0}, "num_classes=0"), ({"width": 0}, "width=0")])
-def test_acgan_refuses_what_leaves_nothing(options: dict[str, int], message: str) -> None:
+def test_acgan_refuses_zero_classes_and_zero_width(options: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         acgan_discriminator(**options)
 
@@ -182,13 +182,13 @@ def test_acgan_refuses_what_leaves_nothing(options: dict[str, int], message: str
     ("options", "message"),
     [({"num_classes": 0}, r"num_classes=0: .*at least one class"), ({"embedding_dim": 0}, r"embedding_dim=0: .*10")],
 )
-def test_labels_without_classes_or_numbers_are_refused(kind: str, options: dict[str, int], message: str) -> None:
+def test_zero_classes_and_zero_embedding_dim_are_refused(kind: str, options: dict[str, int], message: str) -> None:
     for make in (generator, discriminator):
         with pytest.raises(ValueError, match=message):
             make(kind, **options)
 
 
-def test_vectors_are_refused_by_the_convolutional_networks() -> None:
+def test_convolutional_networks_refuse_vectors() -> None:
     for make in (generator, discriminator):
         with pytest.raises(ValueError, match=r"square images.*\(2,\).*network=mlp"):
             make("dcgan", (2,))

@@ -36,7 +36,7 @@ def convolutions(module: nn.Module) -> list[nn.Module]:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", SIZES)
-def test_every_multiple_of_4_gives_images_in_range_and_one_logit_each(size: int, channels: int) -> None:
+def test_every_multiple_of_4_gives_images_in_range_and_one_logit_per_image(size: int, channels: int) -> None:
     shape = (channels, size, size)
     images = generator(shape, width=1)(10 * torch.randn(2, 5))
     assert images.shape == (2, *shape)
@@ -46,7 +46,7 @@ def test_every_multiple_of_4_gives_images_in_range_and_one_logit_each(size: int,
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_base_is_what_is_left_of_at_least_4_pixels_that_cannot_be_halved(size: int) -> None:
+def test_base_is_what_remains_of_halving_down_to_at_least_4_pixels(size: int) -> None:
     base, halvings = base_and_halvings((1, size, size))
     assert base * 2**halvings == size
     assert halvings >= 2
@@ -93,7 +93,7 @@ def test_a_width_below_1_is_refused() -> None:
         discriminator(width=0)
 
 
-def test_the_generator_is_the_one_of_the_paper() -> None:
+def test_generator_equals_that_of_the_paper() -> None:
     torch.manual_seed(0)
     reference = nn.Sequential(
         nn.ConvTranspose2d(100, 32, 4, stride=1, padding=0, bias=False),
@@ -117,7 +117,7 @@ def test_the_generator_is_the_one_of_the_paper() -> None:
     torch.testing.assert_close(G(z), reference(z[:, :, None, None]))
 
 
-def test_the_discriminator_is_the_one_of_the_paper() -> None:
+def test_discriminator_equals_that_of_the_paper() -> None:
     torch.manual_seed(0)
     reference = nn.Sequential(
         nn.Conv2d(3, 4, 4, stride=2, padding=1, bias=False),
@@ -146,7 +146,7 @@ def copy_parameters(source: nn.Module, target: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_projection_is_the_transposed_convolution_of_one_pixel(bias: bool) -> None:
+def test_projection_equals_a_transposed_convolution_of_one_pixel(bias: bool) -> None:
     torch.manual_seed(0)
     projection = Projection(5, 6, 4, bias=bias).double()
     reference = nn.ConvTranspose2d(5, 6, 4, bias=bias).double()
@@ -195,7 +195,9 @@ def test_only_batch_norm_couples_the_samples_of_a_batch(norm: NormOption) -> Non
         ("all", [True] * 5, [True] * 5),
     ],
 )
-def test_biases_are_where_they_are_wanted(bias: BiasName, generators: list[bool], discriminators: list[bool]) -> None:
+def test_bias_option_sets_which_layers_have_a_bias(
+    bias: BiasName, generators: list[bool], discriminators: list[bool]
+) -> None:
     assert [m.bias is not None for m in convolutions(generator(bias=bias))] == generators
     assert [m.bias is not None for m in convolutions(discriminator(bias=bias))] == discriminators
 
@@ -218,7 +220,7 @@ def test_the_activation_follows_every_hidden_layer(name: ActivationName) -> None
     assert {m.negative_slope for m in D.modules() if isinstance(m, nn.LeakyReLU)} <= {0.2}
 
 
-def test_the_slope_is_that_of_the_leaky_relu() -> None:
+def test_slope_sets_the_slope_of_leaky_relu() -> None:
     D = discriminator(slope=0.05)
     assert [m.negative_slope for m in D.modules() if isinstance(m, nn.LeakyReLU)] == [0.05] * 4
 
@@ -229,7 +231,7 @@ def test_channels_double_from_the_image_to_the_base() -> None:
     assert [m.out_channels for m in convolutions(D)] == [3, 6, 12, 24, 48, 1]
 
 
-def test_every_layer_starts_as_in_the_paper() -> None:
+def test_layers_are_initialized_as_in_the_paper() -> None:
     torch.manual_seed(0)
     for module in (generator((3, 64, 64), 100, width=32), discriminator((3, 64, 64), width=32)):
         assert len(convolutions(module)) == 5
@@ -253,7 +255,7 @@ def test_every_init_gives_networks_that_compute(init: InitName) -> None:
     assert discriminator(init=init, bias="all")(images).isfinite().all()
 
 
-def test_codes_and_images_of_other_shapes_are_refused() -> None:
+def test_latents_and_images_of_other_shapes_are_refused() -> None:
     with pytest.raises(TypeCheckError):
         generator()(torch.randn(2, 5, 1, 1))
     with pytest.raises(TypeCheckError):

@@ -12,20 +12,20 @@ LATENTS = [Normal(z_dim=7), Uniform(z_dim=7, low=-1.0, high=1.0)]
 
 
 @pytest.mark.parametrize("latent", LATENTS)
-def test_codes_are_rows_of_float32(latent: Latent) -> None:
+def test_latents_are_float32_of_shape_n_z_dim(latent: Latent) -> None:
     z = latent(5, device=CPU)
     assert z.shape == (5, 7)
     assert z.dtype == torch.float32
 
 
-def test_normal_codes_are_standard_normal() -> None:
+def test_normal_latents_are_standard_normal() -> None:
     z = Normal(z_dim=4)(5000, device=CPU, generator=generator(0))
     assert stats.kstest(z.flatten().numpy(), "norm").pvalue > 1e-3
     torch.testing.assert_close(torch.corrcoef(z.T), torch.eye(4), atol=0.06, rtol=0)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1.0), (2.0, 7.0)])
-def test_uniform_codes_fill_their_range(low: float, high: float) -> None:
+def test_uniform_latents_fill_their_range(low: float, high: float) -> None:
     z = Uniform(z_dim=4, low=low, high=high)(5000, device=CPU, generator=generator(0))
     assert stats.kstest(z.flatten().numpy(), "uniform", (low, high - low)).pvalue > 1e-3
     assert low <= z.min()
@@ -34,7 +34,7 @@ def test_uniform_codes_fill_their_range(low: float, high: float) -> None:
 
 
 @pytest.mark.parametrize("latent", LATENTS)
-def test_codes_are_a_function_of_the_generator_given(latent: Latent) -> None:
+def test_latents_depend_only_on_the_given_generator(latent: Latent) -> None:
     before = torch.get_rng_state()
     first, same = (latent(3, device=CPU, generator=generator("a")) for _ in range(2))
     torch.testing.assert_close(first, same, atol=0, rtol=0)
@@ -43,7 +43,7 @@ def test_codes_are_a_function_of_the_generator_given(latent: Latent) -> None:
 
 
 @pytest.mark.parametrize("latent", LATENTS)
-def test_without_a_generator_the_global_one_is_drawn_from(latent: Latent) -> None:
+def test_without_a_generator_the_global_one_is_used(latent: Latent) -> None:
     torch.manual_seed(0)
     first = latent(3, device=CPU)
     second = latent(3, device=CPU)
@@ -61,6 +61,6 @@ def test_without_a_generator_the_global_one_is_drawn_from(latent: Latent) -> Non
         (lambda: Uniform(z_dim=3, low=2.0, high=1.0), "low=2.0, high=1.0: low must be below high"),
     ],
 )
-def test_ranges_without_codes_are_refused(make: Callable[[], Latent], message: str) -> None:
+def test_empty_ranges_are_refused(make: Callable[[], Latent], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()

@@ -47,7 +47,7 @@ def biases(module: nn.Module) -> list[Tensor]:
 
 
 def assert_moments(x: Tensor, *, mean: float, std: float) -> None:
-    """Within 5 standard errors of a normal sample."""
+    """Check mean and standard deviation within 5 standard errors of a normal sample."""
     n = x.numel()
     torch.testing.assert_close(x.mean().item(), mean, atol=5 * std / math.sqrt(n), rtol=0)
     torch.testing.assert_close(x.std().item(), std, atol=5 * std / math.sqrt(2 * n), rtol=0)
@@ -98,7 +98,7 @@ def test_orthogonal_weights_have_orthonormal_rows_or_columns() -> None:
 
 
 @pytest.mark.parametrize("init", ["xavier", "kaiming", "orthogonal"])
-def test_the_other_rules_scale_by_1(init: InitName) -> None:
+def test_other_inits_set_scales_of_normalizations_to_1(init: InitName) -> None:
     for scale in scales(initialized(init)):
         torch.testing.assert_close(scale, torch.ones_like(scale))
 
@@ -112,14 +112,14 @@ def test_every_bias_starts_at_0(init: InitName) -> None:
 
 
 @pytest.mark.parametrize("init", sorted({*get_args(InitName)} - {"default"}))
-def test_every_weight_is_drawn_anew_at_whatever_depth(init: InitName) -> None:
+def test_every_weight_is_initialized_at_any_depth(init: InitName) -> None:
     module = Nested()
     before = [weight.clone() for weight in matrices(module)]
     initialize(module, init)
     assert not any(torch.equal(a, b) for a, b in zip(before, matrices(module), strict=True))
 
 
-def test_default_leaves_torchs_own() -> None:
+def test_default_init_keeps_the_weights_of_torch() -> None:
     module = Nested()
     before = deepcopy(module.state_dict())
     initialize(module, "default")
@@ -127,7 +127,7 @@ def test_default_leaves_torchs_own() -> None:
 
 
 @pytest.mark.parametrize("name", get_args(ActivationName))
-def test_activations_are_torchs_of_that_name(name: ActivationName) -> None:
+def test_activations_equal_those_of_torch(name: ActivationName) -> None:
     x = torch.linspace(-3, 3, 13)
     expected = {"leaky_relu": lambda x: nn.functional.leaky_relu(x, 0.3), "linear": lambda x: x, "tanh": torch.tanh}
     torch.testing.assert_close(
@@ -136,7 +136,7 @@ def test_activations_are_torchs_of_that_name(name: ActivationName) -> None:
 
 
 @pytest.mark.parametrize("name", LAYER_NORMS)
-def test_norms_of_images_normalize_over_what_they_name(name: NormOption) -> None:
+def test_image_norms_normalize_over_their_dimensions(name: NormOption) -> None:
     torch.manual_seed(0)
     x = 3 + 2 * torch.randn(6, 4, 5, 5)
     dims = {"batch": (0, 2, 3), "instance": (2, 3), "layer": (1, 2, 3)}
@@ -149,7 +149,7 @@ def test_norms_of_images_normalize_over_what_they_name(name: NormOption) -> None
 
 
 @pytest.mark.parametrize(("name", "dim"), [("batch", 0), ("layer", 1)])
-def test_norms_of_vectors_normalize_over_what_they_name(name: NormOption, dim: int) -> None:
+def test_vector_norms_normalize_over_their_dimension(name: NormOption, dim: int) -> None:
     torch.manual_seed(0)
     x = 3 + 2 * torch.randn(6, 40)
     (layer,) = norm(name, 40, dims=1)
@@ -158,7 +158,7 @@ def test_norms_of_vectors_normalize_over_what_they_name(name: NormOption, dim: i
 
 
 @pytest.mark.parametrize("name", sorted({*LAYER_NORMS} - {"none"}))
-def test_every_norm_has_a_scale_and_a_shift_to_learn(name: NormOption) -> None:
+def test_every_norm_has_a_learned_scale_and_shift(name: NormOption) -> None:
     (layer,) = norm(name, 4, dims=2)
     assert sorted(tuple(parameter.shape) for parameter in layer.parameters()) == [(4,), (4,)]
 
@@ -189,7 +189,7 @@ class Coupled(nn.Module):
     couples_samples = True
 
 
-def test_samples_are_coupled_by_batch_norm_and_by_what_says_so() -> None:
+def test_couples_samples_finds_batch_norm_and_modules_that_declare_it() -> None:
     found = {module: couples_samples(module) for module in (nn.BatchNorm2d(2), Coupled(), nn.Linear(2, 2))}
     assert list(found.values()) == [True, True, False]
     for module, expected in found.items():

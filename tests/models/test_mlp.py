@@ -30,21 +30,21 @@ def linears(module: nn.Module) -> list[nn.Linear]:
 
 
 @pytest.mark.parametrize("shape", [(1,), (2,), (1, 4, 4), (3, 5, 7)])
-def test_samples_of_any_shape(shape: tuple[int, ...]) -> None:
+def test_samples_may_have_any_shape(shape: tuple[int, ...]) -> None:
     samples = generator(shape)(10 * torch.randn(6, 5))
     assert samples.shape == (6, *shape)
     assert samples.abs().max() <= 1
     assert discriminator(shape)(samples).shape == (6,)
 
 
-def test_hidden_layers_are_as_wide_as_the_multipliers_say() -> None:
+def test_multipliers_set_the_widths_of_hidden_layers() -> None:
     assert [layer.in_features for layer in linears(generator())] == [5, 8, 16, 4]
     assert [layer.out_features for layer in linears(generator())] == [8, 16, 4, 16]
     assert [layer.in_features for layer in linears(discriminator())] == [16, 8, 16, 4]
     assert [layer.out_features for layer in linears(discriminator())] == [8, 16, 4, 1]
 
 
-def test_the_generator_is_the_plain_composition_of_its_layers() -> None:
+def test_generator_equals_the_composition_of_its_layers() -> None:
     torch.manual_seed(0)
     G = generator().double()
     z = torch.randn(6, 5, dtype=torch.float64)
@@ -57,7 +57,7 @@ def test_the_generator_is_the_plain_composition_of_its_layers() -> None:
     torch.testing.assert_close(G(z), x.reshape(6, 1, 4, 4))
 
 
-def test_the_discriminator_is_the_plain_composition_of_its_layers() -> None:
+def test_discriminator_equals_the_composition_of_its_layers() -> None:
     torch.manual_seed(0)
     D = discriminator().double()
     images = torch.randn(6, 1, 4, 4, dtype=torch.float64)
@@ -82,7 +82,7 @@ def test_norms_follow_every_hidden_layer(norm: str, kind: type) -> None:
         assert [type(m) for m in norms] == [kind] * 3 * (norm != "none")
 
 
-def test_dropout_follows_every_hidden_layer_and_rests_in_eval_mode() -> None:
+def test_dropout_follows_every_hidden_layer_and_is_off_in_eval_mode() -> None:
     torch.manual_seed(0)
     D = discriminator(dropout=0.5, width=64)
     assert [m.p for m in D.layers if isinstance(m, nn.Dropout)] == [0.5] * 3
@@ -92,19 +92,19 @@ def test_dropout_follows_every_hidden_layer_and_rests_in_eval_mode() -> None:
     torch.testing.assert_close(D(x), D(x), atol=0, rtol=0)
 
 
-def test_dropout_0_leaves_no_layer() -> None:
+def test_dropout_0_adds_no_layer() -> None:
     assert not any(isinstance(m, nn.Dropout) for m in discriminator(dropout=0.0).modules())
 
 
 @pytest.mark.parametrize("init", get_args(InitName))
-def test_the_init_reaches_every_layer(init: InitName) -> None:
+def test_init_is_applied_to_every_layer(init: InitName) -> None:
     for module in (generator(init=init), discriminator(init=init)):
         zero = [not layer.bias.any() for layer in linears(module)]
         assert zero == [init != "default"] * 4
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0, 1.5])
-def test_a_dropout_that_leaves_nothing_is_refused(dropout: float) -> None:
+def test_invalid_dropout_is_refused(dropout: float) -> None:
     with pytest.raises(ValueError, match=rf"dropout={dropout}: .*\[0, 1\)"):
         discriminator(dropout=dropout)
 

@@ -26,7 +26,7 @@ def make_mlp(shape: tuple[int, ...]) -> nn.Module:
 
 @pytest.mark.parametrize("packing", [2, 3, 4])
 @pytest.mark.parametrize(("make", "shape"), [(make_conv, (1, 16, 16)), (make_conv, (3, 16, 16)), (make_mlp, (2,))])
-def test_a_logit_is_that_of_consecutive_samples_put_together_by_hand(make: Any, shape: Any, packing: int) -> None:
+def test_logits_equal_those_of_samples_concatenated_by_hand(make: Any, shape: Any, packing: int) -> None:
     torch.manual_seed(0)
     D = pack(make, shape, packing).double()
     x = torch.randn(3 * packing, *shape, dtype=torch.float64)
@@ -39,8 +39,8 @@ def test_a_logit_is_that_of_consecutive_samples_put_together_by_hand(make: Any, 
 
 
 @pytest.mark.parametrize("packing", [1, 2, 4])
-def test_penalties_take_the_gradient_of_a_logit_in_all_of_its_pack(packing: int) -> None:
-    """Of a linear critic the gradient is its weight, whose norm all packs share."""
+def test_penalties_take_the_gradient_with_respect_to_the_whole_pack(packing: int) -> None:
+    """The gradient of a linear critic is its weight, so that all packs have the same gradient norm."""
 
     class Linear(nn.Module):
         def __init__(self, shape: tuple[int, ...]):
@@ -66,7 +66,7 @@ def test_penalties_take_the_gradient_of_a_logit_in_all_of_its_pack(packing: int)
     assert float(R1(gamma=3, every=1).discriminator_penalty(critic, batch)) == pytest.approx(3 / 2 * norm**2)
 
 
-def test_other_memory_layouts_are_packed_alike() -> None:
+def test_memory_layout_does_not_change_packed_logits() -> None:
     torch.manual_seed(0)
     D = pack(make_conv, (3, 16, 16), 2)
     x = torch.randn(6, 3, 16, 16)
@@ -103,7 +103,7 @@ def test_a_batch_that_cannot_be_divided_is_refused() -> None:
 
 
 @pytest.mark.parametrize("packing", [0, -1])
-def test_packs_of_no_sample_are_refused(packing: int) -> None:
+def test_packing_below_1_is_refused(packing: int) -> None:
     with pytest.raises(ValueError, match=f"packing={packing}: .*2 is usual"):
         pack(make_mlp, (2,), packing)
 

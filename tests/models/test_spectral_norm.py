@@ -45,7 +45,7 @@ def weight_layers(module: nn.Module) -> list[Any]:
 
 
 def as_matrix(layer: nn.Module, weight: Tensor) -> Tensor:
-    """[out, everything else], by permuting all the dimensions one by one."""
+    """Reshape a weight to a matrix: [out, all other dimensions]."""
     if isinstance(layer, nn.ConvTranspose2d):
         weight = weight.permute(1, 0, 2, 3)
     return weight.reshape(weight.shape[0], -1)
@@ -57,7 +57,7 @@ def norm_of(layer: Any) -> SpectralNorm:
 
 
 def normalized(weight: Tensor, u: Tensor) -> Any:
-    """A layer of this weight in float64, its power iteration about to start from u."""
+    """Make a layer with this weight, whose power iteration starts from u."""
     if weight.dim() == 2:
         layer: Any = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     else:
@@ -69,7 +69,7 @@ def normalized(weight: Tensor, u: Tensor) -> Any:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_sigma_and_both_vectors_are_the_recorded_ones_after_every_recorded_iteration(path: Path) -> None:
+def test_sigma_u_and_v_match_the_golden_ones_after_each_iteration(path: Path) -> None:
     golden = load(path)
     layer = normalized(golden["conv.weight"], golden["conv.u_initial"])
     norm = norm_of(layer)
@@ -85,7 +85,7 @@ def test_sigma_and_both_vectors_are_the_recorded_ones_after_every_recorded_itera
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_the_normalized_weight_and_its_gradient_are_the_recorded_ones(path: Path) -> None:
+def test_normalized_weight_and_its_gradient_match_the_golden_ones(path: Path) -> None:
     golden = load(path)
     layer = normalized(golden["conv.weight"], golden["conv.u_initial"])
     iterate_spectral_norms(layer)
@@ -98,7 +98,7 @@ def test_the_normalized_weight_and_its_gradient_are_the_recorded_ones(path: Path
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_linear_layer_computes_what_was_recorded(path: Path) -> None:
+def test_linear_layer_matches_the_golden_output(path: Path) -> None:
     golden = load(path)
     layer = normalized(golden["linear.weight"], golden["linear.u_initial"])
     layer.bias = nn.Parameter(golden["linear.bias"])
@@ -107,7 +107,7 @@ def test_a_linear_layer_computes_what_was_recorded(path: Path) -> None:
         torch.testing.assert_close(value.detach(), golden[name], atol=2e-7 * golden[name].abs().max().item(), rtol=0)
 
 
-def test_the_gradient_is_that_of_finite_differences_with_u_and_v_fixed() -> None:
+def test_gradient_matches_finite_differences_with_u_and_v_fixed() -> None:
     torch.manual_seed(0)
     weight = torch.randn(3, 2, 2, 2, dtype=torch.float64, requires_grad=True)
     norm = SpectralNorm(weight.detach(), out_dim=1)
@@ -116,7 +116,7 @@ def test_the_gradient_is_that_of_finite_differences_with_u_and_v_fixed() -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_largest_singular_value_of_every_weight_comes_to_1(name: str) -> None:
+def test_largest_singular_value_of_every_weight_converges_to_1(name: str) -> None:
     torch.manual_seed(0)
     network = networks("spectral")[name].double()
     for _ in range(500):
@@ -137,7 +137,7 @@ def test_a_new_network_is_nearly_normalized_before_its_first_update() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_other_normalization_and_the_same_parameters_as_without(name: str) -> None:
+def test_spectral_norm_adds_neither_parameters_nor_other_norms(name: str) -> None:
     torch.manual_seed(0)
     plain = networks("none")[name]
     torch.manual_seed(0)
@@ -150,7 +150,7 @@ def test_no_other_normalization_and_the_same_parameters_as_without(name: str) ->
     assert len(list(network.buffers())) == 2 * len(weight_layers(network))
 
 
-def test_the_weights_before_normalization_start_as_those_of_the_plain_network() -> None:
+def test_original_weights_are_initialized_as_in_the_plain_network() -> None:
     torch.manual_seed(0)
     plain = dcgan.Discriminator((1, 16, 16), norm="none", **DCGAN)
     torch.manual_seed(0)
@@ -160,7 +160,7 @@ def test_the_weights_before_normalization_start_as_those_of_the_plain_network() 
 
 
 @pytest.mark.parametrize("init", get_args(InitName))
-def test_initializing_afterwards_reaches_the_weight_before_normalization_and_u_and_v_follow(init: InitName) -> None:
+def test_initialize_sets_the_original_weight_and_updates_u_and_v(init: InitName) -> None:
     torch.manual_seed(0)
     network = spectral_norm(nn.Sequential(nn.Conv2d(3, 40, 4), nn.ReLU(), nn.Linear(50, 60)))
     with torch.no_grad():
@@ -179,7 +179,7 @@ def test_initializing_afterwards_reaches_the_weight_before_normalization_and_u_a
         assert torch.linalg.svdvals(as_matrix(layer, layer.weight.detach()))[0] < 1.2
 
 
-def test_forward_passes_leave_the_vectors_alone_and_a_call_makes_one_iteration() -> None:
+def test_only_iterate_spectral_norms_changes_u_and_v() -> None:
     torch.manual_seed(0)
     D = dcgan.Discriminator((1, 16, 16), norm="spectral", **DCGAN).double()
     before = {name: buffer.clone() for name, buffer in D.named_buffers()}
@@ -194,7 +194,9 @@ def test_forward_passes_leave_the_vectors_alone_and_a_call_makes_one_iteration()
     v = W.T @ u / (W.T @ u).norm()
     torch.testing.assert_close(norm_of(layer).v, v)
     torch.testing.assert_close(norm_of(layer).u, W @ v / (W @ v).norm())
-    assert {name: buffer.data_ptr() for name, buffer in D.named_buffers()} == pointers  # as a captured graph needs
+    assert {
+        name: buffer.data_ptr() for name, buffer in D.named_buffers()
+    } == pointers  # a captured graph needs fixed addresses
 
 
 def test_iterating_a_network_without_spectral_norm_changes_nothing() -> None:
@@ -205,7 +207,7 @@ def test_iterating_a_network_without_spectral_norm_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", ["dcgan.Generator", "dcgan.Discriminator", "mlp.Discriminator"])
-def test_a_state_dict_brings_back_the_same_outputs_now_and_after_the_next_update(name: str) -> None:
+def test_state_dict_restores_outputs_and_later_iterations(name: str) -> None:
     torch.manual_seed(0)
     network, other = networks("spectral")[name], networks("spectral")[name]
     x = torch.randn(4, *((6,) if name.endswith("Generator") else (1, 16, 16)))
@@ -232,7 +234,7 @@ def test_a_deep_copy_is_the_same_function_and_shares_nothing() -> None:
     torch.testing.assert_close(copy(z), expected, atol=0, rtol=0)
 
 
-def test_an_optimizer_trains_the_weight_before_normalization() -> None:
+def test_optimizer_trains_the_original_weight() -> None:
     torch.manual_seed(0)
     D = networks("spectral")["dcgan.Discriminator"]
     optimizer = torch.optim.SGD(D.parameters(), lr=0.1)
@@ -246,7 +248,7 @@ def test_an_optimizer_trains_the_weight_before_normalization() -> None:
     assert D(x).mean().item() > before + 0.01
 
 
-def test_the_initial_vectors_are_a_function_of_the_global_seed() -> None:
+def test_initial_u_and_v_depend_only_on_the_global_seed() -> None:
     def buffers(seed: int) -> list[Tensor]:
         torch.manual_seed(seed)
         return list(networks("spectral")["mlp.Discriminator"].buffers())

@@ -30,7 +30,7 @@ def assert_same_function(module: nn.Module, reference: nn.Module, x: torch.Tenso
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [16, 20, 28, 32, 64])
-def test_square_images_of_any_multiple_of_4(size: int, channels: int) -> None:
+def test_square_images_of_any_multiple_of_4_are_supported(size: int, channels: int) -> None:
     shape = (channels, size, size)
     images = generator(shape)(10 * torch.randn(3, 6))
     assert images.shape == (3, *shape)
@@ -39,7 +39,7 @@ def test_square_images_of_any_multiple_of_4(size: int, channels: int) -> None:
     assert strided(shape)(images).shape == (3,)
 
 
-def test_the_generator_is_that_of_the_study() -> None:
+def test_generator_equals_that_of_the_study() -> None:
     torch.manual_seed(0)
     reference = nn.Sequential(
         nn.Linear(96, 1024),
@@ -58,7 +58,7 @@ def test_the_generator_is_that_of_the_study() -> None:
     assert_same_function(generator(z_dim=96, width=64), reference, torch.randn(3, 96))
 
 
-def test_the_pooling_discriminator_is_that_of_the_study() -> None:
+def test_pooling_discriminator_equals_that_of_the_study() -> None:
     torch.manual_seed(0)
     reference = nn.Sequential(
         nn.Conv2d(1, 32, kernel_size=5),
@@ -76,7 +76,7 @@ def test_the_pooling_discriminator_is_that_of_the_study() -> None:
     assert_same_function(pooling(width=32), reference, torch.randn(3, 1, 28, 28))
 
 
-def test_the_strided_critic_is_that_of_the_study() -> None:
+def test_strided_critic_equals_that_of_the_study() -> None:
     torch.manual_seed(0)
     reference = nn.Sequential(
         nn.Conv2d(1, 64, kernel_size=4, stride=2),
@@ -107,7 +107,7 @@ def test_images_too_small_to_be_halved_twice_are_refused(make: Callable[..., nn.
 
 @pytest.mark.parametrize("make", [generator, pooling, strided])
 @pytest.mark.parametrize("init", get_args(InitName))
-def test_the_init_reaches_every_layer(make: Callable[..., nn.Module], init: InitName) -> None:
+def test_init_is_applied_to_every_layer(make: Callable[..., nn.Module], init: InitName) -> None:
     torch.manual_seed(0)
     biases = [p for name, p in make(init=init).named_parameters() if name.endswith("bias")]
     zero = [not bias.any() for bias in biases]

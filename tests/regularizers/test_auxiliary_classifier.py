@@ -36,11 +36,11 @@ def critic(x: Tensor, y: Tensor | None) -> Tensor:
 
 
 def no_generator(*inputs: Tensor) -> Tensor:
-    raise AssertionError("the penalty makes no samples of its own")
+    raise AssertionError("the penalty must not generate samples")
 
 
 def no_draw(n: int) -> Any:
-    raise AssertionError("the penalty draws nothing")
+    raise AssertionError("the penalty must not draw latents")
 
 
 def penalties(regularizer: AuxiliaryClassifier, batch: UpdateBatch) -> tuple[Tensor, Tensor]:
@@ -56,7 +56,7 @@ def example() -> tuple[Any, UpdateBatch]:
     return D, batch_of(lambda x, y: split_output(D(x)), real, y, fake.requires_grad_(), fake_y)
 
 
-def test_penalties_are_the_mean_log_probability_of_the_right_class() -> None:
+def test_penalties_are_the_mean_negative_log_probability_of_the_right_class() -> None:
     D, batch = example()
     found = penalties(AuxiliaryClassifier(weight_real=2.0, weight_generator=0.3), batch)
     for penalty, weight, x, y in (
@@ -64,8 +64,8 @@ def test_penalties_are_the_mean_log_probability_of_the_right_class() -> None:
         (found[1], 0.3, batch.fake, batch.fake_labels),
     ):
         assert y is not None
-        numbers = D(x / 2)[1]["class_logits"]  # what D is shown, after augmentation
-        p = numbers.exp() / numbers.exp().sum(1, keepdim=True)
+        class_logits = D(x / 2)[1]["class_logits"]  # the augmentation halves x
+        p = class_logits.exp() / class_logits.exp().sum(1, keepdim=True)
         by_hand = -sum(p[i, c].log() for i, c in enumerate(y.tolist())) / len(y)
         torch.testing.assert_close(penalty, weight * by_hand)
 

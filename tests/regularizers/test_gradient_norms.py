@@ -1,4 +1,4 @@
-"""R1, R2, DRAGAN and the gradient penalty against closed forms, finite differences and golden numbers."""
+"""R1, R2, DRAGAN and the gradient penalty match closed forms, finite differences and golden numbers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ from gantrain.regularizers.r1 import R1
 from gantrain.regularizers.r2 import R2
 from gantrain.schedules.base import Clock
 
-EACH = [
+PENALTIES = [
     GradientPenalty(weight=3.0, every=1),
     DRAGAN(weight=3.0, every=1),
     R1(gamma=3.0, every=1),
@@ -31,7 +31,7 @@ FILES = oracle_files("gradient_penalties*.npz")
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
-def named(regularizer: Regularizer) -> str:
+def class_name(regularizer: Regularizer) -> str:
     return type(regularizer).__name__
 
 
@@ -67,7 +67,7 @@ def gradient_norms(penalty: Tensor, parameters: list[Tensor]) -> Tensor:
     ids=["gradient_penalty", "dragan", "r1"],
 )
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-4), (torch.float64, 2e-7)])
-def test_penalties_and_their_gradients_are_the_golden_ones(
+def test_penalties_and_their_gradients_match_the_golden_ones(
     regularizer: Regularizer,
     value: str,
     norms: str,
@@ -101,7 +101,7 @@ def test_penalties_and_their_gradients_are_the_golden_ones(
 @pytest.mark.parametrize("gamma", [0.0, 0.1, 10.0])
 @pytest.mark.parametrize("shape", [(7,), (3, 4, 5)])
 @pytest.mark.parametrize("regularizer", [R1, R2])
-def test_of_a_linear_critic_it_is_half_gamma_times_its_squared_slope(
+def test_r1_and_r2_of_a_linear_critic_match_the_closed_form(
     regularizer: type[R1] | type[R2], shape: tuple[int, ...], gamma: float
 ) -> None:
     torch.manual_seed(0)
@@ -118,7 +118,7 @@ def test_r1_is_taken_at_real_and_r2_at_generated_samples_with_their_labels() -> 
     scale = torch.tensor([0.5, 2.0, -3.0], dtype=torch.float64)
 
     def critic(x: Tensor, y: Labels) -> Tensor:
-        return scale[y] * x.flatten(1).square().sum(1) / 2  # its gradient in x is scale[y] x
+        return scale[y] * x.flatten(1).square().sum(1) / 2  # its gradient with respect to x is scale[y] x
 
     batch = batch_of(real, fake, critic, labels=labels, fake_labels=fake_labels)
     for regularizer, x, y in ((R1(gamma=0.7, every=1), real, labels), (R2(gamma=0.7, every=1), fake, fake_labels)):
@@ -127,8 +127,10 @@ def test_r1_is_taken_at_real_and_r2_at_generated_samples_with_their_labels() -> 
         torch.testing.assert_close(found.item(), 0.35 * sum(squared_norms) / 5)
 
 
-@pytest.mark.parametrize("regularizer", [GradientPenalty(weight=1.0, every=1), DRAGAN(weight=1.0, every=1)], ids=named)
-def test_points_near_real_samples_have_the_labels_of_these(regularizer: Regularizer) -> None:
+@pytest.mark.parametrize(
+    "regularizer", [GradientPenalty(weight=1.0, every=1), DRAGAN(weight=1.0, every=1)], ids=class_name
+)
+def test_points_near_real_samples_have_their_labels(regularizer: Regularizer) -> None:
     real, fake = torch.randn(2, 5, 3)
     labels = torch.tensor([0, 1, 2, 1, 0])
     critic = Recorder(lambda x: x.sum(1))
@@ -136,8 +138,8 @@ def test_points_near_real_samples_have_the_labels_of_these(regularizer: Regulari
     assert critic.labels == [labels]
 
 
-def test_r1_passes_through_the_augmentation_from_the_raw_samples() -> None:
-    """A gradient in the augmented samples would be twice as long."""
+def test_r1_is_differentiated_through_the_augmentation() -> None:
+    """The gradient with respect to the augmented samples would be twice as long."""
     torch.manual_seed(0)
     real, fake = torch.randn(2, 5, 3, 4, 4, dtype=torch.float64)
     for regularizer, x in ((R1(gamma=2.0, every=1), real), (R2(gamma=2.0, every=1), fake)):
@@ -150,7 +152,7 @@ def test_r1_passes_through_the_augmentation_from_the_raw_samples() -> None:
         torch.testing.assert_close(regularizer.discriminator_penalty(critic, batch_of(real, fake)), expected)
 
 
-def test_r1_passes_through_an_augmentation_that_mixes_pixels() -> None:
+def test_r1_is_differentiated_through_an_augmentation_that_mixes_pixels() -> None:
     torch.manual_seed(0)
     real, w = torch.randn(5, 6, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
     mix = torch.randn(6, 6, dtype=torch.float64)
@@ -158,13 +160,13 @@ def test_r1_passes_through_an_augmentation_that_mixes_pixels() -> None:
     torch.testing.assert_close(penalty, (mix @ w).square().sum() / 2)
 
 
-def test_the_gradient_is_that_of_the_sum_of_the_logits() -> None:
-    """Which matters to a critic in which samples influence each other."""
+def test_gradient_is_that_of_the_sum_of_the_logits() -> None:
+    """This matters for critics that couple samples."""
     torch.manual_seed(0)
     x = torch.randn(4, 3, dtype=torch.float64)
 
     def critic(x: Tensor, labels: Labels) -> Tensor:
-        return x @ x.mean(0)  # the sum is 4 |mean|^2, its gradient in each sample 2 mean
+        return x @ x.mean(0)  # the sum is 4 |mean|^2, its gradient with respect to each sample 2 mean
 
     penalty = R1(gamma=1.0, every=1).discriminator_penalty(critic, batch_of(x, x))
     torch.testing.assert_close(penalty, (2 * x.mean(0)).square().sum() / 2)
@@ -172,7 +174,7 @@ def test_the_gradient_is_that_of_the_sum_of_the_logits() -> None:
 
 @pytest.mark.parametrize("weight", [0.1, 10.0])
 @pytest.mark.parametrize("shape", [(7,), (3, 4, 5)])
-def test_dragan_of_a_linear_critic_is_that_of_its_slope(shape: tuple[int, ...], weight: float) -> None:
+def test_dragan_of_a_linear_critic_matches_the_closed_form(shape: tuple[int, ...], weight: float) -> None:
     torch.manual_seed(0)
     real, fake = torch.randn(2, 6, *shape, dtype=torch.float64)
     w = torch.randn(real[0].numel(), dtype=torch.float64)
@@ -180,16 +182,16 @@ def test_dragan_of_a_linear_critic_is_that_of_its_slope(shape: tuple[int, ...], 
     torch.testing.assert_close(penalty, weight * (w.square().sum().sqrt() - 1) ** 2)
 
 
-def test_dragan_adds_uniform_noise_of_half_the_batchs_deviation_times_a_number_of_each_samples_own() -> None:
+def test_dragan_noise_has_the_published_distribution() -> None:
     torch.manual_seed(0)
     real = 3 * torch.randn(4000, 2, 3, dtype=torch.float64) + 1
     critic = Recorder(lambda x: x.flatten(1).sum(1))
     for _ in range(2):
         DRAGAN(weight=1.0, every=1).discriminator_penalty(critic, batch_of(real, torch.zeros_like(real)))
     deviation = (real.square().mean() - real.mean().square()).sqrt()
-    first, second = ((shown - real) / (deviation / 2) for shown in critic.shown)
+    first, second = ((x - real) / (deviation / 2) for x in critic.inputs)
     assert not torch.equal(first, second)
-    # A product of two uniform numbers: mean 1/4, second moment 1/9; two entries of one sample share one of them, so
+    # A product of two uniform numbers has mean 1/4 and second moment 1/9. Two entries of a sample share one factor, so
     # that the mean of their product is 1/3 1/2 1/2.
     assert 0 <= float(first.min()) <= float(first.max()) < 1.001
     torch.testing.assert_close(float(first.mean()), 1 / 4, atol=0.01, rtol=0)
@@ -198,35 +200,35 @@ def test_dragan_adds_uniform_noise_of_half_the_batchs_deviation_times_a_number_o
 
 
 @each_file
-def test_dragans_deviation_is_the_golden_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over all entries and unbiased."""
+def test_dragan_deviation_matches_the_golden_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deviation is taken over all entries, without bias."""
     arrays = load(path)
     monkeypatch.setattr(dragan, "own_rows", lambda draw, shape: torch.ones(*shape, dtype=torch.float64))
     critic = Recorder(lambda x: x.flatten(1).sum(1))
     DRAGAN(weight=1.0, every=1).discriminator_penalty(critic, batch_of(arrays["in.real"], arrays["in.fake"]))
-    deviations = 2 * (critic.shown[0] - arrays["in.real"])
+    deviations = 2 * (critic.inputs[0] - arrays["in.real"])
     torch.testing.assert_close(deviations, arrays["out.dragan_batch_std"].expand_as(deviations), rtol=2e-7, atol=0)
 
 
-@pytest.mark.parametrize("regularizer", EACH, ids=named)
-def test_several_processes_show_the_critic_the_points_of_one(
+@pytest.mark.parametrize("regularizer", PENALTIES, ids=class_name)
+def test_several_processes_evaluate_the_same_points_as_one(
     regularizer: Regularizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, fake = torch.randn(2, 6, 3, 4)
 
-    def shown(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    def points_and_penalty(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         torch.manual_seed(5)
         critic = Recorder(lambda x: x.flatten(1).square().sum(1))
         penalty = regularizer.discriminator_penalty(critic, batch_of(real, fake))
         assert penalty is not None
-        return critic.shown[0], penalty
+        return critic.inputs[0], penalty
 
-    points, penalty = shown(real, fake)
+    points, penalty = points_and_penalty(real, fake)
     monkeypatch.setattr(dragan, "whole_batch", lambda x: real)
     parts = []
     for rank in range(2):
         monkeypatch.setattr(seeding, "shard", seeding.Shard(rank=rank, world_size=2, rows=3))
-        parts.append(shown(real.chunk(2)[rank], fake.chunk(2)[rank]))
+        parts.append(points_and_penalty(real.chunk(2)[rank], fake.chunk(2)[rank]))
     assert torch.equal(torch.cat([part for part, _ in parts]), points)
     torch.testing.assert_close((parts[0][1] + parts[1][1]) / 2, penalty)
 
@@ -241,8 +243,8 @@ def smooth_critic() -> nn.Module:
 @pytest.mark.parametrize(
     "augment", [lambda x: x, lambda x: 0.5 * x + 0.125, torch.tanh], ids=["none", "affine", "tanh"]
 )
-@pytest.mark.parametrize("regularizer", EACH, ids=named)
-def test_the_gradient_in_the_parameters_is_that_of_finite_differences(
+@pytest.mark.parametrize("regularizer", PENALTIES, ids=class_name)
+def test_parameter_gradients_match_finite_differences(
     regularizer: Regularizer, augment: Callable[[Tensor], Tensor]
 ) -> None:
     network = smooth_critic()
@@ -258,16 +260,16 @@ def test_the_gradient_in_the_parameters_is_that_of_finite_differences(
     assert torch.autograd.gradcheck(penalty, tuple(network.parameters()))
 
 
-@pytest.mark.parametrize("regularizer", EACH, ids=named)
-def test_the_penalty_leaves_the_samples_without_gradient(regularizer: Regularizer) -> None:
+@pytest.mark.parametrize("regularizer", PENALTIES, ids=class_name)
+def test_penalty_is_detached_from_the_samples(regularizer: Regularizer) -> None:
     real, fake = torch.randn(2, 3, 1, 16, 16, dtype=torch.float64, requires_grad=True)
     penalty = regularizer.discriminator_penalty(unconditional(smooth_critic()), batch_of(real, fake))
     assert penalty is not None
     assert torch.autograd.grad(penalty, [real, fake], allow_unused=True) == (None, None)
 
 
-@pytest.mark.parametrize("regularizer", EACH, ids=named)
-def test_a_critic_without_slope_has_a_finite_penalty_and_gradient(regularizer: Regularizer) -> None:
+@pytest.mark.parametrize("regularizer", PENALTIES, ids=class_name)
+def test_constant_critic_has_a_finite_penalty_and_gradient(regularizer: Regularizer) -> None:
     network = smooth_critic()
     for parameter in network.parameters():
         nn.init.zeros_(parameter)
@@ -279,7 +281,7 @@ def test_a_critic_without_slope_has_a_finite_penalty_and_gradient(regularizer: R
         assert gradient is None or gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("regularizer", EACH, ids=named)
+@pytest.mark.parametrize("regularizer", PENALTIES, ids=class_name)
 def test_weights_are_read_at_each_call_and_may_be_tensors(regularizer: Regularizer) -> None:
     batch = batch_of(*torch.randn(2, 5, 3))
     name = "gamma" if isinstance(regularizer, R1 | R2) else "weight"
@@ -302,16 +304,14 @@ def test_weights_are_read_at_each_call_and_may_be_tensors(regularizer: Regulariz
 @pytest.mark.parametrize(
     ("regularizer", "unused"),
     [
-        *((r, ["fake", "discriminate"]) for r in EACH[1:3]),
-        (EACH[0], ["discriminate"]),
-        (EACH[3], ["real", "discriminate"]),
+        *((r, ["fake", "discriminate"]) for r in PENALTIES[1:3]),
+        (PENALTIES[0], ["discriminate"]),
+        (PENALTIES[3], ["real", "discriminate"]),
     ],
 )
-def test_a_penalty_with_an_interval_of_its_own_computes_nothing_that_it_does_not_read(
-    regularizer: Regularizer, unused: list[str]
-) -> None:
+def test_lazy_penalty_computes_only_what_it_reads(regularizer: Regularizer, unused: list[str]) -> None:
     def refuse(*inputs: Any) -> Any:
-        raise AssertionError("is not needed")
+        raise AssertionError("must not be computed")
 
     x = torch.randn(4, 3)
     given: dict[str, Any] = {

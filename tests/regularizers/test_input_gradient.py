@@ -1,4 +1,4 @@
-"""The cheap way through a critic's gradient gives the numbers of torch's own."""
+"""input_gradient equals torch.autograd.grad, with fewer operations."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def plain(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 class Unusual(nn.Module):
-    """Convolutions of every kind that DCGAN has not."""
+    """Kinds of convolutions that DCGAN does not have."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Unusual(nn.Module):
 
 
 class Residual(nn.Module):
-    """Reads again what an activation has changed in place, as many a published block does."""
+    """Reads tensors again after an activation changed them in place, as some published residual blocks do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,14 +88,14 @@ NAMES = ["dcgan with none", "dcgan with layer", "dcgan with instance", "mlp", "s
     ("name", "activation"),
     [*((name, "leaky_relu") for name in NAMES), *(("dcgan with none", a) for a in ACTIVATIONS), ("mlp", "relu")],
 )
-def test_gradients_are_those_of_torch(name: str, activation: str, penalty: str) -> None:
+def test_gradients_equal_those_of_torch(name: str, activation: str, penalty: str) -> None:
     network, shape = critic(name, activation)
     x = torch.randn(6, *shape, dtype=torch.float64)
-    network.double()(x)  # lazy layers take their shapes
+    network.double()(x)  # initializes lazy layers
     network.double()
 
-    def gradients(way: Callable[[Any, Tensor], Tensor]) -> tuple[Tensor, list[Tensor]]:
-        slope = way(network, x)
+    def gradients(differentiate: Callable[[Any, Tensor], Tensor]) -> tuple[Tensor, list[Tensor]]:
+        slope = differentiate(network, x)
         norms = slope.flatten(1).norm(dim=1)
         loss = ((norms - 1) if penalty == "one-centred" else norms).square().mean()
         found = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
@@ -110,7 +110,7 @@ def test_gradients_are_those_of_torch(name: str, activation: str, penalty: str) 
 
 
 def test_each_operation_passes_finite_differences() -> None:
-    """First and second derivatives in x, weight and bias, away from where the activations bend."""
+    """First and second derivatives with respect to x, weight and bias, away from the kinks of the activations."""
     generator = torch.Generator().manual_seed(3)
 
     def draw(*shape: int) -> Tensor:
@@ -128,7 +128,7 @@ def test_each_operation_passes_finite_differences() -> None:
             assert torch.autograd.gradgradcheck(activation, (x,))
 
 
-def test_the_mode_ends_with_the_gradient() -> None:
+def test_function_mode_ends_with_the_gradient() -> None:
     network, shape = critic("dcgan with none")
     before = network(torch.ones(2, *shape))
     input_gradient(network, torch.ones(2, *shape))
@@ -157,18 +157,18 @@ class Calls(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_no_product_is_taken_that_is_known_to_be_zero() -> None:
-    """A pass forward, one back, one forward again and one product for each weight; torch's own takes many more."""
+def test_products_known_to_be_zero_are_not_computed() -> None:
+    """Two forward passes, one backward pass and one product per weight suffice; torch computes many more."""
     network, shape = critic("dcgan with none")
     num_layers = sum(isinstance(m, nn.Conv2d) for m in network.modules())
 
-    def calls(way: Callable[[Any, Tensor], Tensor]) -> Calls:
+    def calls(differentiate: Callable[[Any, Tensor], Tensor]) -> Calls:
         with Calls() as calls:
-            way(network, torch.ones(2, *shape)).square().sum().backward()
+            differentiate(network, torch.ones(2, *shape)).square().sum().backward()
         return calls
 
     found, torchs = calls(input_gradient), calls(plain)
-    assert found.names["convolution"] == 2 * num_layers - 1  # the last layer's own gradient is 1
+    assert found.names["convolution"] == 2 * num_layers - 1  # the gradient of the last layer's output is 1
     assert found.names["gradient in input"] == num_layers
     assert found.names["gradient in weight"] == num_layers
     assert max(found.kernels) == 4

@@ -1,4 +1,4 @@
-"""LeCam against golden numbers and by hand, over steps, resumes and processes."""
+"""LeCam matches golden numbers and computations by hand, also after resuming and with several processes."""
 
 import io
 from pathlib import Path
@@ -30,7 +30,7 @@ def golden(path: Path, dtype: torch.dtype, *, weight: float = 1.0) -> tuple[LeCa
 
 @each_file
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 2e-7)])
-def test_each_step_is_the_golden_one(path: Path, dtype: torch.dtype, tolerance: float) -> None:
+def test_each_step_matches_the_golden_one(path: Path, dtype: torch.dtype, tolerance: float) -> None:
     lecam, arrays = golden(path, dtype, weight=2.0)
     found: dict[str, list[Tensor]] = {"ema_of_mean_real_logit": [], "ema_of_mean_fake_logit": [], "lecam_term": []}
     for step, (real, fake) in enumerate(zip(arrays["in.real_logits"], arrays["in.fake_logits"], strict=True)):
@@ -44,7 +44,7 @@ def test_each_step_is_the_golden_one(path: Path, dtype: torch.dtype, tolerance: 
 
 
 @each_file
-def test_a_resume_anywhere_makes_the_same_steps(path: Path) -> None:
+def test_resuming_at_any_step_makes_the_same_steps(path: Path) -> None:
     lecam, arrays = golden(path, torch.float32)
     steps = list(zip(arrays["in.real_logits"], arrays["in.fake_logits"], strict=True))
     whole, files = [], []
@@ -60,18 +60,18 @@ def test_a_resume_anywhere_makes_the_same_steps(path: Path) -> None:
         assert torch.equal(torch.stack(rest), torch.stack(whole[begin:]))
 
 
-def test_the_penalty_by_hand() -> None:
+def test_penalty_matches_a_computation_by_hand() -> None:
     lecam = LeCam(weight=3.0, decay=0.75, start=1, every=1)
-    # Before the start the averages are the means, 2 and -1: real exceeds -1 by 2 and 4, fake is below 2 by 4 and 2.
+    # Before `start`, the averages are the means 2 and -1: real exceeds -1 by 2 and 4, fake is below 2 by 4 and 2.
     found = penalty(lecam, torch.tensor([1.0, 3.0]), torch.tensor([-2.0, 0.0]), step=0)
     torch.testing.assert_close(found, torch.tensor(3 * ((4 + 16) / 2 + (16 + 4) / 2)))
-    # From the start on they decay: 3/4 2 + 1/4 (-2) = 1 and 3/4 (-1) + 1/4 3 = 0.
+    # From `start` on they are moving averages: 3/4 2 + 1/4 (-2) = 1 and 3/4 (-1) + 1/4 3 = 0.
     found = penalty(lecam, torch.tensor([-4.5, 0.5]), torch.tensor([6.0, 0.0]), step=1)
     torch.testing.assert_close(lecam.averages, torch.tensor([1.0, 0.0]))
     torch.testing.assert_close(found, torch.tensor(3 * (0.25 / 2 + 1 / 2)))
 
 
-def test_the_averages_are_constants_for_the_gradient() -> None:
+def test_moving_averages_are_detached() -> None:
     torch.manual_seed(0)
     real, fake = torch.randn(2, 6, dtype=torch.float64, requires_grad=True).unbind()
     lecam = LeCam(weight=1.5, decay=0.5, start=0, every=1)
@@ -83,7 +83,7 @@ def test_the_averages_are_constants_for_the_gradient() -> None:
 
 
 def test_state_is_changed_in_place_and_the_clock_may_be_a_tensor() -> None:
-    """So that a captured update, which is replayed with the tensors that it was captured with, goes on counting."""
+    """A replayed update reads and writes the tensors with which it was captured."""
     torch.manual_seed(0)
     lecam, same = (LeCam(weight=1.0, decay=0.9, start=3, every=1) for _ in range(2))
     images = torch.tensor(0)
@@ -99,14 +99,14 @@ def test_state_is_changed_in_place_and_the_clock_may_be_a_tensor() -> None:
     assert all(isinstance(x, Tensor) for x in lecam.state_dict().values())
 
 
-def test_a_checkpoint_of_a_run_without_lecam_leaves_the_averages() -> None:
+def test_checkpoint_without_lecam_does_not_change_the_averages() -> None:
     lecam = LeCam(weight=1.0, decay=0.9, start=3, every=1)
     penalty(lecam, torch.ones(4), torch.zeros(4), step=0)
     lecam.load_state_dict({})
     assert lecam.averages.tolist() == [1.0, 0.0]
 
 
-def test_the_means_are_those_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_means_are_taken_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     one = LeCam(weight=1.0, decay=0.9, start=2, every=1)
     ranks = [LeCam(weight=1.0, decay=0.9, start=2, every=1) for _ in range(2)]

@@ -55,7 +55,7 @@ def make(name: str, **changes: Any) -> Regularizer:
 
 @pytest.mark.parametrize("shape", [(7,), (3, 4, 5)])
 @pytest.mark.parametrize("weight", [0.1, 10.0])
-def test_penalty_of_a_linear_critic_is_that_of_its_slope(shape: tuple[int, ...], weight: float) -> None:
+def test_penalty_of_a_linear_critic_matches_the_closed_form(shape: tuple[int, ...], weight: float) -> None:
     torch.manual_seed(0)
     w = torch.randn(math.prod(shape), dtype=torch.float64)
     real, fake = torch.randn(2, 6, *shape, dtype=torch.float64)
@@ -63,7 +63,7 @@ def test_penalty_of_a_linear_critic_is_that_of_its_slope(shape: tuple[int, ...],
     torch.testing.assert_close(penalty, weight * (w.square().sum().sqrt() - 1) ** 2)
 
 
-def test_a_critic_of_slope_1_is_not_penalised() -> None:
+def test_critic_with_gradient_norm_1_is_not_penalized() -> None:
     real, fake = torch.randn(2, 6, 2, dtype=torch.float64)
     w = torch.tensor([0.6, -0.8], dtype=torch.float64)
     penalty = GradientPenalty(weight=10.0, every=1).discriminator_penalty(linear(w), batch_of(real, fake))
@@ -71,7 +71,7 @@ def test_a_critic_of_slope_1_is_not_penalised() -> None:
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 4, 5)])
-def test_the_norm_is_taken_of_each_sample_alone(shape: tuple[int, ...]) -> None:
+def test_gradient_norm_is_taken_per_sample(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     x = torch.randn(5, *shape, dtype=torch.float64)
     quadratic = Recorder(lambda x: 1.5 * x.flatten(1).square().sum(1))
@@ -80,40 +80,40 @@ def test_the_norm_is_taken_of_each_sample_alone(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(penalty.item(), 2 * sum((norm - 1) ** 2 for norm in norms) / len(norms))
 
 
-def test_interpolates_lie_on_the_lines_between_real_and_fake_at_a_point_of_each_samples_own() -> None:
+def test_interpolates_are_uniform_between_real_and_fake_samples() -> None:
     torch.manual_seed(0)
     real, fake = torch.randn(2, 2000, 3, 2, 2, dtype=torch.float64)
     critic = Recorder(lambda x: x.flatten(1).sum(1))
     GradientPenalty(weight=10.0, every=1).discriminator_penalty(critic, batch_of(real, fake))
-    (shown,) = critic.shown
-    epsilon = ((shown - fake) / (real - fake)).flatten(1)
+    (points,) = critic.inputs
+    epsilon = ((points - fake) / (real - fake)).flatten(1)
     torch.testing.assert_close(epsilon, epsilon[:, :1].expand_as(epsilon))
     assert stats.kstest(epsilon[:, 0].numpy(), "uniform").pvalue > 1e-3
 
 
-def test_interpolates_are_drawn_anew_each_time() -> None:
+def test_interpolates_are_drawn_at_each_call() -> None:
     real, fake = torch.ones(4, 1), torch.zeros(4, 1)
     critic = Recorder(lambda x: x.sum(1))
     for _ in range(2):
         GradientPenalty(weight=10.0, every=1).discriminator_penalty(critic, batch_of(real, fake))
-    first, second = critic.shown
+    first, second = critic.inputs
     assert not torch.equal(first, second)
 
 
 def test_interpolates_are_one_lerp_with_one_draw() -> None:
-    """Bit for bit, so that runs stay reproducible from version to version."""
+    """Bit for bit, so that runs stay reproducible across versions."""
     real, fake = torch.randn(2, 5, 3, 4, 4)
     critic = Recorder(lambda x: x.flatten(1).sum(1))
     torch.manual_seed(3)
     GradientPenalty(weight=10.0, every=1).discriminator_penalty(critic, batch_of(real, fake))
     torch.manual_seed(3)
-    assert torch.equal(critic.shown[0], torch.lerp(fake, real, torch.rand(5, 1, 1, 1)))
+    assert torch.equal(critic.inputs[0], torch.lerp(fake, real, torch.rand(5, 1, 1, 1)))
 
 
 @pytest.mark.parametrize("norm", ["none", "layer"])
 @pytest.mark.parametrize("activation", ["silu", "leaky_relu"])
 @pytest.mark.parametrize(("make_critic", "shape"), [(conv_critic, (1, 16, 16)), (mlp_critic, (3,))])
-def test_the_penaltys_gradient_in_the_parameters_is_that_of_finite_differences(
+def test_parameter_gradients_of_the_penalty_match_finite_differences(
     make_critic: Callable[[str, str], nn.Module], shape: tuple[int, ...], activation: str, norm: str
 ) -> None:
     torch.manual_seed(0)
@@ -123,14 +123,14 @@ def test_the_penaltys_gradient_in_the_parameters_is_that_of_finite_differences(
 
     def penalty(*parameters: Tensor) -> Tensor:
         torch.manual_seed(1)
-        with_these = unconditional(lambda x: functional_call(critic, dict(zip(names, parameters, strict=True)), (x,)))
-        return GradientPenalty(weight=10.0, every=1).discriminator_penalty(with_these, batch)
+        substituted = unconditional(lambda x: functional_call(critic, dict(zip(names, parameters, strict=True)), (x,)))
+        return GradientPenalty(weight=10.0, every=1).discriminator_penalty(substituted, batch)
 
     assert torch.autograd.gradcheck(penalty, tuple(critic.parameters()))
 
 
 @pytest.mark.parametrize(("make_critic", "shape"), [(conv_critic, (1, 16, 16)), (mlp_critic, (3,))])
-def test_a_critic_without_slope_has_a_finite_penalty_and_gradient(
+def test_constant_critic_has_a_finite_penalty_and_gradient(
     make_critic: Callable[[str, str], nn.Module], shape: tuple[int, ...]
 ) -> None:
     critic = make_critic("leaky_relu", "none")
@@ -146,7 +146,7 @@ def test_a_critic_without_slope_has_a_finite_penalty_and_gradient(
             torch.testing.assert_close(parameter.grad, torch.zeros_like(parameter))
 
 
-def test_a_critic_that_scores_in_a_column_is_refused_by_the_batch() -> None:
+def test_logits_of_shape_n_1_are_refused() -> None:
     x = torch.zeros(4, 2)
     batch = batch_of(x, x, lambda x, labels: x[:, :1])
     for logits in ("real_logits", "fake_logits"):
@@ -154,7 +154,7 @@ def test_a_critic_that_scores_in_a_column_is_refused_by_the_batch() -> None:
             getattr(batch, logits)
 
 
-def test_weights_beyond_the_limit_are_clipped_and_no_others() -> None:
+def test_only_weights_beyond_the_limit_are_clipped() -> None:
     critic = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4))
     weight, bias = torch.tensor([[-2.0], [-0.005], [0.0], [0.02]]), torch.tensor([0.01, 3.0, -0.01, -1e-9])
     critic[0].weight.data.copy_(weight)
@@ -169,7 +169,7 @@ def test_weights_beyond_the_limit_are_clipped_and_no_others() -> None:
     torch.testing.assert_close(dict(critic.named_buffers()), buffers)
 
 
-def test_clipping_changes_no_bit_of_what_clamping_gives() -> None:
+def test_clipping_equals_clamp_bit_for_bit() -> None:
     extremes = [0.0, -0.0, 0.01, -0.01, 1e-45, -1e-45, 3e38, -3e38]
     critic = nn.Linear(1008, 1, bias=False)
     critic.weight.data.copy_(torch.cat([torch.randn(1000) / 50, torch.tensor(extremes)]))
@@ -179,7 +179,7 @@ def test_clipping_changes_no_bit_of_what_clamping_gives() -> None:
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
-def test_clipping_does_not_hide_a_weight_that_is_no_number(value: float) -> None:
+def test_clipping_does_not_hide_nan_or_inf_weights(value: float) -> None:
     critic = nn.Linear(3, 1)
     critic.weight.data.copy_(torch.tensor([[0.5, value, -0.005]]))
     for _ in range(2):
@@ -189,7 +189,7 @@ def test_clipping_does_not_hide_a_weight_that_is_no_number(value: float) -> None
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 3e38])
-def test_a_gradient_that_is_no_number_is_seen_in_the_clipped_weights_of_later_steps(value: float) -> None:
+def test_nonfinite_gradient_stays_visible_in_clipped_weights(value: float) -> None:
     critic, other = nn.Linear(3, 1, bias=False), torch.tensor([[0.1, 0.1, 0.1]])
     optimizer = torch.optim.SGD(critic.parameters(), lr=10.0)
     for gradient in (other, torch.tensor([[0.1, value, 0.1]]), other, other):
@@ -263,7 +263,7 @@ def test_input_noise_is_gaussian_and_decays_linearly_to_none(shape: tuple[int, .
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.3])
-def test_schedules_may_drive_the_noise_by_floats_or_tensors(fraction: float) -> None:
+def test_noise_amounts_may_be_floats_or_tensors(fraction: float) -> None:
     x, logits = torch.zeros(6, 2), torch.randn(6)
     input_noise, label_noise = InputNoise(std=1.0), LabelNoise(amount=1.0)
 
@@ -313,23 +313,21 @@ def test_input_noise_is_fresh_and_lets_gradients_through() -> None:
         (InputNoise, {"std": -0.1}, "at least 0"),
     ],
 )
-def test_values_without_meaning_are_refused(
-    regularizer: type[Regularizer], values: dict[str, float], remedy: str
-) -> None:
+def test_invalid_values_are_refused(regularizer: type[Regularizer], values: dict[str, float], remedy: str) -> None:
     name, value = next(iter(values.items()))
     with pytest.raises(ValueError, match=f"{name}={value}.*{remedy}"):
         regularizer(**values)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_interval_in_the_config_is_that_of_the_regularizer(name: str) -> None:
+def test_every_in_the_config_sets_the_interval(name: str) -> None:
     options = OmegaConf.load(CONF / "regularizer" / f"{name}.yaml")[name]
     assert make(name).every == options.get("every", 1)
     if "every" in options:
         assert make(name, every=16).every == 16
 
 
-def test_a_slope_that_is_held_near_samples_alone_is_not_enough_for_a_wasserstein_loss() -> None:
+def test_only_gradient_penalty_and_weight_clip_bound_the_lipschitz_constant() -> None:
     assert all(make(name).bounds_lipschitz for name in ("gradient_penalty", "weight_clip"))
     assert not any(make(name).bounds_lipschitz for name in ("dragan", "r1", "r2", "lecam"))
 
@@ -340,7 +338,7 @@ def test_penalties_on_the_gradient_of_each_sample_are_wrong_with_batch_norm() ->
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_regularizer_leaves_shapes_alone_and_a_critic_that_learns(name: str) -> None:
+def test_every_regularizer_keeps_shapes_and_a_trainable_critic(name: str) -> None:
     torch.manual_seed(0)
     regularizer, critic = make(name), conv_critic("leaky_relu", "none")
     real, fake = (regularizer.perturb(x, Clock(0.5, 0)) for x in torch.randn(2, 4, 1, 16, 16))
@@ -362,7 +360,7 @@ def test_every_regularizer_leaves_shapes_alone_and_a_critic_that_learns(name: st
     assert any(parameter.grad.abs().sum() > 0 for parameter in critic.parameters())
 
 
-def test_the_plain_regularizer_does_nothing() -> None:
+def test_base_regularizer_does_nothing() -> None:
     critic = mlp_critic("relu", "none")
     before = deepcopy(critic.state_dict())
     x = torch.randn(4, 3)

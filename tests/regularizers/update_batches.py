@@ -1,4 +1,4 @@
-"""Makes the batches that penalties read, from given samples and logits."""
+"""Make update batches for penalties from given samples or logits."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from gantrain.schedules.base import Clock, Number
 
 
 def unconditional(network: Callable[[Tensor], Tensor]) -> Critic:
-    """Make a critic of a network that takes no labels."""
+    """Make a critic from a network without labels."""
     return lambda x, labels: network(x)
 
 
@@ -29,10 +29,10 @@ def batch_of(
     fake_labels: Labels = None,
     aux_of: Callable[[Tensor], Auxiliary] = lambda logits: {},
 ) -> UpdateBatch:
-    """Make a batch of given samples without augmentation, whose logits are those of the critic.
+    """Make a batch from samples, without augmentation; its logits are those of the critic.
 
     Args:
-        aux_of: makes D's auxiliary outputs from its logits.
+        aux_of: computes D's auxiliary outputs from its logits.
     """
 
     def discriminate(x: Tensor, y: Labels) -> tuple[Tensor, Auxiliary]:
@@ -51,23 +51,23 @@ def batch_of(
 def batch_of_logits(
     real_logits: Tensor, fake_logits: Tensor | None = None, *, fraction: Number = 0.0, images: int | Tensor = 0
 ) -> UpdateBatch:
-    """Make a batch of given logits, those of generated samples 0 if left out."""
+    """Make a batch from logits; those of generated samples default to 0."""
     fake_logits = torch.zeros_like(real_logits) if fake_logits is None else fake_logits
-    # Samples that are their own logits.
+    # The samples are their own logits.
     return batch_of(real_logits, fake_logits, lambda x, labels: x, fraction=fraction, images=images)
 
 
 class Recorder(nn.Module):
-    """A critic that keeps what it was shown."""
+    """A critic that keeps its inputs and labels."""
 
     def __init__(self, score: Callable[[Tensor], Tensor]):
         super().__init__()
         self.score = score
-        self.shown: list[Tensor] = []
+        self.inputs: list[Tensor] = []
         self.labels: list[Labels] = []
 
     def forward(self, x: Tensor, labels: Labels) -> Tensor:
-        self.shown.append(x.detach().clone())
+        self.inputs.append(x.detach().clone())
         self.labels.append(labels)
         return self.score(x)
 

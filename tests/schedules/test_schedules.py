@@ -43,7 +43,7 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 
 @each_ramp
-def test_a_ramp_holds_its_ends_exactly_before_and_after_its_span(shape: type[Ramp]) -> None:
+def test_ramp_is_exactly_constant_before_and_after_its_span(shape: type[Ramp]) -> None:
     # Numbers whose sums and differences are rounded.
     schedule = shape(of=LR, start=0.9, end=0.99, begin=0.2, finish=0.7, unit="fraction")
     assert [schedule(at_fraction(f)) for f in (0.0, 0.1, 0.2)] == [0.9] * 3
@@ -51,7 +51,7 @@ def test_a_ramp_holds_its_ends_exactly_before_and_after_its_span(shape: type[Ram
 
 
 @each_ramp
-def test_a_ramp_goes_monotonically_through_the_middle_of_its_span(shape: type[Ramp]) -> None:
+def test_ramp_is_monotonic_and_has_the_mean_value_in_the_middle(shape: type[Ramp]) -> None:
     schedule = shape(of=LR, start=3.0, end=-1.0, begin=0.2, finish=0.7, unit="fraction")
     assert schedule(at_fraction(0.45)) == pytest.approx(1.0, abs=1e-12)
     values = [schedule(at_fraction(0.2 + 0.5 * i / 100)) for i in range(101)]
@@ -70,19 +70,19 @@ def test_cosine_is_half_a_period() -> None:
     for fraction, expected in [(1 / 3, 1.5), (1 / 2, 1.0), (2 / 3, 0.5)]:
         assert schedule(at_fraction(fraction)) == pytest.approx(expected, abs=1e-12)
     early, late = schedule(at_fraction(1e-4)), schedule(at_fraction(1 - 1e-4))
-    assert 2 - early == pytest.approx((math.pi * 1e-4) ** 2 / 2, rel=1e-6)  # it sets out and arrives slowly
+    assert 2 - early == pytest.approx((math.pi * 1e-4) ** 2 / 2, rel=1e-6)  # the slope is 0 at both ends
     assert late == pytest.approx((math.pi * 1e-4) ** 2 / 2, rel=1e-6)
 
 
 @each_ramp
-def test_a_span_in_images_is_read_off_the_count_of_images(shape: type[Ramp]) -> None:
+def test_span_in_images_follows_the_number_of_images(shape: type[Ramp]) -> None:
     schedule = shape(of=LR, start=1.0, end=0.5, begin=1000, finish=3000, unit="images")
     values = [schedule(at_images(images)) for images in (0, 1000, 2000, 3000, 4000)]
     assert values == pytest.approx([1.0, 1.0, 0.75, 0.5, 0.5], abs=1e-15)
     assert schedule(Clock(fraction=0.9, images=0)) == 1.0
 
 
-def test_a_schedule_gives_a_float_also_for_a_clock_of_tensors() -> None:
+def test_schedule_returns_a_float_for_a_clock_of_tensors() -> None:
     clock = Clock(fraction=torch.tensor(0.5), images=torch.tensor(2000))
     for unit, finish in (("fraction", 1.0), ("images", 4000.0)):
         value = Linear(of=LR, start=1.0, end=0.0, begin=0.0, finish=finish, unit=unit)(clock)
@@ -95,7 +95,7 @@ def test_constant_is_constant() -> None:
     assert {schedule(Clock(f, i)) for f, i in ((0.0, 0), (0.5, 10), (0.99, 10**9))} == {0.3}
 
 
-def test_steps_take_the_next_value_from_its_time_on() -> None:
+def test_steps_change_exactly_at_their_times() -> None:
     values, at = [1.0, 0.1, 5.0, 0.0], [0.1, 0.3, 0.7]
     schedule = Steps(of=LR, values=values, at=at, unit="fraction")
     assert schedule(at_fraction(0.0)) == 1.0
@@ -155,7 +155,7 @@ def num_images(images: Tensor, weights: Tensor) -> float:
         ({"of": ""}, r"of=.*at least one config key"),
     ],
 )
-def test_ramps_without_meaning_are_refused(shape: type[Ramp], values: dict[str, Any], message: str) -> None:
+def test_invalid_ramps_are_refused(shape: type[Ramp], values: dict[str, Any], message: str) -> None:
     usual: dict[str, Any] = {"of": LR, "start": 1.0, "end": 0.0, "begin": 0.0, "finish": 1.0, "unit": "fraction"}
     with pytest.raises(ValueError, match=message):
         shape(**usual | values)
@@ -174,22 +174,22 @@ def test_ramps_without_meaning_are_refused(shape: type[Ramp], values: dict[str, 
         ({"values": [1.0, math.nan, 0.0]}, r"values=nan.*finite"),
     ],
 )
-def test_steps_without_meaning_are_refused(values: dict[str, Any], message: str) -> None:
+def test_invalid_steps_are_refused(values: dict[str, Any], message: str) -> None:
     usual: dict[str, Any] = {"of": LR, "values": [1.0, 0.1, 0.01], "at": [0.5, 0.75], "unit": "fraction"}
     with pytest.raises(ValueError, match=message):
         Steps(**usual | values)
 
 
-def test_a_constant_that_is_no_number_is_refused() -> None:
+def test_infinite_constant_is_refused() -> None:
     with pytest.raises(ValueError, match=r"value=inf.*finite"):
         Constant(of=LR, value=math.inf)
 
 
-def test_a_single_key_may_be_driven_without_a_list() -> None:
+def test_single_key_may_be_given_without_a_list() -> None:
     assert Constant(of="optimizer.lr", value=1.0).of == ["optimizer.lr"]
 
 
-def test_options_are_named_by_what_they_drive_and_merge() -> None:
+def test_schedule_options_merge_by_name() -> None:
     nodes = composed(f"+schedule=[{','.join(NAMES)}]")
     assert list(nodes) == NAMES
     for name, node in nodes.items():
@@ -208,7 +208,7 @@ def test_options_are_named_by_what_they_drive_and_merge() -> None:
         ("penalty", 1.0, 0.1),
     ],
 )
-def test_the_configured_values_at_the_ends_and_in_the_middle(name: str, begins: float, ends: float) -> None:
+def test_shipped_schedules_have_their_values_at_start_middle_and_end(name: str, begins: float, ends: float) -> None:
     schedule = instantiate(composed(f"+schedule=[{name}]")[name], _convert_="all")
     assert [schedule(at_fraction(f)) for f in (0.0, 0.5, 1.0)] == pytest.approx([begins, (begins + ends) / 2, ends])
 
@@ -224,7 +224,7 @@ def test_every_schedule_takes_every_shape(name: str, shape: str) -> None:
     assert schedule.of == composed(f"+schedule=[{name}]")[name]["of"]
 
 
-def test_another_shape_and_another_end_for_one_of_two_schedules() -> None:
+def test_one_of_two_schedules_can_have_another_shape_and_end() -> None:
     overrides = (
         "schedule/shape@schedule.lr=cosine",
         "schedule.lr.end=0.25",

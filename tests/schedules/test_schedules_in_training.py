@@ -1,4 +1,4 @@
-"""What schedules and lazy penalties set at each step of train(), by closed form; a resumed run sets the same."""
+"""Scheduled values and lazy rescaling at each step of train() match closed forms, also after resuming."""
 
 import math
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def adam_state(**options: Any) -> TrainState:
 
 
 class Training:
-    """A training that schedules everything, with lazy R1, whose state may come from a snapshot."""
+    """A training with lazy R1 in which every value is scheduled."""
 
     def __init__(self, named: dict[str, Schedule], *, every: int):
         self.state = adam_state()
@@ -47,8 +47,8 @@ class Training:
         self.objective = Objective(NonSaturating(), {"r1": self.r1}, {"diffaugment": self.augment})
         self.schedules = Schedules(self.state, self.objective, ema=self.ema, schedules=named)
 
-    def numbers(self) -> list[float]:
-        """Every number that is scheduled, as it is now."""
+    def scheduled_values(self) -> list[float]:
+        """Return the current value of everything that is scheduled."""
         groups = [o.param_groups[0] for o in (self.state.G_optimizer, self.state.D_optimizer)]
         of_optimizers = [x for group in groups for x in (group["lr"], *group["betas"])]
         return [float(x) for x in (*of_optimizers, self.r1.gamma, self.ema.halflife_images, self.augment.strength)]
@@ -58,54 +58,54 @@ class Training:
         return run(self.state, self.objective, steps=STEPS, callbacks=[callback], **options)
 
 
-def everything() -> dict[str, Schedule]:
-    half_a_wave = Cosine(of=["regularizer.r1.gamma"], start=1.0, end=0.1, begin=0, finish=4 * BATCH_SIZE, unit="images")
+def all_schedules() -> dict[str, Schedule]:
+    half_period = Cosine(of=["regularizer.r1.gamma"], start=1.0, end=0.1, begin=0, finish=4 * BATCH_SIZE, unit="images")
     return {
         "lr": linear("optimizer.lr", "discriminator_optimizer.lr"),
         "beta2": linear("discriminator_optimizer.beta2", start=0.9, end=0.99),
-        "penalty": half_a_wave,
+        "penalty": half_period,
         "half-life": linear("ema_halflife_images", start=0.0, end=1.0),
         "strength": Steps(of=["augment.diffaugment.strength"], values=[1.0, 0.25], at=[0.5], unit="fraction"),
     }
 
 
 @pytest.mark.parametrize("every", [1, 2])
-def test_each_step_has_the_numbers_of_its_clock(every: int) -> None:
-    training, seen = Training(everything(), every=every), list[list[float]]()
-    training.run(lambda *_: seen.append(training.numbers()))
-    c = 1.0 if every == 1 else 1 / (1 + 1 / every)  # of D, which alone has a lazy penalty
+def test_each_step_has_the_scheduled_values(every: int) -> None:
+    training, seen = Training(all_schedules(), every=every), list[list[float]]()
+    training.run(lambda *_: seen.append(training.scheduled_values()))
+    c = 1.0 if every == 1 else 1 / (1 + 1 / every)  # only D has a lazy penalty
     for step, found in enumerate(seen):
         t = step / STEPS
         gamma = 10 * (0.1 + 0.9 * (1 + math.cos(math.pi * min(step / 4, 1))) / 2)
         of_G = [0.01 * (1 - t), 0.5, 0.9]
         of_D = [0.01 * (1 - t) * c, 0.5**c, (0.9 + 0.09 * t) ** c]
         expected = [*of_G, *of_D, gamma, 100 * t, 0.8 * (1.0 if t < 0.5 else 0.25)]
-        assert found == pytest.approx(expected, rel=1e-6), step  # the strength is a float32 tensor
+        assert found == pytest.approx(expected, rel=1e-6), step  # strength is a float32 tensor
 
 
-def test_a_resumed_run_has_the_same_numbers_and_bits() -> None:
-    straight, saved, numbers = Training(everything(), every=3), list[Any](), list[list[float]]()
+def test_resumed_run_has_the_same_scheduled_values_and_weights() -> None:
+    straight, saved, numbers = Training(all_schedules(), every=3), list[Any](), list[list[float]]()
 
     def note(state: TrainState, _: Any) -> None:
         saved.append(snapshot(state))
-        numbers.append(straight.numbers())
+        numbers.append(straight.scheduled_values())
 
     logs = straight.run(note)
     for stop in (1, 5):
-        resumed, again = Training(everything(), every=3), list[list[float]]()
+        resumed, again = Training(all_schedules(), every=3), list[list[float]]()
         restore(resumed.state, saved[stop - 1])
-        logs_again = resumed.run(lambda *_, again=again, resumed=resumed: again.append(resumed.numbers()))
+        logs_again = resumed.run(lambda *_, again=again, resumed=resumed: again.append(resumed.scheduled_values()))
         assert again == numbers[stop:]
         assert_close(logs_again, logs[stop:], rtol=0, atol=0)
         assert_close(snapshot(resumed.state), saved[-1], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("path", oracle_files("lazy_regularisation_adam*.npz"), ids=lambda path: path.stem)
-def test_lazy_penalties_rescale_what_a_schedule_has_set(path: Path) -> None:
+def test_lazy_penalties_rescale_scheduled_values(path: Path) -> None:
     arrays = load(path)
     for case in sorted({name.split(".")[0] for name in arrays}):
         lr, beta1, beta2, k = arrays[f"{case}.in.lr_beta1_beta2_interval"].tolist()
-        # Configured with other numbers, from which the schedules come to those of the file half-way.
+        # The schedules start from other values, and reach those of the file at half of the training.
         state = adam_state(lr=4 * lr, betas=(0.1, 0.2))
         named: dict[str, Schedule] = {
             "lr": linear("discriminator_optimizer.lr", start=0.5, end=0.0),
@@ -128,14 +128,14 @@ def test_several_lazy_penalties_rescale_by_the_sum_of_their_intervals() -> None:
     c = 1 / (1 + 1 / 16 + 1 / 4)
     (group,) = state.D_optimizer.param_groups
     assert [group["lr"], *group["betas"]] == pytest.approx([0.01 * c, 0.5**c, 0.9**c], rel=1e-12)
-    # G has none, and made anew the schedules begin with the configured numbers.
+    # G has no lazy penalty, and new Schedules start again from the configured values.
     assert "initial_lr" not in state.G_optimizer.param_groups[0]
     Schedules(state, objective)(Clock(0.0, 0))
     assert group["lr"] == pytest.approx(0.01 * c, rel=1e-12)
 
 
 @pytest.mark.parametrize("lr", [0.01, 3e-4])
-def test_a_schedule_is_a_factor_of_the_learning_rate_that_was_typed(lr: float) -> None:
+def test_schedule_is_a_factor_of_the_configured_learning_rate(lr: float) -> None:
     state = adam_state(lr=lr)
     schedules = Schedules(state, Objective(NonSaturating()), schedules={"lr": linear("optimizer.lr")})
     schedules(Clock(0.25, 0))
@@ -143,7 +143,7 @@ def test_a_schedule_is_a_factor_of_the_learning_rate_that_was_typed(lr: float) -
     assert state.D_optimizer.param_groups[0].keys() == adam_state().D_optimizer.param_groups[0].keys()
 
 
-def test_a_key_is_driven_by_one_schedule() -> None:
+def test_two_schedules_of_the_same_key_are_refused() -> None:
     named: dict[str, Schedule] = {"one": linear("optimizer.lr"), "two": linear("optimizer.lr")}
     with pytest.raises(ConfigError, match=r"schedule.two.of: another schedule sets optimizer.lr already"):
         Schedules(adam_state(), Objective(NonSaturating()), schedules=named)
@@ -153,8 +153,8 @@ def test_a_key_is_driven_by_one_schedule() -> None:
     "of",
     ["optimizer.beta2", "regularizer.r1.every", "regularizer.lecam.weight", "ema_halflife_images", "augment.strength"],
 )
-def test_what_the_run_does_not_have_cannot_be_scheduled(of: str) -> None:
-    """SGD has no betas, an interval is no weight, and there is neither an average nor an augmentation."""
+def test_values_that_the_run_does_not_have_cannot_be_scheduled(of: str) -> None:
+    """SGD has no betas, an interval is not schedulable, and there is neither an EMA nor an augmentation."""
     objective = Objective(NonSaturating(), {"r1": R1(gamma=1.0, every=2)})
     with pytest.raises(ConfigError, match=rf"{of} cannot be scheduled; the keys that can are .*regularizer.r1.gamma"):
         Schedules(make_state(), objective, schedules={"mine": linear(of)})

@@ -1,4 +1,4 @@
-"""Trial steps on copies: they leave the run as it is, and see what another number of threads changes."""
+"""Trial steps on copies of the training state, and the estimates that are based on them."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -33,7 +33,7 @@ def numbers(made: Training) -> list[torch.Tensor]:
 @pytest.mark.parametrize(
     "overrides", [(), ("regularizer=[r1]", "regularizer.r1.every=4", "model.discriminator.norm=none")]
 )
-def test_a_trial_leaves_the_run_as_it_is(overrides: tuple[str, ...]) -> None:
+def test_trial_steps_do_not_change_the_run(overrides: tuple[str, ...]) -> None:
     made = training(*overrides)
     before, random = numbers(made), torch.get_rng_state()
     settings = deepcopy([group["lr"] for group in made.run.state.D_optimizer.param_groups])
@@ -44,7 +44,7 @@ def test_a_trial_leaves_the_run_as_it_is(overrides: tuple[str, ...]) -> None:
     assert [group["lr"] for group in made.run.state.D_optimizer.param_groups] == settings
 
 
-def test_a_step_that_depends_on_the_threads_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dependence_on_the_number_of_threads_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     made, real = training(), trials.tensors_after_step
 
     def by_threads(given: Training) -> list[torch.Tensor]:
@@ -66,7 +66,7 @@ def test_a_step_that_depends_on_the_threads_is_noticed(monkeypatch: pytest.Monke
         ((), 2, "2", 0),
     ],
 )
-def test_threads_follow_the_load_unless_somebody_chose(
+def test_threads_adapt_to_the_load_unless_their_number_is_set(
     overrides: tuple[str, ...], most: int, environment: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -84,12 +84,12 @@ def test_without_a_gpu_half_of_the_batch_is_suggested() -> None:
 @pytest.mark.parametrize(
     ("peaks", "available", "below", "expected"),
     [
-        ([(16, 2_600), (32, 4_200)], 10_000, 200, 72),  # 1,000 and 100 a sample: (9,000 - 1,000) / 100 is 80, but
+        ([(16, 2_600), (32, 4_200)], 10_000, 200, 72),  # 1,000 and 100 per sample: (9,000 - 1,000) / 100 is 80
         ([(1, 1_100), (2, 1_200)], 1_300, 8, 1),
         ([(16, 2_600), (32, 4_200)], 100_000, 64, 56),
     ],
 )
-def test_the_largest_batch_that_fits_by_a_line_through_two(
+def test_largest_fitting_batch_is_extrapolated_from_two_peaks(
     peaks: list[tuple[int, int]], available: int, below: int, expected: int
 ) -> None:
     found = largest_fitting(peaks, available, below)
@@ -112,7 +112,7 @@ def test_the_largest_batch_that_fits_by_a_line_through_two(
         (RuntimeError("shape mismatch"), False),
     ],
 )
-def test_what_means_that_memory_ran_out(error: BaseException, expected: bool) -> None:
+def test_out_of_memory_errors_are_recognized(error: BaseException, expected: bool) -> None:
     assert is_out_of_memory(error) == expected
 
 

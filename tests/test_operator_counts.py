@@ -114,7 +114,7 @@ def test_waiting_operations_are_detected(expression: str) -> None:
 def calls_of_a_step(
     folder: Path, loss: Loss, regularizers: dict[str, Regularizer], *, norm: str, n_critic: int
 ) -> tuple[Counter[str], list[str]]:
-    """Return the operators per step of steps 3 to 5, which are not logged, sampled or saved, and those that would wait."""
+    """Return the operators per step of steps 3 to 5, which only update weights, and those that would wait."""
     torch.manual_seed(0)
     images = torch.randint(0, 256, (512, *SHAPE), dtype=torch.uint8)
     common: dict[str, Any] = {"width": 4, "init": "dcgan", "bias": "ends", "slope": 0.2}

@@ -313,10 +313,10 @@ def test_first_sets_which_player_steps_first(first: str) -> None:
 
 
 def test_generator_batch_multiple_scales_the_generators_batch() -> None:
-    state, shown = make_state(), list[int]()
-    state.G.register_forward_pre_hook(lambda _, args: shown.append(len(args[0])))
+    state, batch_sizes = make_state(), list[int]()
+    state.G.register_forward_pre_hook(lambda _, args: batch_sizes.append(len(args[0])))
     run(state, Objective(NonSaturating()), steps=1, generator_batch_multiple=3)
-    assert shown == [N, 3 * N]
+    assert batch_sizes == [N, 3 * N]
 
 
 # Labels
