@@ -70,8 +70,7 @@ def check_combination(D: nn.Module, objective: Objective, config: Config) -> Non
                 "constant of BatchNorm; model.discriminator.norm=none is safer.",
                 name,
             )
-    bounded = has_spectral_norm(D) or any(r.bounds_lipschitz for r in regularizers.values())
-    if getattr(loss, "needs_lipschitz", False) and not bounded:
+    if lacks_lipschitz_bound(D, objective):
         logger.warning(
             "loss: %s, but nothing bounds the critic's Lipschitz constant, so its logits will grow without bound; "
             "add regularizer=[gradient_penalty] or regularizer=[weight_clip], or set "
@@ -87,3 +86,10 @@ def check_combination(D: nn.Module, objective: Objective, config: Config) -> Non
                 "accumulate=%s: %s computes statistics over samples; they are those of each micro-batch of %s samples.",
                 *(config.accumulate, ", ".join(dict.fromkeys(coupling)), config.batch_size // config.accumulate),
             )
+
+
+def lacks_lipschitz_bound(D: nn.Module, objective: Objective) -> bool:
+    """Return whether the loss needs a Lipschitz critic, but nothing bounds its Lipschitz constant."""
+    needs = bool(getattr(objective.loss, "needs_lipschitz", False))
+    regularized = any(regularizer.bounds_lipschitz for regularizer in objective.regularizers.values())
+    return needs and not regularized and not has_spectral_norm(D)

@@ -43,15 +43,21 @@ def help_text(arguments: Sequence[str]) -> str:
         arguments: the command's arguments; the groups of a --config-dir are listed too.
     """
     folders = config_folders(arguments)
-    lines = [USAGE]
-    for group in sorted(groups(folders), key=lambda name: (ORDER.index(name) if name in ORDER else 99, name)):
-        files = {path.stem: path for folder in folders for path in sorted((folder / group).glob("*.yaml"))}
-        lines.append(f"{group}")
-        lines += [f"  {option:<22} {describe(path)}" for option, path in files.items()]
-    lines.append("\nKeys, set by key=value:")
     listed = [setting for setting in settings() if setting.text and is_listed(setting.key)]
-    lines += [f"  {setting.key:<22} {setting.text} [{format_default(setting.default)}]" for setting in listed]
+    options = {group: options_of(group, folders) for group in groups(folders)}
+    width = max(len(name) for names in [*options.values(), [setting.key for setting in listed]] for name in names)
+    lines = [USAGE]
+    for group in sorted(options, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name)):
+        lines.append(group)
+        lines += [f"  {option:<{width}} {describe(path)}" for option, path in options[group].items()]
+    lines.append("\nKeys, set by key=value:")
+    lines += [f"  {setting.key:<{width}} {setting.text} [{format_default(setting.default)}]" for setting in listed]
     return "\n".join([*lines, CLOSING])
+
+
+def options_of(group: str, folders: Sequence[Path]) -> dict[str, Path]:
+    """Return the config files of a group, by option."""
+    return {path.stem: path for folder in folders for path in sorted((folder / group).glob("*.yaml"))}
 
 
 def groups(folders: Sequence[Path] = (CONF,)) -> list[str]:

@@ -1,8 +1,8 @@
 """Report a divergence: what became NaN or Inf, at which step, and which settings to change."""
 
+from gantrain.combinations import lacks_lipschitz_bound
 from gantrain.config import Config, Node, selected_options
 from gantrain.errors import DivergedError
-from gantrain.models.spectral_norm import has_spectral_norm
 from gantrain.session.run import Run
 
 
@@ -14,7 +14,7 @@ def diverged(run: Run, step: int, what: str) -> DivergedError:
         what: a clause, for example "loss/generator is nan".
     """
     noticed = "" if step == run.state.step else f" (noticed at step {run.state.step})"
-    advice = ", ".join(remedies(run.config, unbounded=is_unbounded(run)))
+    advice = ", ".join(remedies(run.config, unbounded=lacks_lipschitz_bound(run.state.D, run.objective)))
     return DivergedError(f"{what} at step {step}{noticed}: the training has diverged. Worth trying: {advice}.")
 
 
@@ -41,10 +41,3 @@ def remedies(config: Config, *, unbounded: bool) -> list[str]:
 
 STRENGTHS = ("weight", "gamma", "limit")
 """Names of the options of regularizers that set their strength."""
-
-
-def is_unbounded(run: Run) -> bool:
-    """Return whether the loss needs a Lipschitz critic, but nothing bounds its Lipschitz constant."""
-    needs = bool(getattr(run.objective.loss, "needs_lipschitz", False))
-    regularized = any(r.bounds_lipschitz for r in run.objective.regularizers.values())
-    return needs and not regularized and not has_spectral_norm(run.state.D)
