@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 from gantrain.augment.base import Augment
 from gantrain.budget import count_steps, critic_schedule
 from gantrain.callbacks.base import Callback, Callbacks
-from gantrain.combinations import check_combination, check_data, warn_of_user_code
+from gantrain.combinations import check_parts, warn_of_user_code
 from gantrain.config import Config, Node, RuntimeConfig, hyperparameters
+from gantrain.config_rules import check_batch_size
 from gantrain.datasets.base import Dataset, ImageDataset
 from gantrain.datasets.batches import Batches, FreshBatches, ImageBatches, Prefetcher, make_batches
 from gantrain.datasets.labels import count_classes, make_fake_labels
@@ -93,6 +94,7 @@ def assemble(job: Job, config: Config, processes: Processes = SINGLE_PROCESS) ->
         UserError: the config or the data is wrong.
     """
     with processes.raise_on_all_ranks():
+        check_batch_size(config, processes.world_size)
         device = choose_device(config.runtime.device)
         objective, ema = build_objective(config), build_ema(config)
         metrics, callbacks = build_metrics(config.metric), build_callbacks(config.callback)
@@ -109,8 +111,7 @@ def assemble(job: Job, config: Config, processes: Processes = SINGLE_PROCESS) ->
         processes.split_batches(config.batch_size, state)
         if processes.world_size > 1 and processes.is_main:
             warn_of_user_code([state.G, state.D, *parts], processes.world_size)
-        check_combination(state.D, objective, config)
-        check_data(config, dataset)
+        check_parts(state.G, state.D, objective, config, dataset, warns=processes.is_main)
         schedules = build_schedules(config.schedule, state, objective, ema, device, captures=runtime.captures)
         count_steps(config, dataset.num_images)  # raises for epochs of a distribution, before minutes of decoding
     prepare_data(dataset, config.runtime, processes)
@@ -227,6 +228,8 @@ def build_state(config: Config, dataset: Dataset, latent: Latent, device: torch.
     options = {key: value for key, value in config.discriminator_optimizer.items() if value is not None}
     # Without a _target_, discriminator_optimizer overrides single options of the generator's optimizer.
     D_optimizer = options if "_target_" in options else config.optimizer | options
+    for part, network in (("generator", G), ("discriminator", D)):
+        check_classes(part, network, dataset)
     return TrainState(
         G=G,
         D=D,
@@ -234,6 +237,22 @@ def build_state(config: Config, dataset: Dataset, latent: Latent, device: torch.
         D_optimizer=build_optimizer("discriminator_optimizer", D_optimizer, D),
         G_ema=deepcopy(G).requires_grad_(False) if config.ema_halflife_images else None,
     )
+
+
+def check_classes(part: str, network: nn.Module, dataset: Dataset) -> None:
+    """Check that the data have labels for a network that takes or predicts them, with as many classes.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    for attribute in ("num_classes", "num_aux_classes"):
+        classes = getattr(network, attribute, None)
+        if classes is not None and classes != dataset.num_classes:
+            labels = f"{dataset.num_classes} classes" if dataset.num_classes else "no labels"
+            raise ConfigError(
+                f"model.{part}: {type(network).__module__}.{type(network).__name__} has {attribute}={classes}, but "
+                f"dataset={dataset.name} has {labels}; use other data, or a network for it."
+            )
 
 
 def build_optimizer(path: str, node: Node, module: nn.Module) -> Optimizer:

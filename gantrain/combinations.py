@@ -10,10 +10,30 @@ from gantrain.datasets.base import Dataset, ImageDataset
 from gantrain.engine.runtime import find_user_code
 from gantrain.errors import ConfigError
 from gantrain.game import Objective
+from gantrain.models.calling import takes_labels
 from gantrain.models.layers import couples_samples, has_batch_norm
+from gantrain.models.packing import Packed
 from gantrain.models.spectral_norm import has_spectral_norm
 
 logger = logging.getLogger(__name__)
+
+
+def check_parts(
+    G: nn.Module, D: nn.Module, objective: Objective, config: Config, dataset: Dataset, *, warns: bool
+) -> None:
+    """Check that the parts of a training fit together.
+
+    Args:
+        warns: whether to warn of micro-batches; only rank 0 does.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    check_combination(D, objective, config)
+    check_fake_labels(G, D, config)
+    check_data(config, dataset)
+    if warns:
+        warn_of_micro_batch_statistics(G, D, objective, config)
 
 
 def warn_of_user_code(parts: Sequence[object], world_size: int) -> None:
@@ -77,15 +97,43 @@ def check_combination(D: nn.Module, objective: Objective, config: Config) -> Non
             "model.discriminator.norm=spectral.",
             type(loss).__name__,
         )
-    if config.accumulate > 1:
-        parts = [D, loss, *regularizers.values()]
-        coupling = [type(x).__name__ for x in parts if isinstance(x, nn.Module) and couples_samples(x)]
-        coupling += [type(x).__name__ for x in parts if getattr(x, "couples_samples", False) is True]
-        if coupling:
-            logger.warning(
-                "accumulate=%s: %s computes statistics over samples; they are those of each micro-batch of %s samples.",
-                *(config.accumulate, ", ".join(dict.fromkeys(coupling)), config.batch_size // config.accumulate),
-            )
+
+
+def warn_of_micro_batch_statistics(G: nn.Module, D: nn.Module, objective: Objective, config: Config) -> None:
+    """With accumulation, warn of parts that compute statistics over samples, such as BatchNorm in either network."""
+    regularizers = {f"regularizer={name}": regularizer for name, regularizer in objective.regularizers.items()}
+    unpacked = D.discriminator if isinstance(D, Packed) else D  # the samples of a pack are in the same micro-batch
+    parts: dict[str, object] = {
+        "the generator": G,
+        "the discriminator": unpacked,
+        "the loss": objective.loss,
+        **regularizers,
+    }
+    coupling = [
+        name
+        for name, part in parts.items()
+        if (couples_samples(part) if isinstance(part, nn.Module) else getattr(part, "couples_samples", False))
+    ]
+    if config.accumulate > 1 and coupling:
+        logger.warning(
+            "accumulate=%s: statistics over samples (BatchNorm and the like, in %s) are those of each micro-batch of "
+            "%s samples, not of the whole batch.",
+            *(config.accumulate, ", ".join(coupling), config.batch_size // config.accumulate),
+        )
+
+
+def check_fake_labels(G: nn.Module, D: nn.Module, config: Config) -> None:
+    """Refuse a choice of labels for generated samples if no network takes or predicts labels.
+
+    Raises:
+        ConfigError: fake_labels is set, but the networks are unconditional.
+    """
+    conditional = takes_labels(G) or takes_labels(D) or hasattr(D, "num_aux_classes")
+    if config.fake_labels != "real" and not conditional:
+        raise ConfigError(
+            f"fake_labels={config.fake_labels}: the networks are unconditional; leave it out, or use conditional "
+            "networks, for example network=cdcgan."
+        )
 
 
 def lacks_lipschitz_bound(D: nn.Module, objective: Objective) -> bool:

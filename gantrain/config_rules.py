@@ -39,9 +39,7 @@ def check(config: Config) -> None:
         check_at_least(config, "critic_warmup.steps", 0)
         if config.critic_warmup.every is not None:
             check_at_least(config, "critic_warmup.every", 1)
-    for key in ("accumulate", "packing"):
-        if config.batch_size % lookup(config, key):
-            raise ConfigError(f"{key}={lookup(config, key)}: must divide batch_size={config.batch_size}.")
+    check_batch_size(config)
     for setting in settings():
         if setting.task and lookup(config, setting.key) != setting.default:
             value = lookup(config, setting.key)
@@ -52,6 +50,23 @@ def check(config: Config) -> None:
                 )
     for key, node in (("optimizer", config.optimizer), ("discriminator_optimizer", config.discriminator_optimizer)):
         check_optimizer(key, node)
+
+
+def check_batch_size(config: Config, num_processes: int = 1) -> None:
+    """Check that the batch can be split evenly into processes, micro-batches, and packs.
+
+    Raises:
+        ConfigError: it cannot; the message has a batch size that can.
+    """
+    factors = {"processes": num_processes, "accumulate": config.accumulate, "packing": config.packing}
+    size = math.prod(factors.values())
+    if config.batch_size % size:
+        used = " * ".join(f"{name} ({number})" for name, number in factors.items() if number > 1)
+        near = max(1, round(config.batch_size / size)) * size
+        raise ConfigError(
+            f"batch_size={config.batch_size}: must be a multiple of {used}"
+            f"{f' = {size}' if ' * ' in used else ''}; for example batch_size={near}."
+        )
 
 
 def check_optimizer(key: str, optimizer: Node) -> None:

@@ -65,6 +65,7 @@ class Game:
         self.G_takes_labels, self.D_takes_labels = takes_labels(G), takes_labels(D)
         self.latent, self.fake_labels, self.device = latent, fake_labels, device
         self.generator_rows = generator_rows
+        self.adaptive_augments = [a for a in objective.augment.values() if type(a).observe is not Augment.observe]
         self.generator_sees_real = sees_real(objective.loss)
         # With fake_labels=real, G's update needs the labels of a real batch.
         self.generator_needs_real = self.generator_sees_real or getattr(fake_labels, "needs_real", False)
@@ -259,9 +260,9 @@ class Game:
         for regularizer in self.objective.regularizers.values():
             regularizer.project(self.D_module)
         parts = [cast(Tensor, part["logits/real"]) for part in logs if "logits/real" in part]
-        if self.objective.augment and parts:
+        if self.adaptive_augments and parts:
             real_logits = whole_batch(torch.cat(parts))
-            for augment in self.objective.augment.values():
+            for augment in self.adaptive_augments:
                 augment.observe(real_logits)
 
 

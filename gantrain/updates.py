@@ -110,8 +110,8 @@ class Player:
 
     Attributes:
         update: one optimizer step for the player's loss.
-        phases: lazy penalties: pairs of an interval k and an update that is made after every k-th update of the player
-            (lazy regularization; Karras 2020, StyleGAN2, appendix B).
+        phases: lazy penalties: pairs of an interval k and an update that is made after the player's updates 1, k + 1,
+            2k + 1, ... (lazy regularization; Karras 2020, StyleGAN2, appendix B).
     """
 
     update: Update

@@ -10,12 +10,14 @@ from torch import nn
 
 from gantrain.assemble import (
     build_callbacks,
+    build_dataset,
     build_ema,
     build_objective,
     build_optimizer,
     build_state,
+    check_classes,
 )
-from gantrain.combinations import check_combination
+from gantrain.combinations import check_combination, check_fake_labels, warn_of_micro_batch_statistics
 from gantrain.command import trust
 from gantrain.config import Config
 from gantrain.datasets.base import ImageDataset
@@ -25,8 +27,10 @@ from gantrain.game import Objective
 from gantrain.instantiate import build
 from gantrain.losses.base import Loss
 from gantrain.losses.nonsaturating import NonSaturating
+from gantrain.losses.ralsgan import RelativisticAverageLeastSquares
 from gantrain.losses.wasserstein import Wasserstein
 from gantrain.models.latent import Normal, Uniform
+from gantrain.models.packing import Packed
 from gantrain.regularizers.auxiliary_classifier import AuxiliaryClassifier
 from gantrain.regularizers.base import Regularizer
 from gantrain.regularizers.gradient_penalty import GradientPenalty
@@ -347,15 +351,60 @@ def test_wasserstein_loss_with_a_lipschitz_bound_does_not_warn(
     assert not caplog.records
 
 
-def test_batch_norm_with_micro_batches_warns(caplog: pytest.LogCaptureFixture) -> None:
-    objective = Objective(NonSaturating(), {})
-    check_combination(WITHOUT, objective, Config(accumulate=4))
-    check_combination(WITH_BATCH_NORM, objective, Config(accumulate=1))
+@pytest.mark.parametrize(
+    ("networks", "loss", "named"),
+    [
+        ((WITHOUT, WITHOUT), NonSaturating(), ""),
+        ((WITH_BATCH_NORM, WITHOUT), NonSaturating(), "the generator"),
+        ((WITHOUT, WITH_BATCH_NORM), NonSaturating(), "the discriminator"),
+        (
+            (WITH_BATCH_NORM, WITH_BATCH_NORM),
+            RelativisticAverageLeastSquares(),
+            "the generator, the discriminator, the loss",
+        ),
+        ((WITHOUT, Packed(WITHOUT, packing=2)), NonSaturating(), ""),
+        ((WITHOUT, Packed(WITH_BATCH_NORM, packing=2)), NonSaturating(), "the discriminator"),
+    ],
+)
+def test_statistics_over_samples_with_micro_batches_warn(
+    networks: tuple[nn.Module, nn.Module], loss: Any, named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    objective = Objective(loss, {})
+    warn_of_micro_batch_statistics(*networks, objective, Config(accumulate=1))
     assert not caplog.records
-    check_combination(WITH_BATCH_NORM, objective, Config(accumulate=4, batch_size=64))
-    (record,) = caplog.records
-    assert "accumulate=4: Sequential computes statistics over samples" in record.getMessage()
-    assert "each micro-batch of 16" in record.getMessage()
+    warn_of_micro_batch_statistics(*networks, objective, Config(accumulate=4, batch_size=64))
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == bool(named)
+    assert all(f"(BatchNorm and the like, in {named}) are those of each micro-batch of 16" in m for m in messages)
+
+
+@pytest.mark.parametrize("attribute", ["num_classes", "num_aux_classes"])
+def test_networks_for_labels_need_data_with_the_same_classes(attribute: str) -> None:
+    network = nn.Linear(2, 2)
+    setattr(network, attribute, 10)
+    check_classes("discriminator", WITHOUT, composed_dataset("gaussians_8"))
+    check_classes("discriminator", network, composed_dataset("digits"))
+    with pytest.raises(
+        ConfigError, match=rf"model.discriminator: .*Linear has {attribute}=10, but dataset=gaussians_8"
+    ):
+        check_classes("discriminator", network, composed_dataset("gaussians_8"))
+    setattr(network, attribute, 9)
+    with pytest.raises(ConfigError, match=rf"{attribute}=9, but dataset=digits has 10 classes"):
+        check_classes("discriminator", network, composed_dataset("digits"))
+
+
+def test_fake_labels_of_unconditional_networks_are_refused() -> None:
+    conditional = nn.Linear(2, 2)
+    conditional.num_classes = 10  # type: ignore[assignment]
+    config = Config(fake_labels="uniform")
+    check_fake_labels(conditional, WITHOUT, config)
+    check_fake_labels(WITHOUT, WITHOUT, Config())
+    with pytest.raises(ConfigError, match=r"fake_labels=uniform: the networks are unconditional.*network=cdcgan"):
+        check_fake_labels(WITHOUT, WITHOUT, config)
+
+
+def composed_dataset(name: str) -> Any:
+    return build_dataset(composed(f"dataset={name}").dataset)
 
 
 def test_auxiliary_classifier_loss_needs_a_classifier() -> None:

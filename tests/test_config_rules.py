@@ -1,6 +1,7 @@
 import os
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from composing import changed, composed
 from gantrain.budget import choose_budget, count_steps, critic_schedule
 from gantrain.command.folders import claim_folder
 from gantrain.config import Config, CriticWarmup, hyperparameters, selected_options
-from gantrain.config_rules import check
+from gantrain.config_rules import check, check_batch_size
 from gantrain.errors import ConfigError
 from gantrain.session.saved import RUN_FILES, require_new
 
@@ -114,8 +115,8 @@ def test_boundary_values_pass(default: Config, key: str, value: object) -> None:
         ("critic_warmup", replace(WARMUP, steps=-1), "critic_warmup.steps=-1: must be at least 0"),
         ("critic_warmup", replace(WARMUP, every=0), "critic_warmup.every=0: must be at least 1"),
         ("accumulate", 0, "accumulate=0: must be at least 1"),
-        ("accumulate", 3, "accumulate=3: must divide batch_size=16"),
-        ("packing", 5, "packing=5: must divide batch_size=16"),
+        ("accumulate", 3, r"batch_size=16: must be a multiple of accumulate \(3\); for example batch_size=15"),
+        ("packing", 5, r"batch_size=16: must be a multiple of packing \(5\); for example batch_size=15"),
         ("generator_batch_multiple", 0, "generator_batch_multiple=0: must be at least 1"),
         ("first", "critic", "first=critic: must be one of discriminator, generator"),
         ("fake_labels", "random", "fake_labels=random: must be one of real, empirical, uniform"),
@@ -138,6 +139,23 @@ def test_boundary_values_pass(default: Config, key: str, value: object) -> None:
 def test_invalid_values_are_named_with_the_rule(default: Config, key: str, value: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check(changed(default, key, value))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "packing", "num_processes", "message"),
+    [
+        (12, 4, 1, 2, r"batch_size=12: must be a multiple of processes \(2\) \* accumulate \(4\) = 8; .*batch_size=16"),
+        (8, 8, 1, 2, r"processes \(2\) \* accumulate \(8\) = 16; for example batch_size=16"),
+        (8, 4, 4, 1, r"accumulate \(4\) \* packing \(4\) = 16; for example batch_size=16"),
+        (48, 2, 4, 3, None),
+    ],
+)
+def test_the_batch_is_split_evenly(
+    default: Config, batch_size: int, accumulate: int, packing: int, num_processes: int, message: str | None
+) -> None:
+    config = replace(default, batch_size=batch_size, accumulate=accumulate, packing=packing)
+    with nullcontext() if message is None else pytest.raises(ConfigError, match=message):
+        check_batch_size(config, num_processes)
 
 
 def test_the_critic_schedule_without_warmup_is_constant() -> None:

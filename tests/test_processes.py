@@ -212,7 +212,7 @@ def test_divergence_rolls_back_all_processes(ranks: Ranks, work: Path) -> None:
     [
         (
             "batch_size=7",
-            "batch_size=7: must be a multiple of the 2 processes; start 1, or use batch_size=8.",
+            "batch_size=7: must be a multiple of processes (2); for example batch_size=8.",
         ),
         ("optimizer.lr=-1", "optimizer.lr=-1: a learning rate is a number above 0"),
         ("stepz=3", "stepz"),

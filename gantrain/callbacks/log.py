@@ -126,8 +126,8 @@ class Log(Callback):
             "wasserstein/estimate" if estimates_distance else "logits/gap": real.mean() - fake.mean(),
             "gradient_norm/generator": gradient_norm(state.G),
             "gradient_norm/discriminator": gradient_norm(state.D),
-            "learning_rate/generator": float(state.G_optimizer.param_groups[0]["lr"]),
-            "learning_rate/discriminator": float(state.D_optimizer.param_groups[0]["lr"]),
+            "learning_rate/generator": state.G_optimizer.param_groups[0]["lr"],
+            "learning_rate/discriminator": state.D_optimizer.param_groups[0]["lr"],
         }
 
 

@@ -111,16 +111,8 @@ class Processes(ProcessRank):
         """Split every batch among the ranks from now on, and average gradients before each optimizer step.
 
         Raises:
-            ConfigError: the batch cannot be split evenly, or a network has a BatchNorm layer that cannot be
-                synchronized.
+            ConfigError: a network has a BatchNorm layer that cannot be synchronized.
         """
-        if batch_size % self.world_size:
-            near = max(1, round(batch_size / self.world_size)) * self.world_size
-            fewer = max(n for n in range(1, self.world_size) if batch_size % n == 0)
-            raise ConfigError(
-                f"batch_size={batch_size}: must be a multiple of the {self.world_size} processes; start {fewer}, or "
-                f"use batch_size={near}."
-            )
         if self.world_size > 1:
             seeding.shard = seeding.Shard(self.rank, self.world_size, rows=batch_size // self.world_size)
             for optimizer in (state.G_optimizer, state.D_optimizer):

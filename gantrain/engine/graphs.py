@@ -38,7 +38,7 @@ class CapturedUpdate:
 
     def __init__(self, update: Update, *, device: torch.device, optimizers: Sequence[Optimizer], failures: list[str]):
         self.update, self.device, self.optimizers, self.failures = update, device, optimizers, failures
-        self.player = getattr(update, "__name__", "update").removeprefix("update_")
+        self.name = getattr(update, "__name__", "update")
         self.calls, self.eager_calls = 0, EAGER_CALLS
         self.settings: list[dict[str, Any]] = []
         self.inputs: tuple[Batch | None, Clock] | None = None
@@ -88,8 +88,8 @@ class CapturedUpdate:
                 cause = cause.__context__
             self.failures.append(" ".join(str(cause).split()) or type(cause).__name__)
             logger.warning(
-                "The %s's update could not be captured as a CUDA graph; all updates stay eager: %s",
-                *(self.player, self.failures[-1]),
+                "%s could not be captured as a CUDA graph; all updates stay eager: %s",
+                *(self.name, self.failures[-1]),
             )
 
 

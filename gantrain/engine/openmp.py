@@ -7,7 +7,7 @@ all threads wait for the one that does not run, many times per step. This module
 import os
 import sys
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 
 AUTO_SPIN = 10_000
@@ -50,11 +50,12 @@ def busy_seconds() -> float:
 
 
 class AdaptThreads:
-    """Callback that adapts the number of CPU threads to the cores that other programs leave free.
+    """Callback that adapts the number of CPU threads of the updates to the cores that other programs leave free.
 
     The number is max_threads, or a half, a quarter, ... of it. It is used only if it gives the same bits, which is
     checked once for each number: some convolutions sum in another order with another number of threads, and the result
-    of a run must not depend on other programs.
+    of a run must not depend on other programs. Nothing is known of what the callbacks compute, such as metrics, so they
+    always run with max_threads.
 
     Args:
         max_threads: number of threads on an idle machine.
@@ -74,7 +75,7 @@ class AdaptThreads:
         own_seconds: Callable[[], float] = time.process_time,
         now: Callable[[], float] = time.monotonic,
     ):
-        self.max_threads = self.threads = max_threads
+        self.max_threads = self.threads = self.current = max_threads
         self.set_threads, self.gives_same_bits = set_threads, gives_same_bits
         self.clocks = (busy_seconds, own_seconds, now)
         self.now = now
@@ -82,12 +83,27 @@ class AdaptThreads:
         self.wanted: list[int] = []
         self.restart()
 
+    def around(self, callbacks: Sequence[Callable[..., None]]) -> list[Callable[..., None]]:
+        """Return the callbacks, preceded by one that sets max_threads, and followed by this one."""
+        return [lambda *_: self.set_current(self.max_threads), *callbacks, self]
+
     def restart(self) -> None:
         """Start a new measurement of the load."""
         self.start = [clock() for clock in self.clocks]
 
     def __call__(self, *_: object) -> None:
-        """Check the load if the last check is long enough ago, and change the number of threads if necessary."""
+        """Set the number of threads for the next step; check the load first if the last check is long enough ago."""
+        self.check_load()
+        self.set_current(self.threads)
+
+    def set_current(self, threads: int) -> None:
+        """Set the number of threads that PyTorch uses now."""
+        if threads != self.current:
+            self.set_threads(threads)
+            self.current = threads
+
+    def check_load(self) -> None:
+        """Measure how many cores other programs use, and choose the number of threads for the updates."""
         if self.now() - self.start[2] < SECONDS_BETWEEN_CHECKS:
             return
         busy, own, wall = (clock() - start for clock, start in zip(self.clocks, self.start, strict=True))
@@ -109,9 +125,8 @@ class AdaptThreads:
         return threads
 
     def change(self, threads: int) -> None:
-        """Set the number of threads, if it gives the same bits."""
+        """Choose the number of threads for the updates, if it gives the same bits."""
         if threads not in self.same_bits:
             self.same_bits[threads] = self.gives_same_bits(threads)
         if self.same_bits[threads]:
             self.threads = threads
-            self.set_threads(threads)

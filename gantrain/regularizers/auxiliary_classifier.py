@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from gantrain.losses.base import Scalar
 from gantrain.regularizers.base import Auxiliary, Critic, Draw, Labels, Regularizer, UpdateBatch
+from gantrain.schedules.base import Number
 
 
 class AuxiliaryClassifier(Regularizer):
@@ -30,12 +31,14 @@ class AuxiliaryClassifier(Regularizer):
     """
 
     needs_classifier: ClassVar[bool] = True
+    schedulable: ClassVar[tuple[str, ...]] = ("weight_real", "weight_generator")
 
     def __init__(self, *, weight_real: float, weight_generator: float):
         for name, weight, usual in (("weight_real", weight_real, 1), ("weight_generator", weight_generator, 0.1)):
             if weight < 0:
                 raise ValueError(f"{name}={weight}: the weight of a loss must be at least 0 ({usual} is usual).")
-        self.weight_real, self.weight_generator = weight_real, weight_generator
+        self.weight_real: Number = weight_real
+        self.weight_generator: Number = weight_generator
 
     def discriminator_penalty(self, critic: Critic, batch: UpdateBatch) -> Scalar:
         """Return weight_real * E[-log p(c = y | x)] over the real samples."""

@@ -134,14 +134,18 @@ class Regularizer:
             appendix B).
         with_batch_norm: whether batch normalization in the critic is "fine", "doubtful" or "wrong" by theory.
         bounds_lipschitz: whether the regularizer bounds the critic's Lipschitz constant, which Wasserstein losses need.
+        schedulable: names of the numbers that a schedule may change; they can be floats or tensors on the device.
         couples_samples: whether the regularizer computes statistics over a batch; with accumulation they are those of
             each micro-batch.
+        follows_fraction: whether it changes with clock.fraction, and so with the planned number of steps.
     """
 
     every: int = 1
     with_batch_norm: ClassVar[Literal["fine", "doubtful", "wrong"]] = "fine"
     bounds_lipschitz: ClassVar[bool] = False
+    schedulable: ClassVar[tuple[str, ...]] = ()
     couples_samples: ClassVar[bool] = False
+    follows_fraction: ClassVar[bool] = False
 
     def perturb(self, x: Float[Tensor, "n *shape"], clock: Clock) -> Float[Tensor, "n *shape"]:
         """Return x, real or generated samples, after a change that precedes the augmentation, such as noise."""

@@ -30,6 +30,7 @@ class DRAGAN(Regularizer):
     with_batch_norm: ClassVar[Literal["wrong"]] = "wrong"
 
     couples_samples: ClassVar[bool] = True
+    schedulable: ClassVar[tuple[str, ...]] = ("weight",)
 
     def __init__(self, *, weight: float, every: int):
         if weight < 0:

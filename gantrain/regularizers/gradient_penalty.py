@@ -25,6 +25,7 @@ class GradientPenalty(Regularizer):
     # of one sample.
     with_batch_norm: ClassVar[Literal["wrong"]] = "wrong"
     bounds_lipschitz = True
+    schedulable: ClassVar[tuple[str, ...]] = ("weight",)
 
     def __init__(self, *, weight: float, every: int):
         if weight < 0:

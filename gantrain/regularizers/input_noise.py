@@ -1,6 +1,7 @@
 """Instance noise: Gaussian noise on all samples shown to D."""
 
 from functools import partial
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -21,6 +22,9 @@ class InputNoise(Regularizer):
     Raises:
         ValueError: std is negative.
     """
+
+    schedulable: ClassVar[tuple[str, ...]] = ("std",)
+    follows_fraction: ClassVar[bool] = True
 
     def __init__(self, *, std: float):
         if std < 0:

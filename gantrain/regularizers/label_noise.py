@@ -1,6 +1,7 @@
 """Noise on D's target for real samples."""
 
 from functools import partial
+from typing import ClassVar
 
 import torch
 
@@ -22,6 +23,9 @@ class LabelNoise(Regularizer):
     Raises:
         ValueError: amount is outside of [0, 1].
     """
+
+    schedulable: ClassVar[tuple[str, ...]] = ("amount",)
+    follows_fraction: ClassVar[bool] = True
 
     def __init__(self, *, amount: float):
         if not 0 <= amount <= 1:

@@ -31,6 +31,7 @@ class LeCam(Regularizer):
     """
 
     couples_samples: ClassVar[bool] = True
+    schedulable: ClassVar[tuple[str, ...]] = ("weight",)
 
     def __init__(self, *, weight: float, decay: float, start: int, every: int):
         if weight < 0:

@@ -21,6 +21,7 @@ class R2(Regularizer):
 
     # For the same reason as in gradient_penalty.
     with_batch_norm: ClassVar[Literal["wrong"]] = "wrong"
+    schedulable: ClassVar[tuple[str, ...]] = ("gamma",)
 
     def __init__(self, *, gamma: float, every: int):
         if gamma < 0:

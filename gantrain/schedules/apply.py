@@ -124,11 +124,9 @@ class Schedules:
     def _add_number_setters(self) -> set[str]:
         """Add setters of weights, strengths and the half-life; return the keys that can be scheduled."""
         owners: dict[str, tuple[Any, str]] = {}
-        for group, parts in (("regularizer", self.objective.regularizers), ("augment", self.objective.augment)):
-            for name, part in parts.items():
-                for attribute, value in vars(part).items():
-                    if isinstance(value, int | float) and not isinstance(value, bool) and attribute != "every":
-                        owners[f"{group}.{name}.{attribute}"] = (part, attribute)
+        for name, regularizer in self.objective.regularizers.items():
+            for attribute in regularizer.schedulable:
+                owners[f"regularizer.{name}.{attribute}"] = (regularizer, attribute)
         for name, augment in self.objective.augment.items():
             owners[f"augment.{name}.strength"] = (augment, "strength")
         known = {*owners, *(["augment.strength"] if self.objective.augment else [])}

@@ -16,7 +16,7 @@ from gantrain.session import checkpoint
 from gantrain.session.record import Record
 from gantrain.session.run import Run
 from gantrain.session.signals import StopOnSignal, Stopped
-from gantrain.session.trials import fitting_batch_size
+from gantrain.session.trials import fitting_accumulate, fitting_rows
 
 SECONDS_FOR_RANK_0 = 2.0
 """Time for rank 0, which knows the checkpoints, to report a lost process before another rank does."""
@@ -110,14 +110,15 @@ def to_user_error(error: BaseException, training: Training, first_step: int) -> 
 def out_of_memory(error: BaseException, training: Training) -> str:
     """Return the message for a device that ran out of memory, with a batch size that is likely to fit."""
     run = training.run
-    batch_size = run.config.batch_size
+    config, batch_size, num_processes = run.config, run.config.batch_size, run.processes.world_size
     resume = f" Resume with: {run.command}" if checkpoint.paths(run.folder) else ""
-    fits = fitting_batch_size(training)
-    if fits is None:
-        remedy = "use narrower networks or smaller images"
-    else:
-        num = next(n for n in range(-(-batch_size // fits), batch_size + 1) if batch_size % n == 0)
-        remedy = f"batch_size={fits} is likely to fit, and so is accumulate={num} with the same batch_size"
+    rows = fitting_rows(training)
+    accumulate = fitting_accumulate(config, rows, num_processes=num_processes)
+    remedy = "use narrower networks or smaller images"
+    if rows:
+        remedy = f"batch_size={rows * config.accumulate * num_processes} is likely to fit"
+        if accumulate is not None:
+            remedy += f", and so is accumulate={accumulate} with the same batch_size"
     return f"batch_size={batch_size}: {run.device} ran out of memory ({first_line(error)}); {remedy}.{resume}"
 
 

@@ -1,6 +1,6 @@
 """Make trial steps to find the batch size that fits into memory, and numbers of threads that give the same bits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gantrain.assemble import Training
+from gantrain.config import Config
 from gantrain.datasets.batches import Batch, Batches
 from gantrain.engine.finite import named_tensors
 from gantrain.engine.memory import largest_fitting, total_bytes
@@ -33,25 +34,37 @@ class RepeatedBatch:
         return self
 
 
-def fitting_batch_size(training: Training) -> int | None:
-    """Return the largest batch size that is likely to fit into memory, after the config's did not; None if none does.
+def fitting_rows(training: Training) -> int:
+    """Return how many rows of a micro-batch are likely to fit into memory, after those of the config did not.
 
-    On a single GPU it is estimated from the memory of two small training steps, which change the networks; otherwise it
-    is half of the config's batch size.
+    On a single GPU the number is estimated from the memory of two small training steps, which change the networks;
+    otherwise it is half of the config's. It is a multiple of `packing`, and 0 if even one pack does not fit.
     """
-    run, size = training.run, training.run.config.batch_size
-    rows = size // run.processes.world_size // run.config.accumulate
-    if rows < 2:
-        return None
-    if run.device.type != "cuda" or rows < 4 or run.processes.world_size > 1:
-        return size // 2
-    for optimizer in (run.state.G_optimizer, run.state.D_optimizer):
-        optimizer.zero_grad()
-    try:
-        peaks = [(rows // n, peak_bytes(training, rows // n)) for n in (4, 2)]
-    except torch.OutOfMemoryError:
-        return max(1, size // 8)
-    return largest_fitting(peaks, total_bytes(run.device), below=rows) * run.config.accumulate
+    run, packing = training.run, training.run.config.packing
+    rows = run.config.batch_size // run.processes.world_size // run.config.accumulate
+    fitting = rows // 2
+    small, large = (rows // n // packing * packing for n in (4, 2))
+    if run.device.type == "cuda" and run.processes.world_size == 1 and 0 < small < large:
+        for optimizer in (run.state.G_optimizer, run.state.D_optimizer):
+            optimizer.zero_grad()
+        try:
+            peaks = [(n, peak_bytes(training, n)) for n in (small, large)]
+            fitting = largest_fitting(peaks, total_bytes(run.device), below=rows)
+        except torch.OutOfMemoryError:
+            fitting = rows // 8
+    return fitting // packing * packing
+
+
+def fitting_accumulate(config: Config, rows: int, *, num_processes: int) -> int | None:
+    """Return the smallest `accumulate` for micro-batches of at most `rows` rows; None if there is none.
+
+    Args:
+        rows: number of rows of a micro-batch that fit into memory.
+    """
+    per_process = config.batch_size // num_processes
+    numbers = range(config.accumulate + 1, per_process // config.packing + 1)
+    divisors = (n for n in numbers if per_process % (n * config.packing) == 0)
+    return next((n for n in divisors if per_process // n <= rows), None)
 
 
 def peak_bytes(training: Training, rows: int) -> int:
@@ -68,21 +81,22 @@ def peak_bytes(training: Training, rows: int) -> int:
     return torch.cuda.max_memory_reserved(run.device)
 
 
-def thread_callbacks(training: Training) -> list[Callable[..., None]]:
-    """Return a list of the callback that adapts the number of CPU threads to the load; [] if that is not possible.
+def with_adaptive_threads(training: Training, callbacks: Sequence[Callable[..., None]]) -> list[Callable[..., None]]:
+    """Return the callbacks with one that adapts the number of CPU threads of the updates to the load, if possible.
 
-    It is not possible with the user's own code, because a trial step could have side effects.
+    The number is fixed if runtime.threads or OMP_NUM_THREADS sets it, on a GPU, and with several processes; and with
+    the user's own code, because a trial step could have side effects.
     """
     run, max_threads = training.run, torch.get_num_threads()
     is_fixed = run.config.runtime.threads != "auto" or run.runtime.threads is not None
     parts: list[object] = [run.state.G, run.state.D, run.objective.loss, run.latent]
     parts += [*run.objective.regularizers.values(), *run.objective.augment.values()]
     if is_fixed or run.device.type != "cpu" or run.processes.world_size > 1 or max_threads == 1:
-        return []
+        return list(callbacks)
     if find_user_code(parts) is not None or not can_adapt_threads():
-        return []
+        return list(callbacks)
     same = partial(gives_same_bits, training, max_threads)
-    return [AdaptThreads(max_threads, set_threads=torch.set_num_threads, gives_same_bits=same)]
+    return AdaptThreads(max_threads, set_threads=torch.set_num_threads, gives_same_bits=same).around(callbacks)
 
 
 def gives_same_bits(training: Training, max_threads: int, threads: int) -> bool:
@@ -108,6 +122,8 @@ def tensors_after_step(training: Training) -> list[Tensor]:
     run = training.run
     state, objective = deepcopy((run.state, run.objective))
     state.step = state.batches_seen = 0
-    copied = replace(run, state=state, objective=objective, steps=1)
+    # One critic update, because a warm-up would make a hundred of them.
+    config = replace(run.config, n_critic=1, critic_warmup=None)
+    copied = replace(run, config=config, state=state, objective=objective, steps=1)
     replace(training, run=copied, schedules=Schedules(state, objective))([])
     return [tensor for _, tensor in named_tensors(state)]

@@ -25,7 +25,7 @@ from gantrain.session.resuming import find_run, restore, roll_back
 from gantrain.session.saved import load_record
 from gantrain.session.signals import RolledBack, StopOnSignal
 from gantrain.session.summary import closing, summary
-from gantrain.session.trials import thread_callbacks
+from gantrain.session.trials import with_adaptive_threads
 from gantrain.tasks.job import Job
 
 
@@ -70,10 +70,10 @@ def train_or_resume(job: Job, processes: Processes) -> None:
 def train_to_end(training: Training, record: Record, stop: StopOnSignal) -> None:
     """Train for the remaining steps; after a divergence, roll back if the config says so."""
     run = training.run
-    thread_adapters = thread_callbacks(training)
+    callbacks = with_adaptive_threads(training, [*training.callbacks, stop])
     while run.state.step < run.steps:
         try:
-            training([*training.callbacks, stop, *thread_adapters])
+            training(callbacks)
         except (DivergedError, RolledBack) as reason:
             roll_back(training, record, reason)
     # Without the callback log, nothing has checked for NaN and Inf yet.

@@ -106,7 +106,7 @@ def test_updates_that_cannot_be_captured_stay_eager(
     assert advance(fast, GRAPH, steps=8) == seen
     messages = [record.getMessage() for record in caplog.records]
     assert messages == [
-        "The critic's update could not be captured as a CUDA graph; all updates stay eager: operation not permitted "
+        "update_critic could not be captured as a CUDA graph; all updates stay eager: operation not permitted "
         "when stream is capturing"
     ]
 

@@ -107,6 +107,18 @@ def test_threads_are_reduced_beside_a_busy_process_and_restored_after_it() -> No
     assert machine.tried == [1]  # tried once
 
 
+def test_callbacks_run_with_all_threads() -> None:
+    machine = Machine(others=1.0)
+    adapter = machine.adapt_threads(2)
+    machine.pass_time(adapter, 3)
+    assert machine.chosen == [1]
+    seen: list[list[int]] = []
+    for callback in adapter.around([lambda: seen.append(list(machine.chosen))]):
+        callback()
+    assert seen == [[1, 2]]
+    assert machine.chosen == [1, 2, 1]
+
+
 def test_short_bursts_of_other_processes_change_nothing() -> None:
     machine = Machine()
     adapter = machine.adapt_threads(2)

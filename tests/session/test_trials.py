@@ -9,10 +9,12 @@ import torch
 from composing import composed
 
 from gantrain.assemble import Training, assemble
+from gantrain.config import Config
 from gantrain.engine.finite import named_tensors
 from gantrain.engine.memory import container_limits, is_out_of_memory, largest_fitting
 from gantrain.session import trials
-from gantrain.session.trials import fitting_batch_size, gives_same_bits, thread_callbacks
+from gantrain.session.outcome import out_of_memory
+from gantrain.session.trials import fitting_accumulate, fitting_rows, gives_same_bits, with_adaptive_threads
 from gantrain.tasks.job import Job
 
 SMALL = ("model.generator.width=4", "model.discriminator.width=4", "batch_size=8", "steps=100", "callback=[]")
@@ -74,17 +76,105 @@ def test_threads_adapt_to_the_load_unless_their_number_is_set(
     if environment is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", environment)
     monkeypatch.setattr(torch, "get_num_threads", lambda: most)
-    assert len(thread_callbacks(training(*overrides))) == (expected if Path("/proc/stat").exists() else 0)
+    callbacks = with_adaptive_threads(training(*overrides), [print])
+    assert print in callbacks
+    assert len(callbacks) - 1 == (2 * expected if Path("/proc/stat").exists() else 0)
 
 
-def test_without_a_gpu_half_of_the_batch_is_suggested() -> None:
-    assert fitting_batch_size(training()) == 4
+def test_trial_step_makes_one_critic_update_whatever_the_warmup(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = training("n_critic=5", "critic_warmup={n_critic:100,steps:25,every:500}")
+    counted: list[int] = []
+    monkeypatch.setattr(type(made.run.objective.loss), "discriminator", counting(made.run.objective.loss, counted))
+    assert gives_same_bits(made, 1, 1)
+    assert len(counted) == 2
+
+
+def counting(loss: Any, counted: list[int]) -> Any:
+    real = type(loss).discriminator
+
+    def discriminator(self: Any, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> Any:
+        counted.append(len(real_logits))
+        return real(self, real_logits, fake_logits)
+
+    return discriminator
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rows"),
+    [
+        ((), 4),
+        (("accumulate=2",), 2),
+        (("packing=2", "batch_size=12"), 6),
+        (("packing=2", "batch_size=4"), 2),
+        (("batch_size=1",), 0),
+    ],
+)
+def test_without_a_gpu_half_of_the_rows_are_suggested(overrides: tuple[str, ...], rows: int) -> None:
+    assert fitting_rows(training("model.discriminator.norm=none", *overrides)) == rows
+
+
+@pytest.mark.parametrize(
+    ("limit", "rows"),
+    [(10_000, 24), (None, 4)],
+)
+def test_on_a_gpu_two_small_steps_are_measured(limit: int | None, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of n rows takes 1,000 + 250 n bytes; with limit None even the small steps do not fit."""
+    made = training("batch_size=64", "accumulate=2")
+    measured: list[int] = []
+
+    def peak_bytes(_: Training, n: int) -> int:
+        measured.append(n)
+        if limit is None:
+            raise torch.OutOfMemoryError
+        return 1_000 + 250 * n
+
+    monkeypatch.setattr(trials, "peak_bytes", peak_bytes)
+    monkeypatch.setattr(trials, "total_bytes", lambda _: limit)
+    monkeypatch.setattr(type(made.run), "device", torch.device("cuda"))
+    assert fitting_rows(made) == rows  # 0.9 * 10,000 bytes are enough for 32 rows, but 32 did not fit
+    assert measured == ([8, 16] if limit else [8])
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "packing", "num_processes", "rows", "expected"),
+    [
+        (64, 1, 1, 1, 32, 2),
+        (64, 2, 1, 1, 16, 4),
+        (64, 1, 1, 1, 20, 4),
+        (64, 1, 1, 4, 8, 2),
+        (60, 1, 2, 1, 25, 3),
+        (60, 1, 4, 1, 25, 3),
+        (4, 2, 2, 1, 0, None),
+        (7, 1, 1, 1, 3, 7),
+    ],
+)
+def test_the_smallest_accumulate_that_fits_is_suggested(
+    batch_size: int, accumulate: int, packing: int, num_processes: int, rows: int, expected: int | None
+) -> None:
+    config = Config(batch_size=batch_size, accumulate=accumulate, packing=packing)
+    assert fitting_accumulate(config, rows, num_processes=num_processes) == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "remedy"),
+    [
+        ((), "batch_size=4 is likely to fit, and so is accumulate=2 with the same batch_size."),
+        (("accumulate=2",), "batch_size=4 is likely to fit, and so is accumulate=4 with the same batch_size."),
+        (("accumulate=8",), "use narrower networks or smaller images."),
+        (("batch_size=1",), "use narrower networks or smaller images."),
+    ],
+)
+def test_out_of_memory_message_names_settings_that_are_likely_to_fit(overrides: tuple[str, ...], remedy: str) -> None:
+    made = training("model.discriminator.norm=none", *overrides)
+    message = out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), made)
+    assert message.startswith(f"batch_size={made.run.config.batch_size}: cpu ran out of memory (CUDA out of memory.")
+    assert message.endswith(remedy)
 
 
 @pytest.mark.parametrize(
     ("peaks", "available", "below", "expected"),
     [
-        ([(16, 2_600), (32, 4_200)], 10_000, 200, 72),  # 1,000 and 100 per sample: (9,000 - 1,000) / 100 is 80
+        ([(16, 2_600), (32, 4_200)], 10_000, 200, 80),  # 1,000 and 100 per sample: (9,000 - 1,000) / 100 is 80
         ([(1, 1_100), (2, 1_200)], 1_300, 8, 1),
         ([(16, 2_600), (32, 4_200)], 100_000, 64, 56),
     ],
@@ -92,12 +182,7 @@ def test_without_a_gpu_half_of_the_batch_is_suggested() -> None:
 def test_largest_fitting_batch_is_extrapolated_from_two_peaks(
     peaks: list[tuple[int, int]], available: int, below: int, expected: int
 ) -> None:
-    found = largest_fitting(peaks, available, below)
-    (small, small_bytes), (large, large_bytes) = peaks
-    per_sample = (large_bytes - small_bytes) / (large - small)
-    assert found < below
-    assert found == 1 or small_bytes + per_sample * (found - small) <= 0.9 * available
-    assert found in (expected, expected + 8)
+    assert largest_fitting(peaks, available, below) == expected
 
 
 @pytest.mark.parametrize(
