@@ -147,11 +147,15 @@ def test_no_value_is_the_string_none(path: Path) -> None:
     assert "None" not in list(values(yaml.safe_load(path.read_text())))
 
 
+BUNDLES = {"callback": ("default",)}
+"""Options that only select others."""
+
+
 @pytest.mark.parametrize("group", LIST_GROUPS)
 def test_options_of_list_groups_merge_by_name(group: str) -> None:
     options = sorted(path.stem for path in CONF.glob(f"{group}/*.yaml"))
     config = composed(f"{group}=[{','.join(options)}]")
-    assert selected_options(getattr(config, group), group) == options
+    assert sorted([*selected_options(getattr(config, group), group), *BUNDLES.get(group, ())]) == options
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parent.name in RECIPES], ids=lambda path: path.stem)

@@ -349,10 +349,10 @@ main()
 """
 
 
-@pytest.mark.parametrize("receiver", ["rank 1", "rank 0", "torchrun"])
+@pytest.mark.parametrize("receiver", ["rank 1", "torchrun"])
 def test_torchrun_waits_for_a_slow_checkpoint_after_a_signal(tmp_path: Path, receiver: str) -> None:
     """torchrun ends all processes when one exits, so that the process that saves must exit last."""
-    rank = {"rank 1": "1", "rank 0": "0", "torchrun": "none"}[receiver]
+    rank = {"rank 1": "1", "torchrun": "none"}[receiver]
     changes = f"if os.environ['RANK'] == {rank!r}:"
     changes += on_call(EACH_STEP, "os.kill(os.getpid(), signal.SIGTERM)", call=4).replace("\n", "\n    ")
     changes += "\nif os.environ['RANK'] == '0':"
@@ -370,7 +370,7 @@ def test_torchrun_waits_for_a_slow_checkpoint_after_a_signal(tmp_path: Path, rec
     assert (tmp_path / f"run/checkpoints/step_{saved['steps']:08d}.pt").exists()
 
 
-@pytest.mark.parametrize("victim", [0, 1, 2])
+@pytest.mark.parametrize("victim", [0, 2])
 def test_death_under_torchrun_is_reported_once(tmp_path: Path, victim: int) -> None:
     changes = f"if os.environ['RANK'] == '{victim}':"
     changes += on_call(EACH_STEP, "os.kill(os.getpid(), signal.SIGKILL)", call=40).replace("\n", "\n    ")
@@ -390,9 +390,8 @@ def test_single_process_claims_the_report(monkeypatch: pytest.MonkeyPatch) -> No
     assert SINGLE_PROCESS.claims_report()
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_torchrun_restart_resumes_the_run(tmp_path: Path, victim: int) -> None:
-    changes = f"if (os.environ['RANK'], os.environ['TORCHELASTIC_RESTART_COUNT']) == ('{victim}', '0'):"
+def test_torchrun_restart_resumes_the_run(tmp_path: Path) -> None:
+    changes = "if (os.environ['RANK'], os.environ['TORCHELASTIC_RESTART_COUNT']) == ('0', '0'):"
     changes += on_call(EACH_STEP, "os.kill(os.getpid(), signal.SIGKILL)", call=40).replace("\n", "\n    ")
     (tmp_path / "entry.py").write_text(ENTRY.format(changes=changes))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]

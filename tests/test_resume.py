@@ -99,6 +99,25 @@ def test_resumed_run_equals_uninterrupted_run(gantrain, work: Path, case: str) -
     assert [event["event"] for event in run_json(run)["history"]] == ["resumed"] * 3
 
 
+@pytest.mark.parametrize(
+    ("options", "following"),
+    [
+        (("schedule=[lr]", "regularizer=[input_noise]"), "schedule.lr, regularizer.input_noise follow the fraction"),
+        (("schedule=[lr]", "schedule.lr.unit=images", "schedule.lr.finish=100"), None),
+        ((), None),
+    ],
+)
+def test_resume_with_other_steps_warns_of_settings_that_follow_them(
+    gantrain, work: Path, options: tuple[str, ...], following: str | None
+) -> None:
+    command = (*SMALL, "callback=[log,checkpoint]", *options, "run_dir=out")
+    assert gantrain(*command, "steps=2").status == 0
+    done = gantrain(*command, "steps=4")
+    assert done.status == 0, done.stderr
+    assert ("steps has changed from 2 to 4: " in done.stderr) == (following is not None)
+    assert (following or "") in done.stderr
+
+
 def test_resume_with_another_num_workers_is_exact(gantrain, work: Path) -> None:
     draw = np.random.default_rng(0)
     (work / "photos").mkdir()

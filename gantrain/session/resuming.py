@@ -13,7 +13,7 @@ from gantrain.errors import ConfigError, DivergedError
 from gantrain.files import remove_temporaries
 from gantrain.session import checkpoint
 from gantrain.session.record import Record
-from gantrain.session.run import Previous
+from gantrain.session.run import Previous, Run
 from gantrain.session.saved import check_same, holds_run, load_config, load_record, require_new, require_regular_files
 from gantrain.session.signals import ROLL_BACK, RolledBack
 
@@ -97,6 +97,7 @@ def restore(training: Training, record: Record, found: SavedRun | None) -> bool:
             if found is not None and found.content is not None:
                 restore_content(training, found.path or run.folder, found.content)
                 record_resumed(record, found)
+                warn_of_other_length(run, found.content["steps_planned"])
             elif run.config.init_from is not None:
                 path, content = checkpoint.find(run.config.init_from)
                 checkpoint.load_weights(run, content, path)
@@ -150,6 +151,18 @@ def record_resumed(record: Record, found: SavedRun) -> None:
     record.add_event("resumed", changes=found.changes)
     for name, (old_value, value) in found.changes.items():
         logger.info("%s has changed from %s to %s.", name, old_value, value)
+
+
+def warn_of_other_length(run: Run, steps_planned: int) -> None:
+    """Warn if the planned number of steps has changed, and settings follow the fraction of the steps that is done."""
+    schedules = run.config.schedule.items()
+    following = [f"schedule.{name}" for name, schedule in schedules if schedule.get("unit") == "fraction"]
+    following += [f"regularizer.{name}" for name, part in run.objective.regularizers.items() if part.follows_fraction]
+    if steps_planned != run.steps and following:
+        logger.warning(
+            "steps has changed from %s to %s: %s follow the fraction of the steps that is done, and change at once.",
+            *(f"{steps_planned:,}", f"{run.steps:,}", ", ".join(following)),
+        )
 
 
 def roll_back(training: Training, record: Record, reason: DivergedError | RolledBack) -> None:

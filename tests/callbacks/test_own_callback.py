@@ -51,11 +51,10 @@ mine:
   every: 3
   as_float: true
 """
-NAMES = "evaluate,log,samples,checkpoint,csv,tensorboard,progress,curves"
 # Only the own callback is due at steps 3, 6 and 9, so that they are logged because of it alone.
 COMMAND = (
     *SMALL,
-    *("--config-dir", "my", "trust=[mine]", f"callback=[{NAMES},mine]"),
+    *("--config-dir", "my", "trust=[mine]", "callback=[default,mine]"),
     *("log_every=4", "sample_every=5", "checkpoint.every=5", "callback.samples.num=16"),
 )
 STEPS = "steps=13"
