@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gantrain import seeding
+import gantrain.seeding as seeding
 from gantrain.datasets.batches import Batch, Batches
 from gantrain.ema import EMA
 from gantrain.game import Game, Objective

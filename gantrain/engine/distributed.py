@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gantrain import seeding
+import gantrain.seeding as seeding
 from gantrain.console import console
 from gantrain.engine.batch_norm import normalize_whole_batches
 from gantrain.engine.torchrun import ProcessRank, is_started_by_torchrun, process_rank

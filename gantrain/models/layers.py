@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gantrain import seeding
+import gantrain.seeding as seeding
 from gantrain.models.spectral_norm import NUM_FIRST_ITERATIONS, iterate_spectral_norms, original_weight
 
 ActivationName = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "linear"]

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch.nn.functional import relu
 
-from gantrain import seeding
+import gantrain.seeding as seeding
 from gantrain.losses.base import Scalar
 from gantrain.regularizers.base import Critic, Regularizer, UpdateBatch, check_every
 from gantrain.schedules.base import Number
