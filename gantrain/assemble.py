@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from gantrain.augment.base import Augment
 from gantrain.budget import count_steps, critic_schedule
 from gantrain.callbacks.base import Callback, Callbacks
-from gantrain.combinations import check_combination, check_data, warn_of_user_code
+from gantrain.combinations import check_combination, check_data, check_has_effect, warn_of_user_code
 from gantrain.config import Config, Node, RuntimeConfig, hyperparameters
 from gantrain.datasets.base import Dataset, ImageDataset
 from gantrain.datasets.batches import Batches, FreshBatches, ImageBatches, Prefetcher, make_batches
@@ -183,9 +183,12 @@ def build_latent(node: Node) -> Latent:
 
 def build_objective(config: Config) -> Objective:
     """Make the loss, the regularizers and the augmentations."""
+    loss = cast(Loss, make("loss", config.loss, (Loss, RelativisticLoss)))
+    regularizers = cast(dict[str, Regularizer], make_all("regularizer", config.regularizer, Regularizer))
+    check_has_effect(regularizers)
     return Objective(
-        cast(Loss, make("loss", config.loss, (Loss, RelativisticLoss))),
-        cast(dict[str, Regularizer], make_all("regularizer", config.regularizer, Regularizer)),
+        loss,
+        regularizers,
         cast(dict[str, Augment], make_all("augment", config.augment, Augment)),
     )
 

@@ -1,7 +1,7 @@
 """Refuse combinations of parts that theory rules out, and warn of doubtful ones."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from gantrain.errors import ConfigError
 from gantrain.game import Objective
 from gantrain.models.layers import couples_samples, has_batch_norm
 from gantrain.models.spectral_norm import has_spectral_norm
+from gantrain.regularizers.base import HOOKS, Regularizer, overrides
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,21 @@ def warn_of_user_code(parts: Sequence[object], world_size: int) -> None:
             "because otherwise all %s processes use the same numbers.",
             *(name, world_size),
         )
+
+
+def check_has_effect(regularizers: Mapping[str, Regularizer]) -> None:
+    """Refuse regularizers that do nothing, for example because a method's name is misspelled.
+
+    Raises:
+        ConfigError: a regularizer overrides none of the methods that the training calls.
+    """
+    for name, regularizer in regularizers.items():
+        if not any(overrides(regularizer, hook) for hook in HOOKS):
+            kind = type(regularizer)
+            raise ConfigError(
+                f"regularizer.{name}: {kind.__module__}.{kind.__name__} has no effect, because a regularizer must "
+                f"override at least one of {', '.join(HOOKS)}; check the names of its methods, or leave it out."
+            )
 
 
 def check_data(config: Config, dataset: Dataset) -> None:

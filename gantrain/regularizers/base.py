@@ -175,8 +175,12 @@ class Regularizer:
         """Restore what state_dict returned."""
 
 
+HOOKS = ("perturb", "discriminator_penalty", "generator_penalty", "project")
+"""The methods of Regularizer that the training calls; a regularizer that overrides none of them has no effect."""
+
+
 def overrides(regularizer: Regularizer, method: str) -> bool:
-    """Return whether the regularizer overrides `method`: "discriminator_penalty" or "generator_penalty"."""
+    """Return whether the regularizer overrides `method`, one of HOOKS."""
     return getattr(type(regularizer), method) is not getattr(Regularizer, method)
 
 
