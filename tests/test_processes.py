@@ -114,6 +114,10 @@ CASES = {
         *("model=dcgan", "loss=ralsgan", "regularizer=[lecam,dragan]", "regularizer.dragan.every=2", *IMAGES),
         *("regularizer.lecam.start=2", "model.discriminator.norm=none", "augment=[diffaugment]"),
     ),
+    "packing": (
+        *("packing=2", "accumulate=2", "regularizer=[gradient_penalty]", *IMAGES),
+        *("model.discriminator.norm=none", "model.generator.norm=layer"),
+    ),
     "labels and lazy r1": (
         *("network=cdcgan", "loss=relativistic", "regularizer=[r1]", "regularizer.r1.every=3", *IMAGES),
         *("model.discriminator.norm=spectral", "model.generator.norm=layer", "accumulate=2", "schedule=[lr]"),

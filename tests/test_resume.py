@@ -52,6 +52,10 @@ CASES = {
     "lsgan": ("model=lsgan", "optimizer=sgd", "discriminator_optimizer=rmsprop"),
     "gaussian": ("experiment=gaussian", "sample_every=9", "evaluate_every=4", "checkpoint.best=mean_error"),
     "toy": ("experiment=toy", "n_critic=2", "sample_every=9", "ema_halflife_images=8"),
+    "packing": (
+        *("packing=2", "dataset=gaussians_8", "network=mlp", "loss=relativistic", "accumulate=2", "regularizer=[r1]"),
+        *("sample_every=9", "callback.samples.num_vectors=50"),
+    ),
     "lazy": (
         *("network=cdcgan", "loss=relativistic", "model.discriminator.norm=none", "regularizer=[r1,lecam]"),
         *("regularizer.r1.every=4", "augment=[diffaugment]", "first=generator", "accumulate=2"),

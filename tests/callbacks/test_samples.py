@@ -6,13 +6,14 @@ import pytest
 import torch
 from numpy import ndarray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from gantrain.callbacks.base import Callback, Callbacks
 from gantrain.callbacks.samples import Samples
 from gantrain.datasets.batches import to_signed
 from gantrain.datasets.toys import gaussian, gaussians_8
-from gantrain.evaluation import grids
+from gantrain.evaluation import grids, plots
+from gantrain.models.packing import pack
 from gantrain.seeding import generator
 from gantrain.session.run import Run
 from gantrain.train import TrainState
@@ -110,6 +111,30 @@ def test_vectors_are_published_as_histograms(
     assert names == {"real.png", "step_00000000.png", "step_00000005.png"}
     assert (run.folder / "samples.gif").is_file()
     assert run.state.D.training
+
+
+@pytest.mark.parametrize("packing", [1, 2])
+def test_level_sets_are_drawn_if_d_takes_single_points(
+    make_run: MakeRun, packing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    critics = []
+    picture = np.zeros((4, 4, 3), np.uint8)
+
+    def scatter(real: Tensor, fake: Tensor | None, critic: plots.Critic | None, *, title: str) -> grids.Picture:
+        critics.append(critic)
+        return picture
+
+    monkeypatch.setattr(plots, "scatter", scatter)
+    run, callbacks = make_run(samples(), dataset=gaussians_8(radius=2.0, std=0.02, scale=1.414))
+    run.state.D = pack(lambda shape: nn.Sequential(nn.Linear(*shape, 1), nn.Flatten(0)), (2,), packing)
+    callbacks.start()
+    callbacks.finish("finished")
+    of_data, of_first, *_ = critics
+    assert of_data is None
+    assert (of_first is None) == (packing == 2)
+    if of_first is not None:
+        x = torch.randn(5, 2)
+        torch.testing.assert_close(of_first(x), run.state.D(x).detach())
 
 
 def test_the_frames_before_a_divergence_are_animated(make_run: MakeRun, complete: Complete) -> None:
