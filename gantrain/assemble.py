@@ -110,7 +110,7 @@ def assemble(job: Job, config: Config, processes: Processes = SINGLE_PROCESS) ->
         if processes.world_size > 1 and processes.is_main:
             warn_of_user_code([state.G, state.D, *parts], processes.world_size)
         check_combination(state.D, objective, config)
-        check_data(config, dataset)
+        check_data(config, objective, dataset)
         schedules = build_schedules(config.schedule, state, objective, ema, device, captures=runtime.captures)
         count_steps(config, dataset.num_images)  # raises for epochs of a distribution, before minutes of decoding
     prepare_data(dataset, config.runtime, processes)

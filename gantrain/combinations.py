@@ -42,13 +42,20 @@ def check_has_effect(regularizers: Mapping[str, Regularizer]) -> None:
             )
 
 
-def check_data(config: Config, dataset: Dataset) -> None:
+def check_data(config: Config, objective: Objective, dataset: Dataset) -> None:
     """Refuse settings that do not apply to the data.
 
     Raises:
-        ConfigError: horizontal_flip with vectors.
+        ConfigError: horizontal_flip, or an augmentation of images, with vectors.
     """
-    if config.horizontal_flip and not isinstance(dataset, ImageDataset):
+    if isinstance(dataset, ImageDataset):
+        return
+    for name, augment in objective.augment.items():
+        if augment.needs_images:
+            raise ConfigError(
+                f"augment=[{name}] is for images, but the samples of {dataset.name} are vectors; leave it out."
+            )
+    if config.horizontal_flip:
         raise ConfigError(f"horizontal_flip=true: the samples of {dataset.name} are vectors, not images; leave it out.")
 
 
