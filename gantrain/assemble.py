@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from gantrain.augment.base import Augment
 from gantrain.budget import count_steps, critic_schedule
 from gantrain.callbacks.base import Callback, Callbacks
-from gantrain.combinations import check_parts, warn_of_user_code
+from gantrain.combinations import check_has_effect, check_parts, warn_of_user_code
 from gantrain.config import Config, Node, RuntimeConfig, hyperparameters
 from gantrain.config_rules import check_batch_size
 from gantrain.datasets.base import Dataset, ImageDataset
@@ -184,9 +184,12 @@ def build_latent(node: Node) -> Latent:
 
 def build_objective(config: Config) -> Objective:
     """Make the loss, the regularizers and the augmentations."""
+    loss = cast(Loss, make("loss", config.loss, (Loss, RelativisticLoss)))
+    regularizers = cast(dict[str, Regularizer], make_all("regularizer", config.regularizer, Regularizer))
+    check_has_effect(regularizers)
     return Objective(
-        cast(Loss, make("loss", config.loss, (Loss, RelativisticLoss))),
-        cast(dict[str, Regularizer], make_all("regularizer", config.regularizer, Regularizer)),
+        loss,
+        regularizers,
         cast(dict[str, Augment], make_all("augment", config.augment, Augment)),
     )
 

@@ -1,7 +1,7 @@
 """Refuse combinations of parts that theory rules out, and warn of doubtful ones."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -14,6 +14,7 @@ from gantrain.models.calling import takes_labels
 from gantrain.models.layers import couples_samples, has_batch_norm
 from gantrain.models.packing import Packed
 from gantrain.models.spectral_norm import has_spectral_norm
+from gantrain.regularizers.base import HOOKS, Regularizer, overrides
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ def check_parts(
     """
     check_combination(D, objective, config)
     check_fake_labels(G, D, config)
-    check_data(config, dataset)
+    check_data(config, objective, dataset)
     if warns:
         warn_of_micro_batch_statistics(G, D, objective, config)
 
@@ -46,13 +47,35 @@ def warn_of_user_code(parts: Sequence[object], world_size: int) -> None:
         )
 
 
-def check_data(config: Config, dataset: Dataset) -> None:
+def check_has_effect(regularizers: Mapping[str, Regularizer]) -> None:
+    """Refuse regularizers that do nothing, for example because a method's name is misspelled.
+
+    Raises:
+        ConfigError: a regularizer overrides none of the methods that the training calls.
+    """
+    for name, regularizer in regularizers.items():
+        if not any(overrides(regularizer, hook) for hook in HOOKS):
+            kind = type(regularizer)
+            raise ConfigError(
+                f"regularizer.{name}: {kind.__module__}.{kind.__name__} has no effect, because a regularizer must "
+                f"override at least one of {', '.join(HOOKS)}; check the names of its methods, or leave it out."
+            )
+
+
+def check_data(config: Config, objective: Objective, dataset: Dataset) -> None:
     """Refuse settings that do not apply to the data.
 
     Raises:
-        ConfigError: horizontal_flip with vectors.
+        ConfigError: horizontal_flip, or an augmentation of images, with vectors.
     """
-    if config.horizontal_flip and not isinstance(dataset, ImageDataset):
+    if isinstance(dataset, ImageDataset):
+        return
+    for name, augment in objective.augment.items():
+        if augment.needs_images:
+            raise ConfigError(
+                f"augment=[{name}] is for images, but the samples of {dataset.name} are vectors; leave it out."
+            )
+    if config.horizontal_flip:
         raise ConfigError(f"horizontal_flip=true: the samples of {dataset.name} are vectors, not images; leave it out.")
 
 

@@ -130,6 +130,7 @@ class Game:
             fake=perturbed(fake),
             augment=lambda x: self.augment(x, clock),
             discriminate=self.run_discriminator,
+            packing=getattr(self.D_module, "packing", 1),
         )
 
     def generate_detached(self, real: Batch) -> tuple[Tensor, Labels]:

@@ -92,6 +92,19 @@ def differences(run: Path, other: Path) -> list[str]:
     return [name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)]
 
 
+def assert_parts_acted(run: Path) -> None:
+    """Assert that all penalties are logged, and that the saved states of regularizers and augmentations are not 0.
+
+    All these states are 0 before the first update. Without this check, a test of a part that never acts would pass.
+    """
+    saved, rows = checkpoint.read(checkpoint.paths(run)[-1]), csv_rows(run)
+    for name in saved["regularizers"].keys() - {"input_noise", "weight_clip"}:  # these are no penalties
+        assert any(row.get(f"penalty/{name}") for row in rows), name
+    for group in ("regularizers", "augment"):
+        for name, state in saved[group].items():
+            assert all(torch.as_tensor(value).abs().max() > 0 for value in state.values()), name
+
+
 def file_bytes(folder: Path) -> dict[str, bytes]:
     """Return the content of every file below a folder, by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

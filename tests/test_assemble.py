@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from composing import composed
-from torch import nn
+from torch import Tensor, nn
 
 from gantrain.assemble import (
     build_callbacks,
@@ -17,7 +17,7 @@ from gantrain.assemble import (
     build_state,
     check_classes,
 )
-from gantrain.combinations import check_combination, check_fake_labels, warn_of_micro_batch_statistics
+from gantrain.combinations import check_combination, check_fake_labels, check_has_effect, warn_of_micro_batch_statistics
 from gantrain.command import trust
 from gantrain.config import Config
 from gantrain.datasets.base import ImageDataset
@@ -32,7 +32,7 @@ from gantrain.losses.wasserstein import Wasserstein
 from gantrain.models.latent import Normal, Uniform
 from gantrain.models.packing import Packed
 from gantrain.regularizers.auxiliary_classifier import AuxiliaryClassifier
-from gantrain.regularizers.base import Regularizer
+from gantrain.regularizers.base import Critic, Regularizer, UpdateBatch
 from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.regularizers.label_noise import LabelNoise
 from gantrain.regularizers.weight_clip import WeightClip
@@ -246,6 +246,30 @@ def test_regularizers_keep_the_order_given() -> None:
     regularizers = build_objective(composed(f"regularizer=[{','.join(names)}]")).regularizers
     assert list(regularizers) == names
     assert [type(r) for r in regularizers.values()] == [WeightClip, GradientPenalty, LabelNoise]
+
+
+class Misspelled(Regularizer):
+    """Its method has a name that the training does not call."""
+
+    def penalty(self, critic: Critic, batch: UpdateBatch) -> Tensor:
+        return batch.real_logits.mean()
+
+
+def test_a_regularizer_that_overrides_no_method_of_the_training_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "trusted", [__name__])
+    config = composed(f"+regularizer.own._target_={__name__}.Misspelled")
+    message = (
+        rf"regularizer\.own: {__name__}\.Misspelled has no effect, because a regularizer must override at least one of "
+        "perturb, discriminator_penalty, generator_penalty, project; check the names of its methods, or leave it out"
+    )
+    with pytest.raises(ConfigError, match=message):
+        build_objective(config)
+
+
+@pytest.mark.parametrize("hook", ["perturb", "discriminator_penalty", "generator_penalty", "project"])
+def test_a_regularizer_that_overrides_one_method_of_the_training_is_accepted(hook: str) -> None:
+    own = type("Own", (Regularizer,), {hook: lambda *_: None})
+    check_has_effect({"own": type("Inherits", (own,), {})()})
 
 
 def test_options_of_a_callback_that_was_not_chosen_are_ignored() -> None:

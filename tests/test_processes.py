@@ -12,7 +12,7 @@ import pytest
 import torch
 from filelock import FileLock
 from processes import OUTPUTS, Process, Result, gantrain, on_call, server, start, work
-from runs import csv_rows, run_json
+from runs import assert_parts_acted, csv_rows, run_json
 
 from gantrain.engine.batch_norm import normalize_whole_batches
 from gantrain.engine.distributed import SINGLE_PROCESS
@@ -29,24 +29,22 @@ import torch
 from gantrain.regularizers.base import Regularizer
 
 class LazyR1(Regularizer):
-    """R1 at every `every`-th update of the critic (Karras et al. 2020, section 2)."""
+    """R1 that counts its updates (Karras 2020, StyleGAN2, appendix B)."""
 
     def __init__(self, *, weight: float, every: int):
-        self.weight, self.every, self.updates = weight, every, 0
+        self.weight, self.every, self.updates = weight, every, torch.zeros(())
 
-    def penalty(self, critic, batch):
+    def discriminator_penalty(self, critic, batch):
         self.updates += 1
-        if self.updates % self.every:
-            return None
         real = batch.real.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(critic(real).sum(), real, create_graph=True)
-        return self.every * self.weight / 2 * gradient.flatten(1).square().sum(1).mean()
+        (gradient,) = torch.autograd.grad(critic(real, batch.labels).sum(), real, create_graph=True)
+        return self.weight / 2 * gradient.flatten(1).square().sum(1).mean()
 
     def state_dict(self):
         return {"updates": self.updates}
 
     def load_state_dict(self, state):
-        self.updates = state["updates"]
+        self.updates.copy_(state["updates"])
 '''
 LAZY_R1 = (
     "trust=[lazy]",
@@ -94,13 +92,16 @@ def saved_tensors(run: Path, step: int) -> Iterator[tuple[str, torch.Tensor]]:
     content = torch.load(run / f"checkpoints/step_{step:08d}.pt", weights_only=True)
     for network in ("G", "D", "G_ema"):
         yield from ((f"{network}.{name}", tensor) for name, tensor in (content[network] or {}).items())
+    for group in ("regularizers", "augment"):
+        for part, state in content[group].items():
+            yield from ((f"{group}.{part}.{name}", torch.as_tensor(value)) for name, value in state.items())
     for player in ("G_optimizer", "D_optimizer"):
         for i, moments in content[player]["state"].items():
             yield from ((f"{player}.{i}.{name}", tensor) for name, tensor in moments.items())
 
 
 def largest_difference(one: Path, other: Path, step: int) -> float:
-    """Return the largest absolute difference between the weights and optimizer states of two checkpoints."""
+    """Return the largest absolute difference between the tensors of two checkpoints: weights and states."""
     pairs = zip(saved_tensors(one, step), saved_tensors(other, step), strict=True)
     return max(float((a.double() - b.double()).abs().max()) for (_, a), (_, b) in pairs)
 
@@ -112,6 +113,10 @@ CASES = {
     "statistics over the batch": (
         *("model=dcgan", "loss=ralsgan", "regularizer=[lecam,dragan]", "regularizer.dragan.every=2", *IMAGES),
         *("regularizer.lecam.start=2", "model.discriminator.norm=none", "augment=[diffaugment]"),
+    ),
+    "packing": (
+        *("packing=2", "accumulate=2", "regularizer=[gradient_penalty]", *IMAGES),
+        *("model.discriminator.norm=none", "model.generator.norm=layer"),
     ),
     "labels and lazy r1": (
         *("network=cdcgan", "loss=relativistic", "regularizer=[r1]", "regularizer.r1.every=3", *IMAGES),
@@ -132,6 +137,7 @@ def test_two_processes_match_one_process(gantrain: Any, ranks: Ranks, work: Path
     assert leader.status == 0, leader.stderr
     assert (follower.status, follower.stderr) == (0, "")
     assert largest_difference(work / "one", work / "two", 20) < 1e-5
+    assert_parts_acted(work / "two")
     for mine, theirs in zip(csv_rows(work / "two"), csv_rows(work / "one"), strict=True):
         for tag, value in theirs.items():
             if tag not in ("seconds", "throughput/images_per_second") and value:

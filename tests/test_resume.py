@@ -13,7 +13,7 @@ import torch
 import yaml
 from PIL import Image
 from processes import OUTPUTS, SMALL, gantrain, on_call, server, start, work
-from runs import csv_rows, differences, file_bytes, run_contents, run_json
+from runs import assert_parts_acted, csv_rows, differences, file_bytes, run_contents, run_json
 
 from gantrain.command.overrides import quote, value_of, with_saved_overrides
 from gantrain.session import checkpoint
@@ -32,15 +32,15 @@ class RunningMean(Regularizer):
     def __init__(self, *, decay: float):
         self.decay, self.mean = decay, torch.zeros(())
 
-    def penalty(self, critic, batch):
-        self.mean = self.decay * self.mean + (1 - self.decay) * batch.real_logits.mean().detach()
-        return (batch.real_logits - self.mean).square().mean() + batch.real_logits.square().mean()
+    def discriminator_penalty(self, critic, batch):
+        self.mean.lerp_(batch.real_logits.mean().detach(), 1 - self.decay)
+        return (batch.real_logits - self.mean.clone()).square().mean() + batch.real_logits.square().mean()
 
     def state_dict(self):
         return {"mean": self.mean}
 
     def load_state_dict(self, state):
-        self.mean = state["mean"]
+        self.mean.copy_(state["mean"])
 """
 
 CASES = {
@@ -52,6 +52,10 @@ CASES = {
     "lsgan": ("model=lsgan", "optimizer=sgd", "discriminator_optimizer=rmsprop"),
     "gaussian": ("experiment=gaussian", "sample_every=9", "evaluate_every=4", "checkpoint.best=mean_error"),
     "toy": ("experiment=toy", "n_critic=2", "sample_every=9", "ema_halflife_images=8"),
+    "packing": (
+        *("packing=2", "dataset=gaussians_8", "network=mlp", "loss=relativistic", "accumulate=2", "regularizer=[r1]"),
+        *("sample_every=9", "callback.samples.num_vectors=50"),
+    ),
     "lazy": (
         *("network=cdcgan", "loss=relativistic", "model.discriminator.norm=none", "regularizer=[r1,lecam]"),
         *("regularizer.r1.every=4", "augment=[diffaugment]", "first=generator", "accumulate=2"),
@@ -96,6 +100,7 @@ def test_resumed_run_equals_uninterrupted_run(gantrain, work: Path, case: str) -
     done = gantrain(*resume, "resume=parts", "runtime.num_workers=2")
     assert done.status == 0, done.stderr
     assert differences(work / "straight", run) == []
+    assert_parts_acted(run)
     assert [event["event"] for event in run_json(run)["history"]] == ["resumed"] * 3
 
 

@@ -1,6 +1,6 @@
 """The interface of augmentations: random, differentiable changes of all samples shown to D."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -19,9 +19,11 @@ class Augment:
 
     Attributes:
         strength: probability that a sample is changed, in [0, 1]; a schedule may change it.
+        needs_images: whether it applies only to images [n, c, h, w], not to vectors [n, d].
     """
 
     strength: Number = 1.0
+    needs_images: ClassVar[bool] = False
 
     def __call__(self, x: Float[Tensor, "n *shape"], clock: Clock) -> Float[Tensor, "n *shape"]:
         """Return the augmented samples, differentiable with respect to x."""

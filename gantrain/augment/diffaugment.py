@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -37,6 +38,8 @@ class DiffAugment(Augment):
     Raises:
         ValueError: the policy has unknown or repeated names, or strength is outside of [0, 1].
     """
+
+    needs_images: ClassVar[bool] = True
 
     def __init__(self, *, policy: Sequence[str], strength: float):
         unknown = [name for name in policy if name not in OPERATIONS]

@@ -15,6 +15,7 @@ from gantrain.engine.memory import require_memory
 from gantrain.evaluation import grids, plots
 from gantrain.evaluation.sampling import evaluating, forward
 from gantrain.models.calling import split_output, takes_labels
+from gantrain.models.layers import couples_samples_in_evaluation
 from gantrain.seeding import generator
 from gantrain.session.checkpoint import step_of
 from gantrain.session.run import Run
@@ -126,7 +127,12 @@ class Samples(Callback):
         self.shown_at = state.step
 
     def compare(self, state: TrainState, x_fake: Float[Tensor, "n d"]) -> grids.Picture:
-        """Draw generated and real vectors, and publish a histogram of each coordinate."""
+        """Draw generated and real vectors, and publish a histogram of each coordinate.
+
+        Points in the plane are drawn over the level sets of D, except if D couples samples (for example with packing):
+        then it has no value at a single point. Its value for a pack of equal points would mislead, because a pack of
+        similar samples is what D learns to recognize as generated.
+        """
         for i, values in enumerate(x_fake.T):
             self.run.publish_histogram("samples/distribution" + (f"_{i}" if len(x_fake.T) > 1 else ""), values)
 
@@ -135,6 +141,7 @@ class Samples(Callback):
                 logits, _ = split_output(state.D(points.to(self.run.device)))
             return logits.float().cpu()
 
-        picture = plots.distribution(self.real, x_fake, critic, title=f"step {state.step:,}")
+        shown = None if couples_samples_in_evaluation(state.D) else critic
+        picture = plots.distribution(self.real, x_fake, shown, title=f"step {state.step:,}")
         gc.collect()  # a figure is a megabyte in reference cycles; a hundred could accumulate before a collection
         return picture

@@ -111,7 +111,12 @@ def couples_samples(module: nn.Module) -> bool:
     It does with BatchNorm, and with any module that has the attribute `couples_samples = True` (packing, minibatch
     standard deviation). Then D processes real and generated samples in separate forward passes.
     """
-    return has_batch_norm(module) or any(getattr(m, "couples_samples", False) is True for m in module.modules())
+    return has_batch_norm(module) or couples_samples_in_evaluation(module)
+
+
+def couples_samples_in_evaluation(module: nn.Module) -> bool:
+    """Return whether samples of a batch influence each other even in evaluation mode, unlike with BatchNorm."""
+    return any(getattr(m, "couples_samples", False) is True for m in module.modules())
 
 
 _WEIGHTS: dict[str, Callable[[torch.Tensor], Any]] = {

@@ -1,14 +1,16 @@
 """The interface of regularizers: perturbations, penalties and projections."""
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from gantrain.losses.base import Logits, Scalar
 from gantrain.schedules.base import Clock
+from gantrain.seeding import own_rows
 
 Labels = Int64[Tensor, " n"] | None
 Auxiliary = dict[str, Tensor]
@@ -34,6 +36,7 @@ class UpdateBatch:
         clock: progress of the training.
         real, fake: [n, ...], after perturbations and before augmentation. In D's updates, `fake` has no gradient to G.
         labels, fake_labels: int64 [n], or None if neither network is conditional.
+        packing: number of consecutive samples that D takes as one input; 1 without packing.
     """
 
     def __init__(
@@ -44,8 +47,9 @@ class UpdateBatch:
         fake: Callable[[], tuple[Tensor, Labels]],
         augment: Callable[[Tensor], Tensor],
         discriminate: Discriminate,
+        packing: int = 1,
     ):
-        self.clock = clock
+        self.clock, self.packing = clock, packing
         self._draw_real, self._draw_fake, self._augment, self._discriminate = real, fake, augment, discriminate
 
     @cached_property
@@ -106,6 +110,16 @@ class UpdateBatch:
         """D's logits [n] for the generated samples."""
         return self.fake_output[0]
 
+    def draw_uniform(self, x: Float[Tensor, "n *shape"]) -> Float[Tensor, "n *ones"]:
+        """Draw a number from U[0, 1) for each input of D among the samples x: for each sample, or each pack of samples.
+
+        Returns:
+            [n, 1, ..., 1], with as many dimensions as x; the samples of a pack have the same number.
+        """
+        draw = partial(torch.rand, dtype=x.dtype, device=x.device)
+        u = own_rows(draw, [len(x)] + [1] * (x.dim() - 1))
+        return u if self.packing == 1 else u[:: self.packing].repeat_interleave(self.packing, dim=0)
+
     def logits(self) -> dict[str, Tensor]:
         """Return D's logits by the tags under which they are logged."""
         return {"logits/real": self.real_logits.detach(), "logits/fake": self.fake_logits.detach()}
@@ -124,7 +138,8 @@ class UpdateBatch:
 class Regularizer:
     """A regularizer that does nothing; subclasses override the methods that they need.
 
-    Draw the random numbers of each sample with seeding.own_rows, so that they do not depend on the number of processes.
+    Draw the random numbers of each sample with seeding.own_rows, so that they do not depend on the number of processes,
+    and one number for each input of D with batch.draw_uniform, so that it is the same for the samples of a pack.
     Keep state that changes from step to step in tensors and change it in place, so that updates can be captured as CUDA
     graphs.
 
@@ -179,8 +194,12 @@ class Regularizer:
         """Restore what state_dict returned."""
 
 
+HOOKS = ("perturb", "discriminator_penalty", "generator_penalty", "project")
+"""The methods of Regularizer that the training calls; a regularizer that overrides none of them has no effect."""
+
+
 def overrides(regularizer: Regularizer, method: str) -> bool:
-    """Return whether the regularizer overrides `method`: "discriminator_penalty" or "generator_penalty"."""
+    """Return whether the regularizer overrides `method`, one of HOOKS."""
     return getattr(type(regularizer), method) is not getattr(Regularizer, method)
 
 

@@ -15,8 +15,9 @@ from gantrain.seeding import own_rows, whole_batch
 class DRAGAN(Regularizer):
     """Pull the norm of D's gradient with respect to its input towards 1, at points near the real samples.
 
-    A point is x + a * std / 2 * u for a real sample x, with u ~ U[0, 1) for each entry and a ~ U[0, 1) for each sample.
-    `std` is the unbiased standard deviation of all entries of the batch of real samples, over all processes.
+    A point is x + a * std / 2 * u for a real sample x, with u ~ U[0, 1) for each entry and a ~ U[0, 1) for each sample
+    (with packing: for each pack). `std` is the unbiased standard deviation of all entries of the batch of real samples,
+    over all processes.
 
     This does not bound the Lipschitz constant for a Wasserstein loss, because it does not act far from the real data.
 
@@ -43,7 +44,7 @@ class DRAGAN(Regularizer):
         real = batch.real.detach()
         draw = partial(torch.rand, dtype=real.dtype, device=real.device)
         noise = own_rows(draw, real.shape)
-        distance = own_rows(draw, [len(real)] + [1] * (real.dim() - 1))
+        distance = batch.draw_uniform(real)
         std = whole_batch(real).std()
         norms = gradient_norms(critic, real + distance * (0.5 * std * noise), batch.labels)
         return self.weight * (norms - 1).square().mean()

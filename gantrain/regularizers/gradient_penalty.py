@@ -1,6 +1,5 @@
 """The gradient penalty of WGAN-GP."""
 
-from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -9,7 +8,6 @@ from gantrain.losses.base import Scalar
 from gantrain.regularizers.base import Critic, Regularizer, UpdateBatch, check_every
 from gantrain.regularizers.input_gradient import gradient_norms
 from gantrain.schedules.base import Number
-from gantrain.seeding import own_rows
 
 
 class GradientPenalty(Regularizer):
@@ -34,10 +32,11 @@ class GradientPenalty(Regularizer):
         self.every = check_every(every)
 
     def discriminator_penalty(self, critic: Critic, batch: UpdateBatch) -> Scalar:
-        """Return weight * E[(|grad D(x_hat)| - 1)^2], with x_hat uniform between a generated and a real sample."""
+        """Return weight * E[(|grad D(x_hat)| - 1)^2], with x_hat uniform between a generated and a real sample.
+
+        With packing, x_hat is uniform between a generated and a real pack.
+        """
         real, fake = batch.real.detach(), batch.fake
-        draw = partial(torch.rand, dtype=real.dtype, device=real.device)
-        epsilon = own_rows(draw, [len(real)] + [1] * (real.dim() - 1))
-        x_hat = torch.lerp(fake, real, epsilon)
+        x_hat = torch.lerp(fake, real, batch.draw_uniform(real))
         norms = gradient_norms(critic, x_hat, batch.labels)
         return self.weight * (norms - 1).square().mean()

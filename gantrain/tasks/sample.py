@@ -80,7 +80,9 @@ def sample(job: Job) -> None:
         labels = labels_like_data(loaded.class_counts, key) if classes is None else labels_by_row(classes, num)
     blocks = sample_blocks(loaded.G, loaded.latent, num, device=device, key=key, labels=labels)
     if output.suffix == ".png":
-        _write_png(output, blocks, loaded.image_shape, None if classes is None else num // len(classes))
+        # A row for each class; a grid of a single class is square, as one of random classes.
+        columns = num // len(classes) if classes is not None and len(classes) > 1 else None
+        _write_png(output, blocks, loaded.image_shape, columns)
     else:
         _write_npz(output, blocks, loaded.image_shape, num)
     console.print(f"{num:,} samples of {run} are in {output}", markup=False, soft_wrap=True, highlight=False)

@@ -1,4 +1,5 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,13 +7,14 @@ import pytest
 import torch
 from numpy import ndarray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from gantrain.callbacks.base import Callback, Callbacks
 from gantrain.callbacks.samples import Samples
 from gantrain.datasets.batches import to_signed
 from gantrain.datasets.toys import gaussian, gaussians_8
-from gantrain.evaluation import grids
+from gantrain.evaluation import grids, plots
+from gantrain.models.packing import pack
 from gantrain.seeding import generator
 from gantrain.session.run import Run
 from gantrain.train import TrainState
@@ -110,6 +112,74 @@ def test_vectors_are_published_as_histograms(
     assert names == {"real.png", "step_00000000.png", "step_00000005.png"}
     assert (run.folder / "samples.gif").is_file()
     assert run.state.D.training
+
+
+@pytest.mark.parametrize("packing", [1, 2])
+def test_level_sets_are_drawn_if_d_takes_single_points(
+    make_run: MakeRun, packing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    critics = []
+    picture = np.zeros((4, 4, 3), np.uint8)
+
+    def scatter(real: Tensor, fake: Tensor | None, critic: plots.Critic | None, *, title: str) -> grids.Picture:
+        critics.append(critic)
+        return picture
+
+    monkeypatch.setattr(plots, "scatter", scatter)
+    run, callbacks = make_run(samples(), dataset=gaussians_8(radius=2.0, std=0.02, scale=1.414))
+    run.state.D = pack(lambda shape: nn.Sequential(nn.Linear(*shape, 1), nn.Flatten(0)), (2,), packing)
+    callbacks.start()
+    callbacks.finish("finished")
+    of_data, of_first, *_ = critics
+    assert of_data is None
+    assert (of_first is None) == (packing == 2)
+    if of_first is not None:
+        x = torch.randn(5, 2)
+        torch.testing.assert_close(of_first(x), run.state.D(x).detach())
+
+
+class ShowsInputs(nn.Module):
+    """Its image shows the label in the upper half and the latent in the lower half."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.num_classes = num_classes
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        halves = torch.stack([y / self.num_classes, z[:, 0].tanh()], dim=1)
+        return halves[:, None, :, None].repeat_interleave(4, dim=2).expand(-1, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("num", "num_classes", "rows", "columns"),
+    [
+        (16, 3, [0, 1, 2], 5),
+        (16, 16, range(16), 1),
+        (5, 4, [0, 1, 2, 3], 1),
+        (4, 10, [0, 2, 5, 7], 1),  # evenly spaced classes
+        (3, 10, [0, 3, 6], 1),
+    ],
+)
+def test_a_row_of_the_grid_is_a_class_and_a_column_a_latent(
+    make_run: MakeRun, num: int, num_classes: int, rows: Sequence[int], columns: int
+) -> None:
+    run, _ = make_run()
+    run.state.G = ShowsInputs(num_classes)
+    run = replace(run, class_counts=[10] * num_classes)
+    Callbacks(run, [Samples(every=5, num=num, num_vectors=100)]).start()
+    picture = pixels(run.folder / "samples/step_00000000.png")
+    # Images of 8 pixels are enlarged by a whole factor; between them are lines of 2 pixels.
+    side = 8 * -(-256 // (8 * columns))
+    expected = np.full((len(rows) * (side + 2) + 2, columns * (side + 2) + 2), 255)
+    latents = torch.randn(columns, 4, generator=generator(0, "fixed"))[:, 0].tanh()
+    for i, label in enumerate(rows):
+        for j, latent in enumerate(latents.tolist()):
+            top, left = 2 + i * (side + 2), 2 + j * (side + 2)
+            expected[top : top + side // 2, left : left + side] = round((label / num_classes + 1) * 127.5)
+            expected[top + side // 2 : top + side, left : left + side] = round((latent + 1) * 127.5)
+    assert picture.shape == (*expected.shape, 3)
+    assert np.abs(picture - expected[..., None]).max() <= 1  # rounding
+    assert pixels(run.folder / "samples/real.png").shape == picture.shape
 
 
 def test_the_frames_before_a_divergence_are_animated(make_run: MakeRun, complete: Complete) -> None:

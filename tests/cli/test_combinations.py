@@ -97,6 +97,22 @@ def test_every_loss_trains_with_every_regularizer(gantrain, loss: str, regulariz
     assert result.status == 0, result.stderr
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("dataset=gaussians_8", "network=mlp", "loss=relativistic"),
+        ("dataset=gaussian", "network=mlp", "regularizer=[dragan]", "model.discriminator.norm=none"),
+        ("regularizer=[gradient_penalty]", "model.discriminator.norm=none", "generator_batch_multiple=2"),
+        ("regularizer=[r1]", "model.discriminator.norm=none", "accumulate=2"),
+    ],
+)
+def test_packed_discriminator_trains_and_draws(gantrain, parts: tuple[str, ...]) -> None:
+    typed = ("packing=2", "batch_size=4", "steps=2", "callback=[evaluate,log,samples,csv,curves]", *NARROW)
+    result = gantrain(*typed, *parts, "run_dir=out")
+    assert result.status == 0, result.stderr
+    assert {path.name for path in Path("out/samples").glob("step*")} == {"step_00000000.png", "step_00000002.png"}
+
+
 def test_auxiliary_classifier_loss_without_a_classifier_is_refused(gantrain) -> None:
     result = gantrain("regularizer=[auxiliary_classifier]", *SMALL, *NARROW, "run_dir=out")
     assert result.status == 2, result.stderr

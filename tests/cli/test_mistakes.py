@@ -62,6 +62,8 @@ MISTAKES = {
     "run_dir=/dev/null/x": "run_dir=/dev/null/x cannot be created",
     "dataset=image_folder": "dataset.root is not set",
     "dataset=gaussian epochs=3": "sampled afresh for every batch, so it has no epochs; set steps instead",
+    "dataset=gaussian network=mlp augment=[diffaugment]": "augment=[diffaugment] is for images, but the samples of",
+    "dataset=gaussian network=mlp horizontal_flip=true": "horizontal_flip=true: the samples of gaussian are vectors",
     "dataset=gaussian network=dcgan": "DCGAN needs square images, but the data has shape (1,)",
     "steps=3 epochs=3": "steps=3 and epochs=3.0 exclude each other; leave one out",
     "model=wgan_gp network=dcgan": "allow=[gradient_penalty_with_batch_norm]",

@@ -1,11 +1,15 @@
 """task=sample: its output files, and what each sample depends on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from gantrain.models import conditional_dcgan, dcgan
+from gantrain.seeding import generator
 
 SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4")
 
@@ -42,10 +46,9 @@ def test_sample_i_depends_only_on_the_seed_and_i(gantrain, run: Path) -> None:
 
 def test_the_generator_is_in_eval_mode(gantrain, run: Path) -> None:
     gantrain("task=sample", "run=run", "num=64", "output=a.npz")
-    from gantrain.models.dcgan import Generator
-    from gantrain.seeding import generator
-
-    G = Generator((1, 28, 28), 100, width=2, norm="batch", activation="relu", slope=0.2, bias="none", init="dcgan")
+    G = dcgan.Generator(
+        (1, 28, 28), 100, width=2, norm="batch", activation="relu", slope=0.2, bias="none", init="dcgan"
+    )
     G.load_state_dict(torch.load(run / "checkpoints/step_00000003.pt", weights_only=True)["G"])
     z = torch.randn(64, 100, generator=generator(0, "sample", 0))
     with torch.no_grad():
@@ -111,29 +114,54 @@ def conditional_run(gantrain, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_labels_select_the_classes(gantrain, conditional_run: Path) -> None:
-    from gantrain.models.conditional_dcgan import Generator
-    from gantrain.seeding import generator
-
-    assert gantrain("task=sample", "run=run", "labels=[3,7]", "num=10", "output=a.npz").status == 0
+def generator_of(run: Path) -> conditional_dcgan.Generator:
     options = {"width": 2, "norm": "batch", "activation": "relu", "slope": 0.2, "bias": "none", "init": "dcgan"}
-    G = Generator((1, 28, 28), 100, num_classes=10, embedding_dim=10, **options)
-    G.load_state_dict(torch.load(conditional_run / "checkpoints/step_00000003.pt", weights_only=True)["G"])
+    G = conditional_dcgan.Generator((1, 28, 28), 100, num_classes=10, embedding_dim=10, **options)
+    G.load_state_dict(torch.load(run / "checkpoints/step_00000003.pt", weights_only=True)["G"])
+    return G.eval()
+
+
+def test_labels_select_the_classes(gantrain, conditional_run: Path) -> None:
+    assert gantrain("task=sample", "run=run", "labels=[3,7]", "num=10", "output=a.npz").status == 0
+    G = generator_of(conditional_run)
     z = torch.randn(64, 100, generator=generator(0, "sample", 0))[:10]
     with torch.no_grad():
-        made = [((G.eval()(z, torch.full((10,), y)) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy() for y in (3, 7)]
+        made = [((G(z, torch.full((10,), y)) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy() for y in (3, 7)]
     expected = np.where((np.arange(10) < 5)[:, None, None, None], *made)
     # Batches of another size may round differently.
     assert np.abs(images("a.npz").astype(int) - expected).max() <= 1
     assert (made[0] != made[1]).mean() > 0.1
 
 
-def test_labels_all_makes_a_row_of_each_class(gantrain, conditional_run: Path) -> None:
-    assert gantrain("task=sample", "run=run", "labels=all", "num=30", "output=a.png").status == 0
-    width, height = Image.open("a.png").size
-    assert height / width == pytest.approx(10 / 3, rel=0.1)
+@pytest.mark.parametrize(
+    ("labels", "num", "classes", "columns"),
+    [("all", 30, range(10), 3), ("[7,3]", 10, [7, 3], 5), ("[3]", 16, [3] * 4, 4), ("3", 6, [3] * 2, 3)],
+)
+def test_rows_of_the_grid_are_classes(
+    gantrain, conditional_run: Path, labels: str, num: int, classes: Sequence[int], columns: int
+) -> None:
+    """Each class has a row, and a single class is drawn in a square grid, if `num` allows."""
+    assert gantrain("task=sample", "run=run", f"labels={labels}", f"num={num}", "output=a.png").status == 0
+    picture = np.asarray(Image.open("a.png").convert("L"))
+    # Between the cells are lines of 2 pixels; each pixel of an image is a block.
+    factor = -(-256 // (28 * columns))
+    cell = 28 * factor + 2
+    assert picture.shape == (len(classes) * cell + 2, columns * cell + 2)
+    G = generator_of(conditional_run)
+    z = torch.randn(64, 100, generator=generator(0, "sample", 0))[:num]
+    y = torch.tensor(list(classes)).repeat_interleave(columns)
+    with torch.no_grad():
+        expected = ((G(z, y) + 1) * 127.5).round()[:, 0].numpy()
+    for i in range(num):
+        top, left = i // columns * cell + 2, i % columns * cell + 2
+        shown = picture[top : top + cell - 2 : factor, left : left + cell - 2 : factor]
+        # Batches of another size may round differently.
+        assert np.abs(shown.astype(int) - expected[i]).max() <= 1
+
+
+def test_labels_all_makes_eight_samples_of_each_class(gantrain, conditional_run: Path) -> None:
     assert gantrain("task=sample", "run=run", "labels=all", "output=b.npz").status == 0
-    assert len(images("b.npz")) == 80  # eight of each class, the default
+    assert len(images("b.npz")) == 80
 
 
 def test_random_classes_do_not_depend_on_the_number_of_samples(gantrain, conditional_run: Path) -> None:

@@ -2,12 +2,18 @@ from typing import Any
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
+from gantrain.datasets.batches import Batch
+from gantrain.game import Game, Objective
+from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.models import acgan, conditional_mlp, dcgan, mlp
+from gantrain.models.latent import Normal
 from gantrain.models.layers import couples_samples
 from gantrain.models.packing import Packed, pack
 from gantrain.regularizers.base import UpdateBatch
+from gantrain.regularizers.dragan import DRAGAN
 from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.regularizers.r1 import R1
 from gantrain.schedules.base import Clock
@@ -64,6 +70,41 @@ def test_penalties_take_the_gradient_with_respect_to_the_whole_pack(packing: int
     penalty = GradientPenalty(weight=10, every=1).discriminator_penalty(critic, batch)
     assert float(penalty.detach()) == pytest.approx(10 * (norm - 1) ** 2)
     assert float(R1(gamma=3, every=1).discriminator_penalty(critic, batch).detach()) == pytest.approx(3 / 2 * norm**2)
+
+
+@pytest.mark.parametrize("packing", [1, 2, 3])
+@pytest.mark.parametrize("name", ["gradient_penalty", "dragan"])
+def test_penalties_evaluate_d_on_the_segment_between_packs(name: str, packing: int) -> None:
+    """The critic sums its inputs and keeps them; the fraction of the way is U[0, 1), one number for each pack."""
+    seen: list[Tensor] = []
+
+    class Sum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.detach())
+            return x.sum(1)
+
+    torch.manual_seed(0)
+    num_packs = 500
+    D = pack(lambda shape: Sum(), (2,), packing)
+    options: dict[str, Any] = {"generator_rows": 1, "precision": lambda network: network, "fake_labels": None}
+    latent, device = Normal(z_dim=2), torch.device("cpu")
+    penalty = {"gradient_penalty": GradientPenalty, "dragan": DRAGAN}[name](weight=1, every=1)
+    objective = Objective(NonSaturating(), {name: penalty})
+    game = Game(nn.Identity(), D, objective, latent=latent, device=device, **options)
+    batch = game.critic_batch(Batch(torch.randn(num_packs * packing, 2)), Clock(0, 0))
+    torch.manual_seed(1)
+    game.discriminator_penalties(batch)
+    (points,) = seen
+    real = batch.real.view(num_packs, 2 * packing)
+    if name == "gradient_penalty":
+        start, end = batch.fake.view(num_packs, 2 * packing), real
+    else:
+        torch.manual_seed(1)
+        noise = torch.rand(num_packs * packing, 2).view(num_packs, 2 * packing)  # drawn before the distance
+        start, end = real, real + batch.real.std() / 2 * noise
+    way = (points - start).double().norm(dim=1) / (end - start).double().norm(dim=1)
+    torch.testing.assert_close(points, torch.lerp(start, end, way[:, None].float()), rtol=0, atol=1e-5)
+    assert stats.kstest(way.numpy(), "uniform").pvalue > 1e-3
 
 
 def test_memory_layout_does_not_change_packed_logits() -> None:

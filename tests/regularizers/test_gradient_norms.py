@@ -1,6 +1,7 @@
 """R1, R2, DRAGAN and the gradient penalty match closed forms, finite differences and golden numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from update_batches import Recorder, batch_of, linear, sum_of_entries, unconditi
 
 from gantrain import seeding
 from gantrain.models import dcgan
-from gantrain.regularizers import dragan, gradient_penalty
+from gantrain.regularizers import base, dragan
 from gantrain.regularizers.base import Critic, Labels, Regularizer, UpdateBatch
 from gantrain.regularizers.dragan import DRAGAN
 from gantrain.regularizers.gradient_penalty import GradientPenalty
@@ -51,6 +52,12 @@ def golden_critic(arrays: dict[str, Tensor], names: list[str]) -> tuple[Critic, 
     return critic, list(parameters.values())
 
 
+def give(given: Tensor, draw: object, shape: Sequence[int]) -> Tensor:
+    """Replace seeding.own_rows: return given numbers."""
+    assert given.shape == tuple(shape)
+    return given
+
+
 def gradient_norms(penalty: Tensor, parameters: list[Tensor]) -> Tensor:
     gradients = torch.autograd.grad(penalty, parameters, allow_unused=True)
     return torch.stack([penalty.new_zeros(()) if g is None else g.norm() for g in gradients])
@@ -82,15 +89,12 @@ def test_penalties_and_their_gradients_match_the_golden_ones(
     torch.testing.assert_close(critic(real, None).detach(), arrays["out.critic_real"], rtol=0, atol=2e-5)
 
     one_each = [len(real), 1, 1, 1]
-    draws = {
-        gradient_penalty: {tuple(one_each): arrays["in.interpolation_uniform"].view(one_each)},
-        dragan: {
-            tuple(one_each): arrays["in.dragan_scalar_uniform"].view(one_each),
-            tuple(real.shape): arrays["in.dragan_noise_uniform"],
-        },
-    }
-    for module, given in draws.items():
-        monkeypatch.setattr(module, "own_rows", lambda draw, shape, given=given: given[tuple(shape)])
+    of_samples = "in.dragan_scalar_uniform" if isinstance(regularizer, DRAGAN) else "in.interpolation_uniform"
+    for module, given in (
+        (base, arrays[of_samples].view(one_each)),
+        (dragan, arrays["in.dragan_noise_uniform"].view(real.shape)),
+    ):
+        monkeypatch.setattr(module, "own_rows", partial(give, given))
     penalty = regularizer.discriminator_penalty(critic, batch_of(real, fake, critic))
     assert penalty is not None
     found_norms = gradient_norms(penalty, parameters)
@@ -203,23 +207,25 @@ def test_dragan_noise_has_the_published_distribution() -> None:
 def test_dragan_deviation_matches_the_golden_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The deviation is taken over all entries, without bias."""
     arrays = load(path)
-    monkeypatch.setattr(dragan, "own_rows", lambda draw, shape: torch.ones(*shape, dtype=torch.float64))
+    for module in (base, dragan):
+        monkeypatch.setattr(module, "own_rows", lambda draw, shape: torch.ones(*shape, dtype=torch.float64))
     critic = Recorder(lambda x: x.flatten(1).sum(1))
     DRAGAN(weight=1.0, every=1).discriminator_penalty(critic, batch_of(arrays["in.real"], arrays["in.fake"]))
     deviations = 2 * (critic.inputs[0] - arrays["in.real"])
     torch.testing.assert_close(deviations, arrays["out.dragan_batch_std"].expand_as(deviations), rtol=2e-7, atol=0)
 
 
+@pytest.mark.parametrize("packing", [1, 2])
 @pytest.mark.parametrize("regularizer", PENALTIES, ids=class_name)
 def test_several_processes_evaluate_the_same_points_as_one(
-    regularizer: Regularizer, monkeypatch: pytest.MonkeyPatch
+    regularizer: Regularizer, packing: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, fake = torch.randn(2, 6, 3, 4)
+    real, fake = torch.randn(2, 8, 3, 4)
 
     def points_and_penalty(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         torch.manual_seed(5)
         critic = Recorder(lambda x: x.flatten(1).square().sum(1))
-        penalty = regularizer.discriminator_penalty(critic, batch_of(real, fake))
+        penalty = regularizer.discriminator_penalty(critic, batch_of(real, fake, packing=packing))
         assert penalty is not None
         return critic.inputs[0], penalty
 
@@ -227,7 +233,7 @@ def test_several_processes_evaluate_the_same_points_as_one(
     monkeypatch.setattr(dragan, "whole_batch", lambda x: real)
     parts = []
     for rank in range(2):
-        monkeypatch.setattr(seeding, "shard", seeding.Shard(rank=rank, world_size=2, rows=3))
+        monkeypatch.setattr(seeding, "shard", seeding.Shard(rank=rank, world_size=2, rows=4))
         parts.append(points_and_penalty(real.chunk(2)[rank], fake.chunk(2)[rank]))
     assert torch.equal(torch.cat([part for part, _ in parts]), points)
     torch.testing.assert_close((parts[0][1] + parts[1][1]) / 2, penalty)

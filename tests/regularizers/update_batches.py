@@ -28,6 +28,7 @@ def batch_of(
     labels: Labels = None,
     fake_labels: Labels = None,
     aux_of: Callable[[Tensor], Auxiliary] = lambda logits: {},
+    packing: int = 1,
 ) -> UpdateBatch:
     """Make a batch from samples, without augmentation; its logits are those of the critic.
 
@@ -45,6 +46,7 @@ def batch_of(
         fake=lambda: (fake, fake_labels),
         augment=lambda x: x,
         discriminate=discriminate,
+        packing=packing,
     )
 
 
