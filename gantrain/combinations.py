@@ -47,8 +47,8 @@ def check_combination(D: nn.Module, objective: Objective, config: Config) -> Non
     for name in config.allow:
         if name not in refusable:
             raise ConfigError(
-                f"allow=[{name}] is not a combination in this config that can be allowed; "
-                f"{'those are ' + ', '.join(sorted(refusable)) if refusable else 'leave it out'}."
+                f"allow=[{name}]: this config has no such combination; "
+                f"{'it has ' + ', '.join(sorted(refusable)) if refusable else 'leave it out'}."
             )
     for name, regularizer in regularizers.items() if not hasattr(D, "num_aux_classes") else ():
         if getattr(regularizer, "needs_classifier", False):
@@ -83,7 +83,8 @@ def check_combination(D: nn.Module, objective: Objective, config: Config) -> Non
         coupling += [type(x).__name__ for x in parts if getattr(x, "couples_samples", False) is True]
         if coupling:
             logger.warning(
-                "accumulate=%s: %s computes statistics over samples; they are those of each micro-batch of %s samples.",
+                "accumulate=%s: statistics over samples (%s) are computed over each micro-batch of %s samples, not "
+                "over the batch.",
                 *(config.accumulate, ", ".join(dict.fromkeys(coupling)), config.batch_size // config.accumulate),
             )
 

@@ -43,13 +43,11 @@ def check(config: Config) -> None:
         if config.batch_size % lookup(config, key):
             raise ConfigError(f"{key}={lookup(config, key)}: must divide batch_size={config.batch_size}.")
     for setting in settings():
-        if setting.task and lookup(config, setting.key) != setting.default:
-            value = lookup(config, setting.key)
-            if setting.default is None:
-                raise ConfigError(
-                    f"{setting.key}={value} has an effect only with task={setting.task}; add that, or leave "
-                    f"{setting.key} out."
-                )
+        if setting.tasks and setting.default is None and (value := lookup(config, setting.key)) is not None:
+            tasks = " or ".join(f"task={task}" for task in setting.tasks)
+            raise ConfigError(
+                f"{setting.key}={value} has an effect only with {tasks}; add that, or leave {setting.key} out."
+            )
     for key, node in (("optimizer", config.optimizer), ("discriminator_optimizer", config.discriminator_optimizer)):
         check_optimizer(key, node)
 

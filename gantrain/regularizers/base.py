@@ -4,13 +4,13 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from gantrain.datasets.labels import Labels
 from gantrain.losses.base import Logits, Scalar
 from gantrain.schedules.base import Clock
 
-Labels = Int64[Tensor, " n"] | None
 Auxiliary = dict[str, Tensor]
 """The outputs of a discriminator besides its logits, by name, each [n, ...]."""
 

@@ -1,4 +1,4 @@
-"""Make trial steps to find the batch size that fits into memory, and numbers of threads that give the same bits."""
+"""Make trial steps to find a batch size that fits into memory, and numbers of threads with bitwise equal results."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -34,7 +34,7 @@ class RepeatedBatch:
 
 
 def fitting_batch_size(training: Training) -> int | None:
-    """Return the largest batch size that is likely to fit into memory, after the config's did not; None if none does.
+    """Return the largest batch size that is likely to fit into memory, if config.batch_size does not; or else None.
 
     On a single GPU it is estimated from the memory of two small training steps, which change the networks; otherwise it
     is half of the config's batch size.
@@ -48,14 +48,14 @@ def fitting_batch_size(training: Training) -> int | None:
     for optimizer in (run.state.G_optimizer, run.state.D_optimizer):
         optimizer.zero_grad()
     try:
-        peaks = [(rows // n, peak_bytes(training, rows // n)) for n in (4, 2)]
+        peaks = [(rows // n, measure_peak_bytes(training, rows // n)) for n in (4, 2)]
     except torch.OutOfMemoryError:
         return max(1, size // 8)
     return largest_fitting(peaks, total_bytes(run.device), below=rows) * run.config.accumulate
 
 
-def peak_bytes(training: Training, rows: int) -> int:
-    """Return the peak GPU memory, in bytes, of one eager step with a batch of `rows` rows."""
+def measure_peak_bytes(training: Training, rows: int) -> int:
+    """Make one eager step with a batch of `rows` rows, and return its peak GPU memory in bytes."""
     run, shape = training.run, training.run.dataset.image_shape
     x = torch.zeros(rows, *shape, device=run.device)
     y = None if training.fake_labels is None else torch.zeros(rows, dtype=torch.int64, device=run.device)
@@ -69,9 +69,10 @@ def peak_bytes(training: Training, rows: int) -> int:
 
 
 def thread_callbacks(training: Training) -> list[Callable[..., None]]:
-    """Return a list of the callback that adapts the number of CPU threads to the load; [] if that is not possible.
+    """Return a list of the callback that adapts the number of CPU threads to the load; [] if it is not adapted.
 
-    It is not possible with the user's own code, because a trial step could have side effects.
+    The number is fixed if runtime.threads or the environment sets it, on a GPU, with several processes, outside of
+    Linux, and with the user's own code, because a trial step could have side effects.
     """
     run, max_threads = training.run, torch.get_num_threads()
     is_fixed = run.config.runtime.threads != "auto" or run.runtime.threads is not None
@@ -81,12 +82,12 @@ def thread_callbacks(training: Training) -> list[Callable[..., None]]:
         return []
     if find_user_code(parts) is not None or not can_adapt_threads():
         return []
-    same = partial(gives_same_bits, training, max_threads)
-    return [AdaptThreads(max_threads, set_threads=torch.set_num_threads, gives_same_bits=same)]
+    same = partial(is_bitwise_equal, training, max_threads)
+    return [AdaptThreads(max_threads, set_threads=torch.set_num_threads, is_bitwise_equal=same)]
 
 
-def gives_same_bits(training: Training, max_threads: int, threads: int) -> bool:
-    """Return whether a training step gives the same bits with `threads` threads as with `max_threads`.
+def is_bitwise_equal(training: Training, max_threads: int, threads: int) -> bool:
+    """Return whether a training step is bitwise identical with `threads` threads and with `max_threads`.
 
     The trial is made on copies, with the current weights and step number 0, at which every lazy penalty is due.
     """

@@ -12,7 +12,7 @@ from gantrain.assemble import Training, assemble
 from gantrain.engine.finite import named_tensors
 from gantrain.engine.memory import container_limits, is_out_of_memory, largest_fitting
 from gantrain.session import trials
-from gantrain.session.trials import fitting_batch_size, gives_same_bits, thread_callbacks
+from gantrain.session.trials import fitting_batch_size, is_bitwise_equal, thread_callbacks
 from gantrain.tasks.job import Job
 
 SMALL = ("model.generator.width=4", "model.discriminator.width=4", "batch_size=8", "steps=100", "callback=[]")
@@ -37,7 +37,7 @@ def test_trial_steps_do_not_change_the_run(overrides: tuple[str, ...]) -> None:
     made = training(*overrides)
     before, random = numbers(made), torch.get_rng_state()
     settings = deepcopy([group["lr"] for group in made.run.state.D_optimizer.param_groups])
-    assert gives_same_bits(made, 1, 1)
+    assert is_bitwise_equal(made, 1, 1)
     assert all(torch.equal(a, b) for a, b in zip(numbers(made), before, strict=True))
     assert made.run.state.step == 3
     assert torch.equal(torch.get_rng_state(), random)
@@ -53,7 +53,7 @@ def test_dependence_on_the_number_of_threads_is_detected(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(trials, "tensors_after_step", by_threads)
     usual = torch.get_num_threads()
-    assert not gives_same_bits(made, 1, 2)
+    assert not is_bitwise_equal(made, 1, 2)
     assert torch.get_num_threads() == usual
 
 
