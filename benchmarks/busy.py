@@ -1,4 +1,4 @@
-"""Measure gantrain alone, beside a busy process and beside a second run, in turn; print medians and ratios.
+"""Measure gantrain alone, beside a busy process and beside a second run, in alternation; print medians and ratios.
 
     python benchmarks/busy.py                                    # all cases
     python benchmarks/busy.py default gaussian --rounds 5        # some cases

@@ -105,7 +105,8 @@ def make_arrays(name: str, case: Case) -> np.ndarray:
 class Turns:
     """Yields once for each step to run; each line of standard input is the number of steps of the next turn.
 
-    At the end of a turn the seconds per step are printed. So compare.py can measure several running programs in turn.
+    At the end of a turn the seconds per step are printed. So compare.py can measure several programs in
+    alternation.
     The first steps are a warm-up, which belongs to no turn.
     """
 

@@ -1,4 +1,4 @@
-"""Measure the naive loop, the bare loop and gantrain in turn (A B C A B C), and print medians and ratios.
+"""Measure the naive loop, the bare loop and gantrain in alternation (A B C A B C), and print medians and ratios.
 
     python benchmarks/compare.py                       # all cases
     python benchmarks/compare.py gaussian default      # some cases
@@ -50,7 +50,7 @@ STEPS = {
 
 
 def main() -> None:
-    """Measure the cases that were asked for."""
+    """Measure the chosen cases."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="case", help=", ".join(CASES))
     parser.add_argument("--rounds", type=int, default=9)

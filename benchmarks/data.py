@@ -2,8 +2,8 @@
 
     python benchmarks/data.py
 
-JPEGs of CelebA's size are resized to 64x64. The methods run in turn on the same files. The finished cache is already
-in the page cache of the system.
+JPEGs of CelebA's size are resized to 64x64. The methods run in alternation on the same files. The finished cache is
+already in the page cache of the system.
 """
 
 import argparse

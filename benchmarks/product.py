@@ -1,4 +1,4 @@
-"""Measure gantrain as `gantrain task=benchmark` does, in turn with the other programs of compare.py."""
+"""Measure gantrain as `gantrain task=benchmark` does, in alternation with the other programs of compare.py."""
 
 import sys
 import tempfile

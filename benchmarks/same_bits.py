@@ -1,4 +1,4 @@
-"""Check that this working tree trains the same networks, to the bit, as an earlier commit.
+"""Check that this working tree trains networks that are bitwise identical to those of an earlier commit.
 
     python benchmarks/same_bits.py                                  # all combinations
     python benchmarks/same_bits.py --only 'experiment|wgan_gp'      # combinations whose names match

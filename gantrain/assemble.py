@@ -1,4 +1,4 @@
-"""Build all parts of a training from the config, and check that they fit together."""
+"""Build all parts of a training run from the config, and check that they fit together."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from gantrain.config import Config, Node, RuntimeConfig, hyperparameters
 from gantrain.config_rules import check_batch_size
 from gantrain.datasets.base import Dataset, ImageDataset
 from gantrain.datasets.batches import Batches, FreshBatches, ImageBatches, Prefetcher, make_batches
-from gantrain.datasets.labels import count_classes, make_fake_labels
+from gantrain.datasets.labels import Labels, count_classes, make_fake_labels
 from gantrain.ema import EMA
 from gantrain.engine.device import choose_device
 from gantrain.engine.distributed import SINGLE_PROCESS, Processes
@@ -29,10 +29,10 @@ from gantrain.game import Objective
 from gantrain.instantiate import make, make_all, takes_parameter
 from gantrain.losses.base import Loss, RelativisticLoss
 from gantrain.metrics.base import Metric
-from gantrain.models.calling import takes_labels
+from gantrain.models.interface import takes_labels
 from gantrain.models.latent import Latent
 from gantrain.models.packing import pack
-from gantrain.regularizers.base import Labels, Regularizer
+from gantrain.regularizers.base import Regularizer
 from gantrain.schedules.apply import Schedules
 from gantrain.schedules.base import Schedule
 from gantrain.seeding import seed_everything
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Training:
-    """All parts of a training, built but not started; no file is written yet.
+    """All parts of a training run, built but not started; no file is written yet.
 
     Attributes:
         fake_labels: from (n, the labels of the real batch) to labels of n generated samples; None: unconditional.
@@ -202,7 +202,7 @@ def build_generator(node: Any, image_shape: Sequence[int], latent: Latent, num_c
 
 
 def build_discriminator(node: Any, image_shape: Sequence[int], num_classes: int | None, packing: int = 1) -> nn.Module:
-    """Make D for samples of the data's shape, packed by `packing`."""
+    """Make D for inputs that are `packing` concatenated samples of the data's shape (PacGAN)."""
 
     def build_for(shape: tuple[int, ...]) -> nn.Module:
         return cast(nn.Module, make("model.discriminator", node, nn.Module, shape, num_classes=num_classes))

@@ -1,4 +1,4 @@
-"""The length of a training, in steps or epochs, and the number of critic updates in each step."""
+"""The length of a training run, in steps or epochs, and the number of critic updates in each step."""
 
 import math
 import sys
@@ -12,7 +12,7 @@ from gantrain.errors import ConfigError
 
 
 def choose_budget(config: Config, typed: Sequence[str]) -> Config:
-    """Set steps or epochs to None, so that one is left: an override of the user replaces the other in a config file.
+    """Keep one of steps and epochs, and set the other to None; one typed on the command line wins over one in a config.
 
     Args:
         typed: the overrides on the command line.
@@ -41,8 +41,8 @@ class CriticSchedule:
     Attributes:
         n_critic: number of updates in a usual step.
         warm_n_critic: number of updates in a step of the warm-up.
-        warm_steps: the first steps, all of which belong to the warm-up.
-        warm_every: interval of later steps that belong to the warm-up; None: there are none.
+        warm_steps: number of warm-up steps at the start.
+        warm_every: interval of the warm-up steps after that; None: no more.
     """
 
     n_critic: int
@@ -68,7 +68,7 @@ class CriticSchedule:
 
 
 def critic_schedule(n_critic: int, warmup: CriticWarmup | None) -> CriticSchedule:
-    """Make the schedule of critic updates; a warm-up of None is no warm-up."""
+    """Make the schedule of critic updates; None: without a warm-up."""
     if warmup is None:
         return CriticSchedule(n_critic, n_critic, 0, None)
     return CriticSchedule(n_critic, warmup.n_critic, warmup.steps, warmup.every)

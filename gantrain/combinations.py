@@ -10,7 +10,7 @@ from gantrain.datasets.base import Dataset, ImageDataset
 from gantrain.engine.runtime import find_user_code
 from gantrain.errors import ConfigError
 from gantrain.game import Objective
-from gantrain.models.calling import takes_labels
+from gantrain.models.interface import takes_labels
 from gantrain.models.layers import couples_samples, has_batch_norm
 from gantrain.models.packing import Packed
 from gantrain.models.spectral_norm import has_spectral_norm
@@ -90,8 +90,8 @@ def check_combination(D: nn.Module, objective: Objective, config: Config) -> Non
     for name in config.allow:
         if name not in refusable:
             raise ConfigError(
-                f"allow=[{name}] is not a combination in this config that can be allowed; "
-                f"{'those are ' + ', '.join(sorted(refusable)) if refusable else 'leave it out'}."
+                f"allow=[{name}]: this config has no such combination; "
+                f"{'it has ' + ', '.join(sorted(refusable)) if refusable else 'leave it out'}."
             )
     for name, regularizer in regularizers.items() if not hasattr(D, "num_aux_classes") else ():
         if getattr(regularizer, "needs_classifier", False):

@@ -31,13 +31,13 @@ LIST_GROUPS = ("regularizer", "augment", "schedule", "metric", "callback")
 
 
 def outside_training(default: Any = MISSING, **options: Any) -> Any:
-    """Declare a setting that does not affect the weights, only the files; it may change when a run is resumed."""
+    """Declare a setting that may change when a run is resumed, because it does not affect how weights are updated."""
     return _setting(default, changes_training=False, **options)
 
 
-def for_task(task: str, default: Any) -> Any:
-    """Declare a setting that only this task reads."""
-    return _setting(default, changes_training=False, task=task)
+def for_task(default: Any, *tasks: str) -> Any:
+    """Declare a setting that only these tasks read."""
+    return _setting(default, changes_training=False, tasks=tasks)
 
 
 def _setting(default: Any, **metadata: Any) -> Any:
@@ -154,7 +154,7 @@ class Config:
     """compute the metrics every this many steps"""
     checkpoint: CheckpointConfig = outside_training(CheckpointConfig)
     on_divergence: str = outside_training("stop")
-    """what to do after NaN or Inf: stop, or rollback (continue from the last checkpoint with other random numbers)"""
+    """what to do after NaN or Inf: stop, or rollback (resume from the last checkpoint with different random numbers)"""
     max_rollbacks: int = outside_training(3)
     """maximum number of rollbacks in a run"""
     run_dir: str = outside_training("outputs/${now:%Y-%m-%d}/${now:%H-%M-%S}")
@@ -167,13 +167,13 @@ class Config:
     """start a new run with the weights of another run: its folder or one of its checkpoints"""
     trust: list[str] = outside_training(list)
     """your own Python modules that configs may use, for example [my_losses]; can only be set on the command line"""
-    run: str | None = for_task("sample", None)
+    run: str | None = for_task(None, "sample")
     """task=sample: folder of the run, or one of its checkpoints"""
-    num: int = for_task("sample", 64)
+    num: int = for_task(64, "sample")
     """task=sample: number of samples"""
-    labels: Any = for_task("sample", None)
+    labels: Any = for_task(None, "sample")
     """task=sample: classes of the samples, for example [3]; all: every class; null: class frequencies of the data"""
-    output: str | None = for_task("sample", None)
+    output: str | None = for_task(None, "sample", "benchmark")
     """file to write: .npz or .png for task=sample, .json for task=benchmark"""
 
 
@@ -184,15 +184,15 @@ class Setting:
     Attributes:
         key: dotted for nested settings, for example "checkpoint.every".
         text: the help text.
-        changes_training: whether the weights depend on it.
-        task: the only task that reads it; None: every task.
+        changes_training: whether a change of it is refused when a run is resumed.
+        tasks: the tasks that read it; (): every task.
     """
 
     key: str
     default: Any
     text: str
     changes_training: bool
-    task: str | None
+    tasks: tuple[str, ...]
 
 
 @cache
@@ -210,7 +210,7 @@ def _settings(owner: Any, prefix: str) -> Iterator[Setting]:
             yield from _settings(factory, f"{key}.")
             continue
         default = factory() if callable(factory) else f.default
-        yield Setting(key, default, texts.get(f.name, ""), changes, f.metadata.get("task"))
+        yield Setting(key, default, texts.get(f.name, ""), changes, f.metadata.get("tasks", ()))
 
 
 def field_texts(owner: type) -> dict[str, str]:
@@ -235,12 +235,12 @@ def _classes() -> dict[str, ast.ClassDef]:
 
 
 def keys_for_task(task: str) -> tuple[str, ...]:
-    """List the keys of the settings that only this task reads."""
-    return tuple(setting.key for setting in settings() if setting.task == task)
+    """List the keys of the settings that only some tasks read, this one among them."""
+    return tuple(setting.key for setting in settings() if task in setting.tasks)
 
 
 def keys_outside_training() -> tuple[str, ...]:
-    """List the top-level keys on which the weights do not depend."""
+    """List the top-level keys that may change when a run is resumed."""
     names = [f.name for f in fields(Config) if not f.metadata.get("changes_training", True)]
     return (*names, "hydra")
 

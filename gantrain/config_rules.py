@@ -41,13 +41,11 @@ def check(config: Config) -> None:
             check_at_least(config, "critic_warmup.every", 1)
     check_batch_size(config)
     for setting in settings():
-        if setting.task and lookup(config, setting.key) != setting.default:
-            value = lookup(config, setting.key)
-            if setting.default is None:
-                raise ConfigError(
-                    f"{setting.key}={value} has an effect only with task={setting.task}; add that, or leave "
-                    f"{setting.key} out."
-                )
+        if setting.tasks and setting.default is None and (value := lookup(config, setting.key)) is not None:
+            tasks = " or ".join(f"task={task}" for task in setting.tasks)
+            raise ConfigError(
+                f"{setting.key}={value} has an effect only with {tasks}; add that, or leave {setting.key} out."
+            )
     for key, node in (("optimizer", config.optimizer), ("discriminator_optimizer", config.discriminator_optimizer)):
         check_optimizer(key, node)
 

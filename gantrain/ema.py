@@ -33,7 +33,9 @@ class EMA:
                 "500,000 for CIFAR-10)."
             )
         if self.rampup is not None and not self.rampup > 0:
-            raise ValueError(f"rampup={self.rampup}: a fraction of the images seen, above 0, or null (0.05 is usual).")
+            raise ValueError(
+                f"rampup={self.rampup}: must be a fraction of the images seen, above 0, or null (0.05 is usual)."
+            )
 
     @torch.no_grad()
     def update(self, average: nn.Module, current: nn.Module, *, num_images: int, images_seen: int) -> None:

@@ -25,7 +25,7 @@ class DataError(UserError):
     """The data is missing, broken or does not fit the config."""
 
 
-class LostError(GantrainError):
+class LostPeerError(GantrainError):
     """Another process of the run no longer responds."""
 
 

@@ -70,7 +70,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Lock the folder of a run for this process; the lock ends with the process, even if it is killed.
+    """Lock the folder of a run for this process; the lock is released when the process ends, even by a kill.
 
     Raises:
         ConfigError: another process holds the lock, or the folder cannot be written to.
@@ -79,7 +79,9 @@ def exclusive(folder: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(exist_ok=True)
         if path.is_symlink() or path.parent.is_symlink():
-            raise ConfigError(f"{path} is a link, which gantrain never makes; the folder may be forged.")
+            raise ConfigError(
+                f"{path} is a link, which gantrain never creates; the folder may have been tampered with."
+            )
         lock = FileLock(path)
         lock.acquire(timeout=0)
     except Timeout:
@@ -105,9 +107,9 @@ def require_new_file(path: Path, option: str) -> None:
     """
     try:
         if path.exists():
-            raise ConfigError(f"{option}={path} exists already, and nothing is overwritten; choose another name.")
+            raise ConfigError(f"{option}={path} already exists, and gantrain never overwrites it; choose another name.")
         if not path.absolute().parent.is_dir():
-            raise ConfigError(f"{option}={path}: there is no folder {path.parent}; make it first.")
+            raise ConfigError(f"{option}={path}: there is no folder {path.parent}; create it first.")
         # Named like atomic_write's, because a file system limits the length of names.
         tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp").close()
     except OSError as error:
@@ -125,10 +127,8 @@ def explain_os_error(error: OSError, doing: str) -> GantrainError:
     """Convert an OSError into an error for the user, with exit status 1; `doing` names the action that failed."""
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in DISK_FULL:
-        return GantrainError(
-            f"The disk is full{where}: {doing} could not be finished. Files written before are complete; "
-            "free some space."
-        )
+        what = where or f": {doing[:1].lower()}{doing[1:]} failed"
+        return GantrainError(f"The disk is full{what}. Files that were already written are complete. Free some space.")
     return GantrainError(f"{doing} failed{where}: {error.strerror or error}.")
 
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from gantrain.augment.base import Augment
 from gantrain.datasets.batches import Batch, Batches, joined_batches
+from gantrain.datasets.labels import Labels
 from gantrain.losses.base import Logits, Loss, RelativisticLoss, sees_real
-from gantrain.models.calling import split_output, takes_labels
+from gantrain.models.interface import split_output, takes_labels
 from gantrain.models.layers import couples_samples
 from gantrain.models.spectral_norm import iterate_spectral_norms
 from gantrain.regularizers.base import (
@@ -19,7 +20,6 @@ from gantrain.regularizers.base import (
     Critic,
     DiscriminatorOutput,
     Draw,
-    Labels,
     Regularizer,
     UpdateBatch,
     overrides,
@@ -139,7 +139,7 @@ class Game:
             return self.generate(len(real.x), real.y)
 
     def critic_batch(self, real: Batch, clock: Clock) -> UpdateBatch:
-        """Make the batch of an update of D; the samples are generated now, the rest is lazy."""
+        """Make the batch of an update of D; samples are generated now, everything else is computed at first use."""
         fake = self.generate_detached(real)
         return self.batch(clock, real=lambda: real, fake=lambda: fake)
 
@@ -154,7 +154,7 @@ class Game:
         return lambda step: joined_batches(generator_batches, step, num=multiple)
 
     def generator_batch(self, real: Batch | None, clock: Clock) -> UpdateBatch:
-        """Make the batch of an update of G; the samples are generated now, the rest is lazy."""
+        """Make the batch of an update of G; samples are generated now, everything else is computed at first use."""
         fake = self.generate(self.generator_rows, None if real is None else real.y)
         return self.batch(clock, real=lambda: require_real(real), fake=lambda: fake)
 
@@ -215,7 +215,7 @@ class Game:
         return {name: penalty for name, penalty in penalties.items() if penalty is not None}
 
     def lazy_discriminator_penalties(self) -> dict[str, tuple[int, LossFunction]]:
-        """Return the lazy penalties on D by regularizer: the interval, and a function for the penalty times it."""
+        """Return the lazy penalties on D by regularizer: interval, and function that computes the penalty times it."""
 
         def make(name: str, regularizer: Regularizer) -> LossFunction:
             def lazy_loss(real: Batch | None, clock: Clock) -> tuple[Tensor, Logs]:
@@ -230,7 +230,7 @@ class Game:
         return {name: (r.every, make(name, r)) for name, r in regularizers.items()}
 
     def lazy_generator_penalties(self) -> dict[str, tuple[int, LossFunction]]:
-        """Return the lazy penalties on G by regularizer: the interval, and a function for the penalty times it."""
+        """Return the lazy penalties on G by regularizer: interval, and function that computes the penalty times it."""
 
         def make(name: str, regularizer: Regularizer) -> LossFunction:
             def lazy_loss(real: Batch | None, clock: Clock) -> tuple[Tensor, Logs]:

@@ -73,7 +73,7 @@ def _check_options(path: str, target: Any, options: Node, num_arguments: int, ke
     for name, value in options.items():
         if name in hints and not _fits(value, hints[name]):
             raise ConfigError(
-                f"{path}.{name}={value} is not of the right type; {target.__name__} takes {format_type(hints[name])}."
+                f"{path}.{name}={value} has the wrong type; {target.__name__} takes {format_type(hints[name])}."
             )
 
 

@@ -53,7 +53,7 @@ class Shard:
     rows: int = 0
 
     @property
-    def num_parts(self) -> int:
+    def num_shards(self) -> int:
         """Number of equal parts of a batch: one for each micro-batch of each rank."""
         return self.world_size * self.num_micro_batches
 
@@ -72,13 +72,13 @@ def own_rows(draw: Callable[[Sequence[int]], Tensor], shape: Sequence[int]) -> T
         shape: shape of the result; its first dimension may be a multiple of the micro-batch, for example for real and
             generated samples together.
     """
-    if shard.num_parts == 1:
+    if shard.num_shards == 1:
         return draw(shape)
     n, *rest = shape
     groups = max(1, n // shard.rows)
-    whole = draw([n * shard.num_parts, *rest])
-    parts = whole.view(groups, shard.world_size, shard.num_micro_batches, n // groups, *whole.shape[1:])
-    return parts[:, shard.rank, shard.micro_batch].flatten(0, 1)
+    whole = draw([n * shard.num_shards, *rest])
+    shards = whole.view(groups, shard.world_size, shard.num_micro_batches, n // groups, *whole.shape[1:])
+    return shards[:, shard.rank, shard.micro_batch].flatten(0, 1)
 
 
 def whole_batch(x: Float[Tensor, "n *shape"]) -> Float[Tensor, "m *shape"]:

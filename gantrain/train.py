@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 
 import gantrain.seeding as seeding
 from gantrain.datasets.batches import Batch, Batches
+from gantrain.datasets.labels import Labels
 from gantrain.ema import EMA
 from gantrain.game import Game, Objective
-from gantrain.regularizers.base import Labels
 from gantrain.schedules.apply import Schedules
 from gantrain.schedules.base import Clock
 from gantrain.seeding import seed_everything
@@ -22,7 +22,7 @@ from gantrain.updates import Logs, Update, add_penalties, frozen, make_player, p
 
 @dataclass
 class TrainState:
-    """The state that changes during training, without that of regularizers, augmentations and callbacks.
+    """The state that changes during training, except that of regularizers, augmentations and callbacks.
 
     Attributes:
         G_ema: the exponential moving average (EMA) of the generator; None: no EMA.
@@ -68,7 +68,7 @@ def train(
     precision: Callable[[nn.Module], Callable[..., Tensor]] = lambda network: network,
     accelerate: Callable[[Update], Update] = lambda update: update,
 ) -> None:
-    """Train D and G in turn until `steps` generator updates are done.
+    """Train D and G alternately until `steps` generator updates are done.
 
     With the Wasserstein loss and the gradient penalty this is Algorithm 1 of Gulrajani 2017; with weight clipping
     Algorithm 1 of Arjovsky 2017; with n_critic = 1 and the minimax loss Algorithm 1 of Goodfellow 2014; with the

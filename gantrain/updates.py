@@ -66,39 +66,43 @@ def make_update(
         allocate_gradients(optimizer)
     logs: list[Logs] = []
 
-    def make_part(i: int) -> Update:
-        def part(batch: Batch | None, clock: Clock) -> Logs:
+    def make_micro_update(i: int) -> Update:
+        def micro_update(batch: Batch | None, clock: Clock) -> Logs:
             if i == 0:
                 before()
                 optimizer.zero_grad(set_to_none=not zero_in_place)
             with micro_batch(i, accumulate, rows=rows // accumulate):
-                part_batch = select_micro_batch(batch, i, accumulate, rows=rows // accumulate)
-                loss, part_logs = loss_function(part_batch, clock)
+                selected = select_micro_batch(batch, i, accumulate, rows=rows // accumulate)
+                loss, own_logs = loss_function(selected, clock)
             (loss / accumulate if accumulate > 1 else loss).backward()  # type: ignore[no-untyped-call]
             if i == accumulate - 1:
                 optimizer.step()
-                after([*logs, part_logs])
-            return part_logs
+                after([*logs, own_logs])
+            return own_logs
 
-        part.__name__ = name
-        return accelerate(part)
+        micro_update.__name__ = name
+        return accelerate(micro_update)
 
-    parts = [make_part(i) for i in range(accumulate)]
-    return parts[0] if accumulate == 1 else join_parts(name, optimizer, parts, logs)
+    updates = [make_micro_update(i) for i in range(accumulate)]
+    return updates[0] if accumulate == 1 else join_micro_updates(name, optimizer, updates, logs)
 
 
-def join_parts(name: str, optimizer: Optimizer, parts: Sequence[Update], logs: list[Logs]) -> Update:
-    """Return an update that calls each part in turn, and combines their logs; `logs` holds those of the parts done."""
+def join_micro_updates(name: str, optimizer: Optimizer, updates: Sequence[Update], logs: list[Logs]) -> Update:
+    """Return an update that calls the micro-updates one after another, and combines their logs.
+
+    Args:
+        logs: holds the logs of the micro-updates done so far.
+    """
 
     def update(batch: Batch | None, clock: Clock) -> Logs:
         state = random_state(optimizer)
         logs.clear()
-        for part in parts:
-            # All parts start from the same random state: each draws the numbers of the whole batch and uses its rows
+        for micro_update in updates:
+            # All start from the same random state: each draws the numbers of the whole batch and uses its rows
             # (seeding.own_rows), so they do not depend on the number of micro-batches.
             set_random_state(optimizer, state)
-            logs.append(part(batch, clock))
-        return {tag: combine([part_logs[tag] for part_logs in logs]) for tag in logs[0]}
+            logs.append(micro_update(batch, clock))
+        return {tag: combine([own_logs[tag] for own_logs in logs]) for tag in logs[0]}
 
     update.__name__ = name
     return update
@@ -168,14 +172,17 @@ def allocate_gradients(optimizer: Optimizer) -> None:
 
 
 def select_micro_batch(batch: Batch | None, i: int, num: int, *, rows: int) -> Batch | None:
-    """Return the i-th of `num` micro-batches of `rows` rows; from a larger batch of G, a multiple of that."""
+    """Return the i-th of `num` micro-batches, of `rows` rows.
+
+    If G's batch is larger (generator_batch_multiple), its micro-batches have the same multiple of `rows`.
+    """
     if batch is None or num == 1:
         return batch
 
-    def part(x: Tensor) -> Tensor:
+    def select(x: Tensor) -> Tensor:
         return x.view(-1, num, rows, *x.shape[1:])[:, i].flatten(0, 1)
 
-    return Batch(part(batch.x), None if batch.y is None else part(batch.y))
+    return Batch(select(batch.x), None if batch.y is None else select(batch.y))
 
 
 @contextmanager

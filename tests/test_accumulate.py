@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from conditional_trainings import BATCH_SIZE, CPU, NUM_CLASSES, gradients, make_state, run, weights
+from conditional_runs import BATCH_SIZE, CPU, NUM_CLASSES, gradients, make_state, run, weights
 from torch import Tensor
 from torch.testing import assert_close
 

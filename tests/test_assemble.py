@@ -101,11 +101,11 @@ def test_lists_stay_lists(monkeypatch: pytest.MonkeyPatch) -> None:
             (),
             r"latent: Uniform also needs high; .*high=\.\.\.",
         ),
-        (UNIFORM | {"z_dim": "four"}, (), r"latent.z_dim=four is not of the right type; Uniform takes int"),
-        (UNIFORM | {"z_dim": 4.0}, (), r"latent.z_dim=4.0 is not of the right type; Uniform takes int"),
-        (UNIFORM | {"z_dim": True}, (), r"latent.z_dim=True is not of the right type; Uniform takes int"),
-        (UNIFORM | {"low": False}, (), r"latent.low=False is not of the right type; Uniform takes float"),
-        (UNIFORM | {"low": None}, (), r"latent.low=None is not of the right type; Uniform takes float"),
+        (UNIFORM | {"z_dim": "four"}, (), r"latent.z_dim=four has the wrong type; Uniform takes int"),
+        (UNIFORM | {"z_dim": 4.0}, (), r"latent.z_dim=4.0 has the wrong type; Uniform takes int"),
+        (UNIFORM | {"z_dim": True}, (), r"latent.z_dim=True has the wrong type; Uniform takes int"),
+        (UNIFORM | {"low": False}, (), r"latent.low=False has the wrong type; Uniform takes float"),
+        (UNIFORM | {"low": None}, (), r"latent.low=None has the wrong type; Uniform takes float"),
         (UNIFORM | {"low": 3.0}, (), r"latent: low=3.0, high=1.0: low must be below high"),
         (
             MLP | {"norm": "btach"},
@@ -333,9 +333,9 @@ def test_allow_uses_the_configured_name_of_the_penalty() -> None:
 @pytest.mark.parametrize(
     ("regularizers", "allow", "message"),
     [
-        ({}, ["gradient_penalty_with_batch_norm"], r"allow=\[gradient_penalty_with_batch_norm\] .*leave it out"),
-        (PENALTY, ["batch_norm"], r"allow=\[batch_norm\] .*those are gradient_penalty_with_batch_norm"),
-        (CLIP, ["weight_clip_with_batch_norm"], "is not a combination in this config that can be allowed"),
+        ({}, ["gradient_penalty_with_batch_norm"], r"allow=\[gradient_penalty_with_batch_norm\]: .*leave it out"),
+        (PENALTY, ["batch_norm"], r"allow=\[batch_norm\]: .*it has gradient_penalty_with_batch_norm"),
+        (CLIP, ["weight_clip_with_batch_norm"], "this config has no such combination"),
     ],
 )
 def test_unneeded_entries_of_allow_are_refused(

@@ -123,7 +123,11 @@ def test_boundary_values_pass(default: Config, key: str, value: object) -> None:
         ("ema_rampup", 0.05, "ema_rampup=0.05: there is no EMA to limit; set ema_halflife_images too"),
         ("labels", [3], r"labels=\[3\] has an effect only with task=sample; add that, or leave labels out"),
         ("run", "outputs/x", "run=outputs/x has an effect only with task=sample"),
-        ("output", "x.npz", "output=x.npz has an effect only with task=sample"),
+        (
+            "output",
+            "x.npz",
+            "output=x.npz has an effect only with task=sample or task=benchmark; add that",
+        ),
         *(
             (f"{group}.lr", rate, rf"{group}.lr={rate}: a learning rate is a number above 0")
             for group in ("optimizer", "discriminator_optimizer")

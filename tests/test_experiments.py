@@ -29,7 +29,7 @@ from gantrain.losses.base import Loss
 from gantrain.losses.lsgan import LeastSquares
 from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.losses.wasserstein import Wasserstein
-from gantrain.models.calling import split_output, takes_labels
+from gantrain.models.interface import split_output, takes_labels
 from gantrain.models.latent import Latent, Normal, Uniform
 from gantrain.models.layers import has_batch_norm
 from gantrain.regularizers.base import Regularizer

@@ -47,8 +47,8 @@ def test_wgan_gp_reaches_all_eight_modes(tmp_path: Path) -> None:
     with np.load(tmp_path / "samples.npz") as archive:
         samples = archive["samples"].astype(np.float64)
     angles = np.arange(8) * np.pi / 4
-    centres = 2 / 1.414 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    distances = np.linalg.norm(samples[:, None] - centres, axis=2)
+    centers = 2 / 1.414 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    distances = np.linalg.norm(samples[:, None] - centers, axis=2)
     near = distances.min(axis=1) < 0.2
     assert near.mean() > 0.6
     counts = np.bincount(distances.argmin(axis=1)[near], minlength=8)

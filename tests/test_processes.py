@@ -14,7 +14,7 @@ from filelock import FileLock
 from processes import OUTPUTS, Process, Result, gantrain, on_call, server, start, work
 from runs import assert_parts_acted, csv_rows, run_json
 
-from gantrain.engine.batch_norm import normalize_whole_batches
+from gantrain.engine.batch_norm import synchronize_batch_norm
 from gantrain.engine.distributed import SINGLE_PROCESS
 from gantrain.errors import ConfigError
 
@@ -208,7 +208,7 @@ def test_divergence_rolls_back_all_processes(ranks: Ranks, work: Path) -> None:
     spoil = on_call("gantrain.losses.nonsaturating:NonSaturating.generator", "args[1].mul_(float('nan'))", call=8)
     leader, follower = wait(ranks(*command, before={0: spoil}))
     assert (leader.status, follower.status) == (0, 0), leader.stderr
-    assert "Rolled back to step 6, with other random numbers (1 of at most 3 times)" in leader.stderr
+    assert "Rolled back to step 6, with different random numbers (1 of at most 3 times)" in leader.stderr
     assert follower.stderr == ""
     assert run_json(work / "run")["status"] == "finished"
 
@@ -222,9 +222,12 @@ def test_divergence_rolls_back_all_processes(ranks: Ranks, work: Path) -> None:
         ),
         ("optimizer.lr=-1", "optimizer.lr=-1: a learning rate is a number above 0"),
         ("stepz=3", "stepz"),
-        ("-m", "-m: the runs of a sweep are single processes, and torchrun started 2; call gantrain -m directly."),
-        ("task=sample", "task=sample runs in one process, and torchrun started 2"),
-        ("task=benchmark", "task=benchmark runs in one process, and torchrun started 2"),
+        (
+            "-m",
+            "-m: each run of a sweep is a single process, but torchrun started 2; run gantrain -m without",
+        ),
+        ("task=sample", "task=sample runs in one process, but torchrun started 2; run gantrain without torchrun"),
+        ("task=benchmark", "task=benchmark runs in one process, but torchrun started 2; run gantrain without torchrun"),
         ("init_from=nowhere", "nowhere has no checkpoint"),
     ],
 )
@@ -254,7 +257,7 @@ CHECK = """
 import torch, torch.distributed as dist
 from torch import nn
 from gantrain.engine.distributed import SINGLE_PROCESS, average_gradients
-from gantrain.engine.batch_norm import normalize_whole_batches
+from gantrain.engine.batch_norm import synchronize_batch_norm
 dist.init_process_group("gloo")
 rank, size, n = dist.get_rank(), dist.get_world_size(), 6
 for kind, shape in ((nn.BatchNorm1d, (n, 3)), (nn.BatchNorm2d, (n, 3, 4, 5))):
@@ -273,7 +276,7 @@ for kind, shape in ((nn.BatchNorm1d, (n, 3)), (nn.BatchNorm2d, (n, 3, 4, 5))):
             (slope,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
             return (scores + slope.flatten(1).norm(dim=1)).mean()
         whole, shared = model(), model()
-        normalize_whole_batches(shared)
+        synchronize_batch_norm(shared)
         assert type(shared[0]).__name__.startswith("Whole"), type(shared[0])
         rows = slice(rank * n // size, (rank + 1) * n // size)
         expected = loss(whole, x, weights); expected.backward()
@@ -343,7 +346,7 @@ def test_dependence_on_the_number_of_processes_is_refused_or_warned_about(ranks:
     assert (leader.status, follower.stderr) == (0, "")
     assert "LazyR1 is your own code: it must draw the random numbers of each sample" in leader.stderr
     with pytest.raises(ConfigError, match="BatchNorm3d in the Sequential would normalize the rows of each process"):
-        normalize_whole_batches(torch.nn.Sequential(torch.nn.BatchNorm3d(2)))
+        synchronize_batch_norm(torch.nn.Sequential(torch.nn.BatchNorm3d(2)))
 
 
 ENTRY = """

@@ -137,7 +137,7 @@ def test_resume_with_another_num_workers_is_exact(gantrain, work: Path) -> None:
     photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(work / "photos/0.png")
     refused = gantrain(*command, "run_dir=parts", "runtime.num_workers=3")
     assert refused.status == 2
-    assert "dataset: parts was trained on other data" in refused.stderr
+    assert "dataset: parts was trained on different data" in refused.stderr
     assert "allow_change=[dataset]" in refused.stderr
     photo.save(work / "photos/0.png")
     done = gantrain(*command, "run_dir=parts", "runtime.num_workers=3", "dataset.cache_dir=three")
@@ -211,7 +211,7 @@ def test_changed_training_config_is_refused_unless_allowed(
         (("model.generator.width=3", "steps=6"), r"\+ model\.generator\.width: 3"),
         (("model.generator.width=3", "steps=6", "allow_change=[model]"), r"step_00000004\.pt does not fit"),
         (("dataset=image_folder", "dataset.root=nowhere", "steps=6"), r"\+ dataset\._target_[^']*'allow_change"),
-        (("steps=3",), r"steps=3: out has 4 already; give at least as many"),
+        (("steps=3",), r"steps=3: the run in out has already done 4 steps; set steps to at least 4"),
         (("steps=6", "allow_change=[optimiser.lr]"), r"no such key.*optimizer\.lr"),
         (("steps=6", "resume=null"), r"runs are never overwritten"),
         (("steps=6", "resume=nowhere"), r"resume=nowhere: must be auto, null or the folder of a run"),

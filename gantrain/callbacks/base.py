@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from gantrain.session.run import Previous, Run
+from gantrain.session.run import PreviousSession, Run
 from gantrain.train import TrainState
 from gantrain.updates import Logs
 
@@ -24,7 +24,7 @@ class Callback:
     Attributes:
         every: interval in steps; None if the callback has no interval.
         tags: prefixes of the TensorBoard tags that it publishes, for example ("metric/",).
-        owns_scalars: whether it decides when scalars are logged whose tags belong to no callback.
+        owns_scalars: whether it decides at which steps the scalars that belong to no callback's `tags` are logged.
         order: callbacks with a lower order are called first, independent of the config: -1 for those that add values to
             the logs of a step, 1 for those that save the state after all others have handled the step.
         name: name in the config, or else name of the class; checkpoints keep the state of the callback under it.
@@ -55,7 +55,7 @@ class Callback:
         """Publish what precedes the first step of a new run; called after the start of all callbacks."""
 
     def rewind(self, state: TrainState) -> None:
-        """Remove the records after state.step, where the run was resumed or to which it was rolled back.
+        """Remove the records after state.step, the step that the run resumes from or was rolled back to.
 
         Also remove a record at state.step if run.survives_rewind() returns False. In a resumed run this is called
         instead of begin.
@@ -88,7 +88,7 @@ class Callback:
         return self.every is not None and step % self.every == 0
 
     def was_due(self, step: int) -> bool:
-        """Return whether the callback was due at a step of the previous part of the run, with the interval of then."""
+        """Return whether the callback was due at a step of the previous session, by the interval at that time."""
         previous = self.run.previous
         every = self.every if previous is None else previous.intervals.get(self.name, self.every)
         return every is not None and step % every == 0
@@ -143,7 +143,7 @@ class Callbacks:
 
     def rewind(self) -> None:
         """Rewind all callbacks after a rollback to the state's step."""
-        previous = self.run.previous or Previous(planned_steps=0)
+        previous = self.run.previous or PreviousSession(planned_steps=0)
         self.run.previous = replace(previous, planned_steps=self.run.steps, intervals=self.run.intervals())
         for callback in self.started:
             callback.rewind(self.run.state)
@@ -156,10 +156,10 @@ class Callbacks:
                 stack.callback(callback.finish, self.run.state, status)
 
 
-def not_because_of_the_end(run: Run, step: int) -> bool:
+def is_regular_record(run: Run, step: int) -> bool:
     """Return whether an uninterrupted run would also have the record at `step`, where this run is resumed.
 
-    If the previous part was planned to end at this step, the record may only be that of a last step. It is kept then if
-    the run ends at this step now, too.
+    If the previous session was planned to end at this step, the record may exist only because of that; then it is kept
+    only if the run still ends there.
     """
     return step == run.steps or (run.previous is not None and step < run.previous.planned_steps)

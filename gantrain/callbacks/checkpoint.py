@@ -150,7 +150,7 @@ class Checkpoint(Callback):
         content = host()
         for name, tensor in tensors(content):
             if tensor.is_floating_point() and not all_finite(tensor):
-                raise diverged(self.run, content["step"], f"{name} holds numbers that are not finite")
+                raise diverged(self.run, content["step"], f"{name} contains NaN or Inf")
         for listener in self.run.listeners:
             listener.flush()
         for name in names:

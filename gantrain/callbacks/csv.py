@@ -16,7 +16,7 @@ FIXED = ("step", "images", "seconds")
 """The columns that every row has."""
 
 MAX_LINE = 100_000
-"""Maximal length of a line, in characters; longer ones are damaged."""
+"""Maximum length of a line, in characters; longer ones are damaged."""
 
 
 class MetricsCSV(Callback):
@@ -69,7 +69,7 @@ class MetricsCSV(Callback):
 def read_cells(path: Path) -> list[dict[str, str]]:
     """Read the non-empty cells of every valid row; return [] if there is no file.
 
-    Rows with other content than numbers are skipped, and so is a last line without a line break, which was truncated
+    Rows with content that is not a number are skipped, and so is a last line without a line break, which was truncated
     when the process was killed.
     """
     if not path.exists():

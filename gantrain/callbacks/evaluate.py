@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from gantrain.callbacks.base import Callback, not_because_of_the_end
+from gantrain.callbacks.base import Callback, is_regular_record
 from gantrain.engine.distributed import interleave
 from gantrain.engine.memory import require_memory
 from gantrain.errors import ConfigError
@@ -52,7 +52,7 @@ class Evaluate(Callback):
 
     @override
     def survives_rewind(self, step: int) -> bool:
-        return not_because_of_the_end(self.run, step) or self.was_due(step)
+        return is_regular_record(self.run, step) or self.was_due(step)
 
     def measure(self, state: TrainState) -> dict[str, float]:
         """Compute all metrics of G, or of its EMA if there is one; return {} on all ranks but rank 0."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from gantrain.callbacks.base import Callback, not_because_of_the_end
+from gantrain.callbacks.base import Callback, is_regular_record
 from gantrain.engine.finite import first_nonfinite, named_tensors, norms
 from gantrain.session.divergence import diverged
 from gantrain.session.run import Run
@@ -16,7 +16,7 @@ from gantrain.train import TrainState
 from gantrain.updates import Logs
 
 MAX_ROWS = 1000
-"""Maximal number of steps between two checks for NaN and Inf, whatever the interval of logging is."""
+"""Maximum number of steps between two checks for NaN and Inf, whatever the interval of logging is."""
 
 
 class Log(Callback):
@@ -31,7 +31,7 @@ class Log(Callback):
 
     def __init__(self, *, every: int):
         self.every = every
-        # The last step that was logged not only because it was the last step of the run.
+        # The last step that was logged for another reason than being the last step of the run.
         self.due_at: int | None = None
 
     @override
@@ -41,7 +41,7 @@ class Log(Callback):
 
     @override
     def survives_rewind(self, step: int) -> bool:
-        return not_because_of_the_end(self.run, step) or step in (1, self.due_at) or self.was_due(step)
+        return is_regular_record(self.run, step) or step in (1, self.due_at) or self.was_due(step)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class Log(Callback):
 
     @override
     def __call__(self, state: TrainState, logs: Logs) -> None:
-        # The loss of G is last, as in the step: a non-finite penalty of D also makes it non-finite.
+        # The loss of G is last, because with first=discriminator a non-finite penalty of D also makes it non-finite.
         tags = [tag for tag, value in logs.items() if isinstance(value, Tensor) and not value.ndim]
         tags.sort(key="loss/generator".__eq__)
         self.rows.append((state.step, tags, torch.stack([cast(Tensor, logs[tag]) for tag in tags])))

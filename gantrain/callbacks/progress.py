@@ -17,7 +17,7 @@ class Progress(Callback):
     """Show a progress bar if stderr is a terminal; otherwise print a line from time to time.
 
     Args:
-        seconds_between_lines: minimal time between two printed lines; a bar does not use it.
+        seconds_between_lines: minimum time between two printed lines; a bar does not use it.
     """
 
     SECONDS_BETWEEN_UPDATES = 0.1
@@ -45,7 +45,7 @@ class Progress(Callback):
 
     @override
     def __call__(self, state: TrainState, logs: object) -> None:
-        # An update of the bar takes a tenth of a millisecond, which is much if a step takes one millisecond.
+        # An update of the bar takes a tenth of a millisecond, which matters when a step takes 1 ms.
         now = time.monotonic()
         if now - self.updated >= self.SECONDS_BETWEEN_UPDATES:
             self.update(state)

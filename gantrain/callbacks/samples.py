@@ -14,7 +14,7 @@ from gantrain.datasets.batches import to_signed
 from gantrain.engine.memory import require_memory
 from gantrain.evaluation import grids, plots
 from gantrain.evaluation.sampling import evaluating, forward
-from gantrain.models.calling import split_output, takes_labels
+from gantrain.models.interface import split_output, takes_labels
 from gantrain.models.layers import couples_samples_in_evaluation
 from gantrain.seeding import generator
 from gantrain.session.checkpoint import step_of

@@ -168,7 +168,7 @@ class EventFile:
         self.flush()
 
     def add(self, event: Event) -> None:
-        """Add an event, and write all pending events to the file if the last flush is a few seconds ago."""
+        """Add an event, and write all pending events to the file if the last flush was a few seconds ago."""
         event.wall_time = time.time()
         with self.lock:
             self.records.write(event.SerializeToString())

@@ -116,7 +116,7 @@ def check_own_options(folders: Sequence[Path]) -> None:
 
 
 def print_to_stdout(text: str) -> None:
-    """Print to stdout; a closed pipe, as with `| head`, is no error.
+    """Print to stdout; a closed pipe, as with `| head`, is not an error.
 
     Raises:
         GantrainError: stdout cannot be written to.

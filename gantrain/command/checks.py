@@ -22,7 +22,7 @@ USER_HYDRA_KEYS = re.compile(r"hydra/(launcher|sweeper)|hydra\.(launcher|sweeper
 """Hydra's keys that the user may set. The others create folders, call code or have no effect here."""
 
 MAX_RUNS = 10_000
-"""Maximal number of runs in a sweep; Hydra lists all runs before it starts the first."""
+"""Maximum number of runs in a sweep; Hydra lists all runs before it starts the first."""
 
 
 def check_keys(config: Node, overrides: Sequence[str]) -> None:
@@ -50,7 +50,7 @@ def check_keys(config: Node, overrides: Sequence[str]) -> None:
         prefix = f"{parent}." if parent else ""
         for key in names:
             if key not in given:
-                raise ConfigError(f"~{prefix}{key}: every run needs this key; change it by {prefix}{key}=...")
+                raise ConfigError(f"~{prefix}{key}: every run needs this key; change it with {prefix}{key}=...")
         for key in given:
             if key not in names:
                 hint = nearest(f"{prefix}{key}", [f"{prefix}{name}" for name in names])
@@ -95,7 +95,7 @@ def check_flags(given: argparse.Namespace) -> None:
 
 
 def check_overrides(overrides: Sequence[str], folders: Sequence[Path]) -> None:
-    """Check overrides on which Hydra would fail with no message, never end, or write into the working directory.
+    """Reject overrides with which Hydra would fail without a message, run forever, or write into the working directory.
 
     Args:
         folders: the folders of configs.
@@ -129,7 +129,7 @@ def check_overrides(overrides: Sequence[str], folders: Sequence[Path]) -> None:
             if name == "trust" and not (
                 isinstance(value, list) and all(trust.MODULE.fullmatch(str(module)) for module in value)
             ):
-                raise ConfigError(f"{line}: must be a list of modules, for example trust=[hinge].")
+                raise ConfigError(f"{line}: must be a list of modules, for example trust=[my_losses].")
             if name == "run_dir" and value in (None, ""):
                 raise ConfigError(f"{line}: every run needs a folder; name one, or leave run_dir out for a new one.")
             if name in LIST_GROUPS and not isinstance(value, str | list | dict):

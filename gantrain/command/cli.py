@@ -32,8 +32,8 @@ from gantrain.errors import ConfigError, GantrainError
 from gantrain.files import exclusive
 from gantrain.tasks.job import Job
 
-STARTED = {".hydra", "gantrain.log", "multirun.yaml"}
-"""Files in a folder in which no run has started yet."""
+FILES_BEFORE_START = {".hydra", "gantrain.log", "multirun.yaml"}
+"""What a folder contains at most before a run starts in it."""
 
 
 def run_job(composed: DictConfig, flags: Sequence[str]) -> None:
@@ -85,7 +85,7 @@ def remove_unused_folders() -> None:
     """Remove the folders that this process created and in which no run started."""
     for made in map(Path, created):
         for folder in (*made.glob("[0-9]*"), made):  # the runs of a sweep, then the sweep's folder
-            if folder.is_dir() and {path.name for path in folder.iterdir()} <= STARTED:
+            if folder.is_dir() and {path.name for path in folder.iterdir()} <= FILES_BEFORE_START:
                 with suppress(ConfigError, OSError), exclusive(folder):  # unless another process uses it
                     shutil.rmtree(folder)
         if not made.exists() and relative_to_cwd(made).parts[0] == "outputs":
@@ -101,7 +101,7 @@ def reject_sweep() -> None:
     Raises:
         ConfigError: always.
     """
-    raise ConfigError("-m: task=sample writes one file, not a sweep's folders; call it once for each run.")
+    raise ConfigError("-m: task=sample and task=benchmark cannot be swept; run the command once for each run.")
 
 
 class Task:
@@ -199,7 +199,8 @@ def main() -> None:
         check_own_options(config_folders(arguments))
         if given.multirun and (size := process_rank().world_size) > 1:
             raise ConfigError(
-                f"-m: the runs of a sweep are single processes, and torchrun started {size}; call gantrain -m directly."
+                f"-m: each run of a sweep is a single process, but torchrun started {size}; run gantrain -m "
+                "without torchrun."
             )
         check_overrides(given.overrides, config_folders(arguments))
         overrides = with_saved_overrides(given.overrides)

@@ -27,7 +27,7 @@ def explain(error: BaseException, arguments: Sequence[str]) -> GantrainError | N
         if isinstance(cause, OverrideParseException):
             return ConfigError(_unreadable(cause.override))
         if isinstance(cause, yaml.MarkedYAMLError) and (mark := cause.problem_mark):
-            return ConfigError(f"{mark.name}, line {mark.line + 1}: {cause.problem}; the file is not YAML there.")
+            return ConfigError(f"{mark.name}, line {mark.line + 1}: {cause.problem}; invalid YAML.")
     if isinstance(error, MissingConfigException):
         return ConfigError(_missing_option(str(error), config_folders(arguments)))
     if isinstance(error, OSError):
@@ -36,7 +36,7 @@ def explain(error: BaseException, arguments: Sequence[str]) -> GantrainError | N
         return None  # the object's own failure
     if isinstance(error, RuntimeError) and 'Could not detect "srun"' in str(error):  # submitit's words
         return ConfigError(
-            "hydra/launcher: SLURM is not available (srun is not found); call gantrain where jobs are submitted, or "
+            "hydra/launcher: SLURM is not available (srun is not found); run gantrain on a login node, or "
             "use hydra/launcher=devices for the GPUs of this machine."
         )
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -86,7 +86,7 @@ def _composition(message: str, arguments: Sequence[str]) -> str:
         # The first is the key that was typed; the second may be below it, as in dataset={rot: photos}.
         return _unknown_key(max(found[1], full_key[1] if full_key else "", key=len), message, arguments)
     if found := re.search(r"Could not append to config. An item is already at '([^']+)'", message):
-        return f"+{found[1]}: the key exists already; leave out the +."
+        return f"+{found[1]}: the key already exists; leave out the +."
     if found := re.search(r"Could not delete '([^']+)'", message):
         if found[1] in LIST_GROUPS:
             return f"~{found[1]}: a list cannot be removed; empty it with {found[1]}=[]."

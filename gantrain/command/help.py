@@ -10,12 +10,12 @@ USAGE = """\
 gantrain trains generative adversarial networks.
 
   gantrain                                     the default: DCGAN on the included digits
-  gantrain model=wgan_gp dataset=celeba        a recipe on other data
-  gantrain model=dcgan loss=lsgan n_critic=2   a recipe, changed
+  gantrain model=wgan_gp dataset=celeba        a recipe on a dataset
+  gantrain model=dcgan loss=lsgan n_critic=2   a recipe with overrides
   gantrain experiment=gaussian                 a whole experiment by name
   gantrain dataset=image_folder dataset.root=photos
-                                               your own pictures
-  gantrain -m model=dcgan,wgan_gp seed=0,1     a sweep: every combination, a run each
+                                               your own images
+  gantrain -m model=dcgan,wgan_gp seed=0,1     a sweep: one run for every combination
   gantrain task=sample run=outputs/DATE/TIME num=10000 output=samples.npz
                                                samples of a run
   gantrain --cfg job                           print the composed config and stop
@@ -26,7 +26,7 @@ Groups, chosen by group=option (lists by group=[one,two]):
 
 CLOSING = """
 Keys of an option are below its group: optimizer.lr=1e-4 model.generator.width=32 dataset.root=photos.
-Every key with its value: gantrain --cfg job model=wgan_gp. Further arguments of a class: +optimizer.eps=1e-7.
+Every key with its value: gantrain --cfg job model=wgan_gp. Other arguments of a class: +optimizer.eps=1e-7.
 Your own configs: gantrain --config-dir FOLDER experiment=NAME. Tab completion: eval "$(gantrain -sc install=bash)".
 More of Hydra's own flags: gantrain --hydra-help."""
 
@@ -37,7 +37,7 @@ ORDER = (
 
 
 def help_text(arguments: Sequence[str]) -> str:
-    """Return the help text: usage, every group and its options with a line each, and the top-level keys.
+    """Return the help text: usage, every group and its options with one line each, and the top-level keys.
 
     Args:
         arguments: the command's arguments; the groups of a --config-dir are listed too.

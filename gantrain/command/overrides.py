@@ -35,7 +35,7 @@ def with_saved_overrides(typed: Sequence[str]) -> list[str]:
         )
     if not holds_run(folder):
         raise ConfigError(
-            f"resume={resume}: must be auto, null or the folder of a run, and {folder} has no run; look in outputs."
+            f"resume={resume}: must be auto, null or the folder of a run, but {folder} holds no run; look in outputs."
         )
     path = folder / ".hydra" / "overrides.yaml"
     saved = load_yaml(path)

@@ -1,7 +1,7 @@
 """Restrict the code that a config may call.
 
-A config contains `_target_: module.Name`, and that class or function is imported and called. A config may come from a
-stranger, so it may only name gantrain's parts and torch's optimizers; other modules must be trusted on the command
+A config contains `_target_: module.Name`, and that class or function is imported and called. A config may be
+untrusted, so it may only name gantrain's parts and torch's optimizers; other modules must be trusted on the command
 line. Every config also has a section `hydra`, from which Hydra creates folders and calls code before the task starts;
 there a config may only choose launcher and sweeper.
 """
@@ -100,8 +100,8 @@ def hydra_checks(*, has_own_configs: bool) -> Iterator[None]:
     """Check composed configs while the block runs.
 
     Args:
-        has_own_configs: only the user's own configs may set hydra.mode. Without any, Hydra need not compose the config
-            a second time to read it.
+        has_own_configs: whether the command has a --config-dir. Only the user's configs can set hydra.mode; without
+            them Hydra need not compose the config a second time to read it.
     """
     load, get_mode = ConfigLoaderImpl.load_configuration, Hydra.get_mode
     check_composed_configs()

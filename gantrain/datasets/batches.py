@@ -292,7 +292,7 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
 def to_signed(images: Tensor) -> Tensor:
     """Convert uint8 in [0, 255] to float32 in [-1, 1].
 
-    It multiplies by 1 / 127.5, because division by a scalar does not give the same bits on every device.
+    It multiplies by 1 / 127.5, because division by a scalar is not bitwise identical on every device.
     """
     return images.float().mul_(1 / 127.5).sub_(1)
 

@@ -1,4 +1,4 @@
-"""A cache on disk that decodes images once and memory-maps them afterwards.
+"""A cache on disk: images are decoded once, and later runs read their pixels from the file.
 
 A cache is <name>-<key>.npy with the pixels and <name>-<key>.json, the manifest. The manifest is written last; without
 it there is no cache. Labels are not stored, because they are cheap to find again. The key covers the source and its
@@ -179,6 +179,10 @@ def _finish_fingerprint(digest: Any, shape: tuple[int, ...], labels: Int64[np.nd
     return str(digest.hexdigest())
 
 
+class _MismatchError(ValueError):
+    """A cache does not match its manifest."""
+
+
 def _load(source: Source, stem: Path, key: str) -> tuple[str, dict[str, str], Any, Any] | None:
     # Returns fingerprint, bad images with reasons, pixels and labels; None if the cache must be built.
     path, manifest_path = Path(f"{stem}.npy"), Path(f"{stem}.json")
@@ -188,26 +192,26 @@ def _load(source: Source, stem: Path, key: str) -> tuple[str, dict[str, str], An
         with open_regular(manifest_path) as file:
             manifest = json.load(file)
         if (manifest["version"], manifest["key"]) != (FORMAT_VERSION, key):
-            raise ValueError("another key")
+            raise _MismatchError("its version or key differs")
         digest, bad, recorded_stamp = manifest["fingerprint"], manifest["bad"], manifest["file"]
         if not isinstance(digest, str) or not all(isinstance(text, str) for pair in bad.items() for text in pair):
-            raise ValueError("text expected")
+            raise _MismatchError("its entries are not text")
         good = [i for i, name in enumerate(source.names) if name not in bad]
         if not good:
-            raise ValueError("no images")
+            raise _MismatchError("it has no images")
         labels = None if source.labels is None else source.labels[good]
         # Read-only, because private writable pages would count as used memory and limit the cache to the memory size.
         with open_regular(path) as file:
             images = np.lib.format.open_memmap(path, mode="r")
             expected = (len(good), *source.image_shape)
             if (images.dtype, images.shape) != (np.dtype(np.uint8), expected) or not images.flags.c_contiguous:
-                raise ValueError(f"{images.dtype} {list(images.shape)}")
+                raise _MismatchError(f"the pixels are {images.dtype} {list(images.shape)}")
             if (stamp := _file_stamp(file))["num_bytes"] != images.offset + images.nbytes:
-                raise ValueError(f"{stamp['num_bytes']:,} bytes")
+                raise _MismatchError(f"the file has {stamp['num_bytes']:,} bytes")
             if images.nbytes <= VERIFIED_BYTES or stamp != recorded_stamp:
                 file.seek(images.offset)  # hash the file, because pages read through the map would count as used memory
                 if _finish_fingerprint(hashlib.file_digest(file, "sha256"), images.shape, labels) != digest:
-                    raise ValueError("other pixels or labels")
+                    raise _MismatchError("pixels or labels differ")
         if stamp != recorded_stamp:
             with suppress(OSError):  # without write permission the cache is verified again at the next load
                 _write_manifest(stem, manifest | {"file": stamp})
@@ -218,6 +222,8 @@ def _load(source: Source, stem: Path, key: str) -> tuple[str, dict[str, str], An
         raise DataError(
             f"The cache {stem}.npy cannot be read ({error.strerror}); repair it or choose another dataset.cache_dir."
         ) from error
+    except _MismatchError as error:
+        reason = error
     except Exception as error:  # a damaged or malicious file can raise any exception
         reason = f"{type(error).__name__}: {error}"
     logger.warning("The cache %s.npy does not match its manifest (%s); decoding again.", stem, printable(reason))

@@ -81,7 +81,8 @@ def decoding(
     """Start workers that decode images, and yield an iterator over the images in order.
 
     A bad image is yielded as its BadImageError. An image is only valid until the next one is requested. The workers
-    are forked before the block of the `with` statement starts, so they do not copy threads started inside the block.
+    are forked before the block of the `with` statement starts, so that no thread started inside the block can hold a
+    lock at the time of the fork.
 
     Args:
         names: one name per image, for messages.

@@ -22,7 +22,7 @@ _SHA256 = {
 
 
 def digits(*, image_size: int | None) -> ImageDataset:
-    """Load 10,000 grey 28x28 digits with labels 0 to 9, without network or other files.
+    """Load 10,000 gray 28x28 digits with labels 0 to 9, without network or other files.
 
     Other values of image_size resize them in memory, which takes no longer than reading a cache.
 

@@ -59,14 +59,16 @@ def _parse(file: BufferedIOBase, name: str) -> UInt8[np.ndarray, "..."]:
         raise _broken(name, f"it has only {len(magic)} bytes")
     zeros, kind, num_dims = struct.unpack(">HBB", magic)
     if zeros != 0 or kind != _UNSIGNED_BYTES or not 1 <= num_dims <= _MAX_DIMS:
-        raise _broken(name, f"its magic number is {magic.hex()}, not 000008 and from 1 to {_MAX_DIMS} dimensions")
+        raise _broken(
+            name, f"its magic number is {magic.hex()}; expected 000008 and the number of dimensions (1 to {_MAX_DIMS})"
+        )
     dims = file.read(4 * num_dims)
     if len(dims) < 4 * num_dims:
         raise _broken(name, "it ends within its header")
     shape = struct.unpack(f">{num_dims}I", dims)
     size, num_bytes = "x".join(map(str, shape)), math.prod(shape)
     if not 1 <= num_bytes <= MAX_BYTES:
-        raise _broken(name, f"its header announces {size} bytes, not from 1 to {MAX_BYTES:,}")
+        raise _broken(name, f"its header declares {size} bytes; expected 1 to {MAX_BYTES:,}")
     # Pages take memory only once they are written, so a false size in the header costs nothing.
     pixels = np.empty(num_bytes, np.uint8)
     unread = pixels.data

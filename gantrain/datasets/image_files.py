@@ -202,12 +202,12 @@ def _zip_flaws(archive: zipfile.ZipFile) -> dict[str, str]:
             flaws[info.filename] = f"is compressed by method {info.compress_type}, neither stored nor deflated"
         elif stat.S_ISLNK(info.external_attr >> 16):
             flaws[info.filename] = "is a link"
-        elif _leads_out(info.filename):
-            flaws[info.filename] = "leads out of the zip"
+        elif _points_outside(info.filename):
+            flaws[info.filename] = "points outside the zip"
     return flaws
 
 
-def _leads_out(name: str) -> bool:
+def _points_outside(name: str) -> bool:
     path = PureWindowsPath(name)  # recognizes drives and both kinds of slashes
     return bool(path.anchor) or ".." in path.parts
 

@@ -30,7 +30,7 @@ def image_folder(
     check_count("image_size", image_size)
     check_fraction("max_bad_fraction", max_bad_fraction)
     if channels not in (1, 3):
-        raise ConfigError(f"dataset.channels={channels} must be 1 (grey) or 3 (RGB).")
+        raise ConfigError(f"dataset.channels={channels} must be 1 (gray) or 3 (RGB).")
     files = open_image_files(Path(root).expanduser())
     labels, num_classes = _labels(files)
     source = Source(

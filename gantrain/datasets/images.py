@@ -28,14 +28,14 @@ class BadImageError(Exception):
 
 
 def load_image(content: bytes, *, channels: int) -> Image.Image:
-    """Decode a PNG, JPEG or WebP to an upright 8-bit image on white, with 1 (grey) or 3 (RGB) channels.
+    """Decode a PNG, JPEG or WebP to an upright 8-bit image on white, with 1 (gray) or 3 (RGB) channels.
 
     Raises:
         BadImageError: the content is broken, too large or of another format.
     """
     try:
         with Image.open(BytesIO(content), formats=_FORMATS) as image:
-            _check_size(image.width, image.height)
+            _check_size(image.width, image.height, "has")
             if image.format in ("JPEG", "MPO") and content.count(_START_OF_SCAN) > MAX_SCANS:
                 raise BadImageError(f"has more than {MAX_SCANS} scans")
             upright = image if image.getexif().get(_ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
@@ -51,8 +51,8 @@ def load_image(content: bytes, *, channels: int) -> Image.Image:
 def _convert(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit values at 255; dividing by 257 scales 65535 to 255.
-        grey = np.rint(np.asarray(image, np.float64) / 257).clip(0, 255)
-        image = Image.fromarray(grey.astype(np.uint8))
+        gray = np.rint(np.asarray(image, np.float64) / 257).clip(0, 255)
+        image = Image.fromarray(gray.astype(np.uint8))
     elif image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.new("RGBA", layer.size, "white")
@@ -69,7 +69,7 @@ def resize(image: Image.Image, width: int, height: int) -> Image.Image:
     Raises:
         BadImageError: the result would exceed MAX_PIXELS or MAX_SIDE.
     """
-    _check_size(width, height)
+    _check_size(width, height, "would be resized to")
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
@@ -102,6 +102,6 @@ def from_array(pixels: UInt8[np.ndarray, "c h w"]) -> Image.Image:
     return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
-def _check_size(width: int, height: int) -> None:
+def _check_size(width: int, height: int, verb: str) -> None:
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise BadImageError(f"would take {width}x{height} pixels, more than {MAX_PIXELS:,} or {MAX_SIDE:,} a side")
+        raise BadImageError(f"{verb} {width}x{height} pixels, more than {MAX_PIXELS:,} or {MAX_SIDE:,} per side")

@@ -11,6 +11,7 @@ from gantrain.datasets.base import Dataset
 from gantrain.seeding import own_rows
 
 Labels = Int64[Tensor, " n"] | None
+"""The classes of n samples; None if they have none."""
 
 
 class RealLabels:
@@ -28,7 +29,7 @@ class RealLabels:
             ValueError: the real batch does not have n labels.
         """
         if real_labels is None or len(real_labels) != n:
-            raise ValueError(f"fake_labels=real: the real batch has no {n} labels; use fake_labels=empirical.")
+            raise ValueError(f"fake_labels=real: the real batch does not have {n} labels; use fake_labels=empirical.")
         return real_labels
 
 

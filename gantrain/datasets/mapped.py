@@ -19,8 +19,8 @@ from gantrain.errors import GantrainError
 class MappedImages(ImageDataset):
     """Images in a file: memory-mapped as `images`, but read with pread by `gather`.
 
-    Pages read through the map count as memory of this process, and one small image brings up to two megabytes of the
-    file into memory. pread avoids both and takes half the time.
+    Pages read through the map count as memory of this process, and the first access to a small image brings up to
+    1.3 MB of the file into memory. pread avoids both and takes half the time.
     """
 
     def __init__(self, path: Path, images: np.memmap[Any, Any], **attributes: Any):

@@ -15,7 +15,7 @@ _NUM_CLASSES = 10
 
 
 def mnist(*, root: str, download: bool, image_size: int | None, cache_dir: str) -> ImageDataset:
-    """Load the 60,000 training images of MNIST, 28x28 grey, with labels 0 to 9.
+    """Load the 60,000 training images of MNIST, 28x28 gray, with labels 0 to 9.
 
     Raises:
         ConfigError: image_size is below 1, or the cache cannot be written.
@@ -28,7 +28,7 @@ def mnist(*, root: str, download: bool, image_size: int | None, cache_dir: str) 
 
 
 def fashion_mnist(*, root: str, download: bool, image_size: int | None, cache_dir: str) -> ImageDataset:
-    """Load the 60,000 training images of FashionMNIST, 28x28 grey, with labels 0 to 9 for kinds of clothing.
+    """Load the 60,000 training images of FashionMNIST, 28x28 gray, with labels 0 to 9 for kinds of clothing.
 
     Raises:
         ConfigError: image_size is below 1, or the cache cannot be written.

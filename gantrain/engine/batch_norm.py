@@ -24,8 +24,8 @@ class _AllReduceSum(torch.autograd.Function):
         return _AllReduceSum.apply(gradient)
 
 
-class _WholeBatchNorm(_BatchNorm):
-    """Normalizes over the rows of all processes; can be differentiated twice, on every device."""
+class _SynchronizedBatchNorm(_BatchNorm):
+    """Synchronized BatchNorm: normalizes over the rows of all processes; twice differentiable, on every device."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x by the statistics of the whole batch; in evaluation mode by the running statistics."""
@@ -61,21 +61,21 @@ class _WholeBatchNorm(_BatchNorm):
         self.running_var.lerp_((var * (num / (num - 1))).to(self.running_var.dtype), weight)
 
 
-class WholeBatchNorm1d(_WholeBatchNorm, nn.BatchNorm1d):
-    """BatchNorm1d over the rows of all processes."""
+class SynchronizedBatchNorm1d(_SynchronizedBatchNorm, nn.BatchNorm1d):
+    """BatchNorm1d that is synchronized over all processes."""
 
 
-class WholeBatchNorm2d(_WholeBatchNorm, nn.BatchNorm2d):
-    """BatchNorm2d over the rows of all processes."""
+class SynchronizedBatchNorm2d(_SynchronizedBatchNorm, nn.BatchNorm2d):
+    """BatchNorm2d that is synchronized over all processes."""
 
 
-def normalize_whole_batches(network: nn.Module) -> None:
+def synchronize_batch_norm(network: nn.Module) -> None:
     """Make every BatchNorm layer of the network normalize over all processes; parameters and buffers are kept.
 
     Raises:
         ConfigError: the network has another type of BatchNorm layer, which would see only the rows of its own process.
     """
-    kinds: dict[type, type] = {nn.BatchNorm1d: WholeBatchNorm1d, nn.BatchNorm2d: WholeBatchNorm2d}
+    kinds: dict[type, type] = {nn.BatchNorm1d: SynchronizedBatchNorm1d, nn.BatchNorm2d: SynchronizedBatchNorm2d}
     for module in network.modules():
         if isinstance(module, _BatchNorm) and type(module) not in (*kinds, *kinds.values(), nn.SyncBatchNorm):
             raise ConfigError(

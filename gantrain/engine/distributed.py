@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 import gantrain.seeding as seeding
 from gantrain.console import console
-from gantrain.engine.batch_norm import normalize_whole_batches
+from gantrain.engine.batch_norm import synchronize_batch_norm
 from gantrain.engine.torchrun import ProcessRank, is_started_by_torchrun, process_rank
 from gantrain.errors import ConfigError, GantrainError, UserError
 from gantrain.train import TrainState
@@ -80,7 +80,7 @@ class Processes(ProcessRank):
         dist.broadcast_object_list(objects, src=0, group=self.host_group)
         return objects[0]
 
-    def barrier(self) -> None:
+    def wait_for_rank_0(self) -> None:
         """Wait until rank 0 calls this too; rank 0 does not wait."""
         self.broadcast(None)
 
@@ -119,7 +119,7 @@ class Processes(ProcessRank):
                 optimizer.register_step_pre_hook(lambda optimizer, *_: average_gradients(optimizer, self.world_size))
             for network in (state.G, state.D, state.G_ema):
                 if network is not None:
-                    normalize_whole_batches(network)
+                    synchronize_batch_norm(network)
 
     def average_logs(self, state: TrainState, logs: Logs) -> None:
         """Replace each tensor in the logs of a step by its mean over all ranks."""
@@ -166,13 +166,13 @@ def join_processes() -> Iterator[Processes]:
     from torch._C._distributed_c10d import PrefixStore  # missing in some builds of torch
     from torch.distributed.rendezvous import rendezvous
 
-    # Another key prefix for each start: processes that torchrun restarts (--max-restarts) would otherwise wait forever
+    # Each start has its own key prefix: processes that torchrun restarts (--max-restarts) would otherwise wait forever
     # for keys of the previous start (torch 2.14).
     start = f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     store, rank, world_size = next(rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=PrefixStore(start, store), rank=rank, world_size=world_size)
-    # A long timeout, because rank 0 may decode a large data set while the others wait.
+    # A long timeout, because rank 0 may decode a large dataset while the others wait.
     host_group = dist.new_group(backend="gloo", timeout=timedelta(days=7))
     console.quiet = own.rank > 0
     try:
@@ -194,7 +194,7 @@ def require_single_process(what: str) -> None:
     """
     if (world_size := process_rank().world_size) > 1:
         raise ConfigError(
-            f"{what} runs in one process, and torchrun started {world_size}; call gantrain without torchrun."
+            f"{what} runs in one process, but torchrun started {world_size}; run gantrain without torchrun."
         )
 
 

@@ -14,7 +14,7 @@ from gantrain.train import TrainState
 def named_tensors(state: TrainState) -> Iterator[tuple[str, Tensor]]:
     """Yield the floating point tensors of a state with their names: gradients, weights, buffers and moments.
 
-    The order is that in which a step changes them, so the first non-finite one is nearest to the cause.
+    D is before G, the order of a step with first=discriminator, so the first non-finite one is nearest to the cause.
     """
     for network, module, optimizer in (("D", state.D, state.D_optimizer), ("G", state.G, state.G_optimizer)):
         parameters = {f"{network}.{name}": parameter for name, parameter in module.named_parameters()}
@@ -61,7 +61,7 @@ def first_nonfinite(named: Iterable[tuple[str, Tensor]]) -> str | None:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Return whether a tensor on the host is finite; safe to call from other threads than that of the training.
+    """Return whether a tensor on the host is finite; safe to call from any thread.
 
     It uses numpy, because torch would start another pool of OpenMP threads for the calling thread. With more OpenMP
     threads than cores, those of the training sleep between operations from then on, and small networks lose a third of

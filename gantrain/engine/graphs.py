@@ -27,9 +27,9 @@ class CapturedUpdate:
     """An update that runs eagerly a few times, is then captured as a CUDA graph, and is replayed from then on.
 
     The eager calls are ordinary updates, so no step is repeated or lost. They read the same input tensors as the
-    replays, so a resumed run, which starts with eager calls, gives the same bits. The outputs of a replay are
+    replays, so a resumed run, which starts with eager calls, is bit-exact. The outputs of a replay are
     overwritten by the next one. Settings of an optimizer are constants in a graph: when one changes, the update is
-    captured again; if the last graph was replayed only a few times, after twice as many eager calls.
+    captured again. If the last graph was replayed only a few times, the number of eager calls before that doubles.
 
     Args:
         failures: shared by all updates of a run; contains the reason once a capture has failed. From then on all

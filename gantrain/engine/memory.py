@@ -1,6 +1,6 @@
 """Read how much memory a device has, check that tensors can fit, and estimate the largest batch size that fits.
 
-The check is necessary because Linux grants more memory than there is, and later kills the process with no message.
+The check is necessary because Linux overcommits memory, and later kills the process with no message.
 """
 
 import os

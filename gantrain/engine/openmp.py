@@ -52,15 +52,15 @@ def busy_seconds() -> float:
 class AdaptThreads:
     """Callback that adapts the number of CPU threads of the updates to the cores that other programs leave free.
 
-    The number is max_threads, or a half, a quarter, ... of it. It is used only if it gives the same bits, which is
-    checked once for each number: some convolutions sum in another order with another number of threads, and the result
-    of a run must not depend on other programs. Nothing is known of what the callbacks compute, such as metrics, so they
-    always run with max_threads.
+    The number is max_threads, or a half, a quarter, ... of it. It is used only if its results are bitwise identical,
+    which is checked once for each number: with a different number of threads some convolutions sum in a different
+    order, and the result of a run must not depend on other programs. What callbacks compute, such as metrics, cannot be
+    checked, so they always run with max_threads.
 
     Args:
         max_threads: number of threads on an idle machine.
         set_threads: sets the number of threads.
-        gives_same_bits: returns whether a training step with this number of threads gives the same bits as with
+        is_bitwise_equal: returns whether a training step with this number of threads is bitwise identical to one with
             max_threads.
         busy_seconds, own_seconds, now: clocks in seconds: busy time of the cores, CPU time of this process, wall time.
     """
@@ -70,16 +70,16 @@ class AdaptThreads:
         max_threads: int,
         *,
         set_threads: Callable[[int], None],
-        gives_same_bits: Callable[[int], bool],
+        is_bitwise_equal: Callable[[int], bool],
         busy_seconds: Callable[[], float] = busy_seconds,
         own_seconds: Callable[[], float] = time.process_time,
         now: Callable[[], float] = time.monotonic,
     ):
         self.max_threads = self.threads = self.current = max_threads
-        self.set_threads, self.gives_same_bits = set_threads, gives_same_bits
+        self.set_threads, self.is_bitwise_equal = set_threads, is_bitwise_equal
         self.clocks = (busy_seconds, own_seconds, now)
         self.now = now
-        self.same_bits = {max_threads: True}
+        self.is_equal = {max_threads: True}
         self.wanted: list[int] = []
         self.restart()
 
@@ -125,8 +125,8 @@ class AdaptThreads:
         return threads
 
     def change(self, threads: int) -> None:
-        """Choose the number of threads for the updates, if it gives the same bits."""
-        if threads not in self.same_bits:
-            self.same_bits[threads] = self.gives_same_bits(threads)
-        if self.same_bits[threads]:
+        """Choose the number of threads for the updates, if the results are bitwise identical."""
+        if threads not in self.is_equal:
+            self.is_equal[threads] = self.is_bitwise_equal(threads)
+        if self.is_equal[threads]:
             self.threads = threads

@@ -40,8 +40,8 @@ class Runtime:
 
     Attributes:
         precision: float32; tf32 (float32, but matrix products and convolutions round their inputs to 10 bits of
-            mantissa, as torch does for convolutions by default); or bf16 (networks under autocast; penalties and losses
-            as in tf32).
+            mantissa, as torch does for convolutions by default); or bf16 (networks under autocast; losses and penalties
+            in float32 with TF32 matrix products).
         acceleration: eager, or graph: each player's update is replayed as one CUDA graph.
         layout: memory format of the networks' weights; the outputs of convolutions get the same format.
         threads: number of CPU threads; None: torch's default, which may be adapted to the load of the machine.
@@ -148,8 +148,8 @@ def choose(
         optimizers = (state.G_optimizer, state.D_optimizer)
         name = find_user_code([state.G, state.D, *optimizers, *parts]) if acceleration == "auto" else None
         user_code = name and (
-            f"{name} is your own code, which may do different things from one update to the next; if it does the same "
-            "every time, set runtime.acceleration=graph"
+            f"{name} is your own code, which may run different operations from one update to the next; if it never "
+            "does, set runtime.acceleration=graph"
         )
         reason = _uncapturable(device, optimizers, parts, num_processes) or user_code
         acceleration = "graph" if reason is None else _fall_back("acceleration", "graph", "eager", reason)
@@ -194,7 +194,7 @@ def _uncapturable(
 ) -> str | None:
     """Return why updates cannot be captured as CUDA graphs; None if they can."""
     if device.type != "cuda":
-        return f"CUDA graphs need a CUDA device, and this is {device}"
+        return f"CUDA graphs need a CUDA device, but this is {device}"
     if num_processes > 1:
         return f"the {num_processes} processes communicate within an update"
     for optimizer in optimizers:

@@ -32,7 +32,8 @@ class LapTimer:
     """Measures the laps of each step: "data", updates ("critic", "generator"), callbacks, and "rest".
 
     On a GPU the times are CUDA events, so the training does not wait for the device; only steps() does. Host and device
-    work in parallel as without a timer. When the device waits for the host, the time counts for the lap of the host.
+    work in parallel as without a timer. Time in which the device idles is counted for what the host does
+    meanwhile.
     """
 
     def __init__(self, device: torch.device):
@@ -124,7 +125,7 @@ class TimedBatches:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WatchedRuntime(Runtime):
+class TimedRuntime(Runtime):
     """A runtime that enters a context around each call of an update.
 
     Attributes:
@@ -136,16 +137,16 @@ class WatchedRuntime(Runtime):
     @override
     def accelerate(self, state: TrainState) -> Callable[[Update], Update]:
         accelerate = super().accelerate(state)
-        return lambda update: self.watched(accelerate(update), update.__name__.removeprefix("update_"))
+        return lambda update: self.timed(accelerate(update), update.__name__.removeprefix("update_"))
 
-    def watched(self, update: Update, name: str) -> Update:
+    def timed(self, update: Update, name: str) -> Update:
         """Return an update that runs in the context of its name."""
 
-        def watched(batch: Batch | None, clock: Clock) -> Logs:
+        def timed(batch: Batch | None, clock: Clock) -> Logs:
             with self.around(name):
                 return update(batch, clock)
 
-        return watched
+        return timed
 
 
 @runtime_checkable
@@ -165,7 +166,7 @@ class TimedCallback:
 
     Args:
         callback: its interval is shortened, so that it is due several times within few steps.
-        max_every: maximal interval while measuring, in steps.
+        max_every: maximum interval while measuring, in steps.
         wait: waits for the background thread of the callback; None if it has none.
     """
 
@@ -206,7 +207,7 @@ class TimedCallback:
 
 @dataclass
 class EndOfStep:
-    """The last callback: ends the step of the timer.
+    """Tells the timer that a step has ended; must be the last callback.
 
     Attributes:
         after: called with the timer after each step from step `since` on; its time is not counted.

@@ -71,8 +71,8 @@ def animation(
 
     Args:
         frames: the files, in order.
-        max_frames: maximal number of frames; of more files, evenly spaced ones are used.
-        max_width: maximal width in pixels; wider pictures are scaled down.
+        max_frames: maximum number of frames; of more files, evenly spaced ones are used.
+        max_width: maximum width in pixels; wider pictures are scaled down.
         frame_ms, last_ms: duration of a frame and of the last frame, in milliseconds.
     """
     chosen = [frame for frame in (frames[i] for i in evenly(len(frames), max_frames)) if _is_intact(frame)]

@@ -22,7 +22,7 @@ from gantrain.evaluation.grids import Picture
 Critic = Callable[[Tensor], Tensor]
 """From points [n, 2] to logits [n], both on the CPU."""
 
-REAL, GENERATED = "#0072b2", "#d55e00"  # colours of Okabe and Ito 2008, which colour-blind people can distinguish
+REAL, GENERATED = "#0072b2", "#d55e00"  # colors of Okabe and Ito 2008, which color-blind people can distinguish
 LINES = [REAL, GENERATED, "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 DPI = 100
 MAX_PANELS = 12
@@ -115,8 +115,8 @@ def scatter(
     Source: Gulrajani 2017, figure 2.
     """
     figure, (axes,) = _figure(1, title, width=6.0, height=6.4, margins=(0.1, 0.14, 0.97, 0.95))
-    centre, reach = (real.amin(0) + real.amax(0)) / 2, 0.65 * float((real.amax(0) - real.amin(0)).max())
-    (left, bottom), (right, top) = (centre - reach).tolist(), (centre + reach).tolist()
+    center, reach = (real.amin(0) + real.amax(0)) / 2, 0.65 * float((real.amax(0) - real.amin(0)).max())
+    (left, bottom), (right, top) = (center - reach).tolist(), (center + reach).tolist()
 
     if critic is not None:
         x, y = torch.linspace(left, right, 96), torch.linspace(bottom, top, 96)
@@ -126,13 +126,13 @@ def scatter(
         axes.contour(x.numpy(), y.numpy(), levels, 16, colors="0.45", linewidths=0.5, linestyles="solid")
         axes.plot([], [], color="0.45", linewidth=0.8, label="critic (darker: more real)")
 
-    for points, colour, label in _series(real, fake):
+    for points, color, label in _series(real, fake):
         inside = ((points >= torch.tensor([left, bottom])) & (points <= torch.tensor([right, top]))).all(1)
         axes.scatter(
             points[:, 0].numpy(),
             points[:, 1].numpy(),
             s=7,
-            color=colour,
+            color=color,
             alpha=0.6,
             linewidths=0,
             label=label + _share_outside(inside),
@@ -145,17 +145,17 @@ def scatter(
 
 def _series(real: Tensor, fake: Tensor | None) -> list[tuple[Tensor, str, str]]:
     pairs = [(real, REAL, "real"), (fake, GENERATED, "generated")]
-    return [(values, colour, label) for values, colour, label in pairs if values is not None]
+    return [(values, color, label) for values, color, label in pairs if values is not None]
 
 
 def _draw_density(axes: Axes, real: Tensor, fake: Tensor | None) -> None:
     (low, high), bins = _frame(real)
     x = torch.linspace(low, high, 400)
     heights = []
-    for values, colour, label in _series(real, fake):
+    for values, color, label in _series(real, fake):
         density = kernel_density(values, x)
         heights.append(float(density.max()))
-        _curve(axes, x, density, colour, label + _bars(axes, values, bins, colour))
+        _curve(axes, x, density, color, label + _bars(axes, values, bins, color))
     axes.set(xlim=(low, high), ylim=(0, 2 * heights[0]))
 
 
@@ -166,19 +166,19 @@ def _frame(real: Tensor) -> tuple[tuple[float, float], ndarray]:
     return (low - margin, high + margin), np.linspace(low - margin, high + margin, 61)
 
 
-def _bars(axes: Axes, values: Tensor, bins: ndarray, colour: str) -> str:
+def _bars(axes: Axes, values: Tensor, bins: ndarray, color: str) -> str:
     """Draw a histogram; return a label with the share of values outside its range, or "" if it is under 0.5 %."""
     inside = (values >= bins[0]) & (values <= bins[-1])
     # Weights instead of density=True, which would normalize without the values outside the range.
     weights = np.full(int(inside.sum()), 1 / (len(values) * (bins[1] - bins[0])))
     # A single outline is drawn ten times as fast as sixty bars.
-    style: Any = {"histtype": "stepfilled", "color": colour, "alpha": 0.3}
+    style: Any = {"histtype": "stepfilled", "color": color, "alpha": 0.3}
     axes.hist(values[inside].numpy(), bins=bins.tolist(), weights=weights, **style)
     return _share_outside(inside)
 
 
-def _curve(axes: Axes, x: Tensor, density: Tensor, colour: str, label: str) -> Line2D:
-    (line,) = axes.plot(x.numpy(), density.numpy(), color=colour, linewidth=2, label=label)
+def _curve(axes: Axes, x: Tensor, density: Tensor, color: str, label: str) -> Line2D:
+    (line,) = axes.plot(x.numpy(), density.numpy(), color=color, linewidth=2, label=label)
     return line
 
 
@@ -223,9 +223,9 @@ def curves(rows: Sequence[dict[str, float]]) -> Picture | None:
     figure, all_axes = _figure(len(panels), "")
     for axes, (panel, tags) in zip(all_axes, panels.items(), strict=True):
         drawn = []
-        for tag, colour in zip(tags, LINES * len(tags), strict=False):
+        for tag, color in zip(tags, LINES * len(tags), strict=False):
             steps, values = np.array([(row["step"], row[tag]) for row in rows if tag in row]).T
-            _draw_curve(axes, steps, values, colour, tag.split("/")[1].replace("_", " "))
+            _draw_curve(axes, steps, values, color, tag.split("/")[1].replace("_", " "))
             drawn.append(values)
         axes.set(title=panel, xlabel="generator updates", xlim=(0, 1.03 * rows[-1]["step"]))
         if spans_decades(np.concatenate(drawn)):
@@ -252,13 +252,13 @@ def _panel(tag: str) -> str | None:
     return PANELS.get(tag) or PANELS.get(kind)
 
 
-def _draw_curve(axes: Axes, steps: ndarray, values: ndarray, colour: str, label: str) -> None:
+def _draw_curve(axes: Axes, steps: ndarray, values: ndarray, color: str, label: str) -> None:
     window = len(values) // 25
     if window < 2:
-        axes.plot(steps, values, color=colour, marker=".", label=label)
+        axes.plot(steps, values, color=color, marker=".", label=label)
         return
-    axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-    axes.plot(steps, moving_average(values, window), color=colour, linewidth=2, label=label)
+    axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+    axes.plot(steps, moving_average(values, window), color=color, linewidth=2, label=label)
 
 
 def moving_average(values: Float[ndarray, " n"], window: int) -> Float[ndarray, " n"]:

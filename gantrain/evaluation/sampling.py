@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from gantrain.models.calling import takes_labels
+from gantrain.models.interface import takes_labels
 from gantrain.models.latent import Latent
 from gantrain.seeding import generator
 
@@ -37,7 +37,7 @@ def forward(
     return samples.float().cpu()
 
 
-Labels = Callable[[int, int], Int64[Tensor, " n"]]
+LabelFunction = Callable[[int, int], Int64[Tensor, " n"]]
 """Called as labels(start, n): returns the labels of samples start to start + n - 1, on the CPU."""
 
 
@@ -48,7 +48,7 @@ def sample_blocks(
     *,
     device: torch.device,
     key: tuple[int | str, ...],
-    labels: Labels | None = None,
+    labels: LabelFunction | None = None,
     first: int = 0,
     every: int = 1,
 ) -> Iterator[Float[Tensor, "n *shape"]]:
@@ -76,14 +76,14 @@ def sample(
     *,
     device: torch.device,
     key: tuple[int | str, ...],
-    labels: Labels | None = None,
+    labels: LabelFunction | None = None,
 ) -> Float[Tensor, "n *shape"]:
     """Return the blocks of `sample_blocks` as one tensor."""
     return torch.cat(list(sample_blocks(G, latent, num, device=device, key=key, labels=labels)))
 
 
-def labels_like_data(class_counts: Sequence[int], key: tuple[int | str, ...]) -> Labels:
-    """Return a function that draws labels with the class frequencies of the data; see Labels.
+def labels_like_data(class_counts: Sequence[int], key: tuple[int | str, ...]) -> LabelFunction:
+    """Return a function that draws labels with the class frequencies of the data; see LabelFunction.
 
     The label of sample i depends only on the key and i, if all blocks have the same size.
 
@@ -98,7 +98,7 @@ def labels_like_data(class_counts: Sequence[int], key: tuple[int | str, ...]) ->
     return draw
 
 
-def labels_by_row(classes: Sequence[int], num: int) -> Labels:
+def labels_by_row(classes: Sequence[int], num: int) -> LabelFunction:
     """Return a function that gives each class an equal, consecutive part of `num` samples, as in the rows of a grid."""
 
     def rows(start: int, n: int) -> Int64[Tensor, " n"]:

@@ -44,7 +44,7 @@ def base_and_halvings(image_shape: Sequence[int]) -> tuple[int, int]:
 
 
 def check_channels(image_shape: Sequence[int]) -> None:
-    """Check that an image to generate has 1 (grey) or 3 (RGB) channels; D takes any number, as in packed images.
+    """Check that an image to generate has 1 (gray) or 3 (RGB) channels; D takes any number, as in packed images.
 
     Raises:
         ValueError: it has another number of channels.

@@ -63,7 +63,7 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Float[Tensor, "n *shape"]) -> Float[Tensor, "n *shape"]:
         """Drop elements with probability p in training mode."""
-        if not self.training or seeding.shard.num_parts == 1:
+        if not self.training or seeding.shard.num_shards == 1:
             return super().forward(x)
         return x * seeding.own_rows(lambda shape: nn.functional.dropout(x.new_ones(shape), self.p), x.shape)
 

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gantrain.losses.base import Logits
-from gantrain.models.calling import takes_labels
+from gantrain.models.interface import takes_labels
 
 
 class Packed(nn.Module):

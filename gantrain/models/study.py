@@ -1,4 +1,4 @@
-"""The convolutional networks of the comparative study on 28x28 digits.
+"""The convolutional networks of the `study_*` experiments, which compare GANs on MNIST.
 
 The generator is similar to that of InfoGAN (Chen 2016, table 1), and the critic to InfoGAN's discriminator without
 normalization.
@@ -16,7 +16,7 @@ from gantrain.models.layers import InitName, initialize
 def _check_shape(image_shape: Sequence[int], *, smallest: int) -> None:
     if len(image_shape) != 3 or image_shape[1] != image_shape[2] or image_shape[1] % 4 or image_shape[1] < smallest:
         raise ValueError(
-            f"the study's networks need square images with a side that is a multiple of 4, at least {smallest}, but "
+            f"the study_* networks need square images with a side that is a multiple of 4, at least {smallest}, but "
             f"the data has shape {tuple(image_shape)}; choose another dataset.image_size or network."
         )
 

@@ -6,8 +6,9 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from gantrain.datasets.labels import Labels
 from gantrain.losses.base import Scalar
-from gantrain.regularizers.base import Auxiliary, Critic, Draw, Labels, Regularizer, UpdateBatch
+from gantrain.regularizers.base import Auxiliary, Critic, Draw, Regularizer, UpdateBatch
 from gantrain.schedules.base import Number
 
 

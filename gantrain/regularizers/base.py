@@ -5,14 +5,14 @@ from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from gantrain.datasets.labels import Labels
 from gantrain.losses.base import Logits, Scalar
 from gantrain.schedules.base import Clock
 from gantrain.seeding import own_rows
 
-Labels = Int64[Tensor, " n"] | None
 Auxiliary = dict[str, Tensor]
 """The outputs of a discriminator besides its logits, by name, each [n, ...]."""
 

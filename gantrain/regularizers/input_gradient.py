@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
+from gantrain.datasets.labels import Labels
 from gantrain.losses.base import Logits, Scalar
-from gantrain.regularizers.base import Critic, Labels
+from gantrain.regularizers.base import Critic
 
 aten = torch.ops.aten
 
@@ -192,13 +193,13 @@ class _InputGradient(Function):
         return output
 
     @staticmethod
-    def backward(context: Any, change: Tensor) -> Any:
+    def backward(context: Any, grad_output: Tensor) -> Any:
         gradient, weight = context.saved_tensors
         in_gradient, in_weight, *_ = context.needs_input_grad
-        of_gradient = aten.convolution(change, weight, None, *context.options) if in_gradient else None
+        of_gradient = aten.convolution(grad_output, weight, None, *context.options) if in_gradient else None
         of_weight = None
         if in_weight:
             of_weight = aten.convolution_backward(
-                gradient, change, weight, None, *context.options, [False, True, False]
+                gradient, grad_output, weight, None, *context.options, [False, True, False]
             )[1]
         return of_gradient, of_weight, None, None

@@ -59,7 +59,7 @@ class LeCam(Regularizer):
     def _update(self, batch: UpdateBatch) -> None:
         means = seeding.whole_batch(torch.stack([batch.real_logits, batch.fake_logits], dim=1)).mean(0)
         self.averages = self.averages.to(means)  # moves them to the device in the first update, which is not captured
-        batch_size = len(batch.real) * seeding.shard.num_parts
+        batch_size = len(batch.real) * seeding.shard.num_shards
         before_start = torch.as_tensor(batch.clock.images < self.start * batch_size, device=means.device)
         weight = means.new_full((), 1 - self.decay).masked_fill_(before_start, 1.0)
         self.averages.lerp_(means, weight)

@@ -11,7 +11,7 @@ from gantrain.schedules.base import Number
 class R1(Regularizer):
     """Pull D's gradient with respect to real samples towards 0.
 
-    The samples are those before augmentation, so the gradient includes the augmentation's.
+    The samples are those before augmentation, so the gradient is taken through the augmentation.
 
     Source: Mescheder 2018, equation 9; with an interval (`every`): Karras 2020 (StyleGAN2), appendix B.
 

@@ -11,7 +11,7 @@ from gantrain.schedules.base import Number
 class R2(Regularizer):
     """Pull D's gradient with respect to generated samples towards 0; R3GAN combines it with R1.
 
-    The samples are those before augmentation, so the gradient includes the augmentation's.
+    The samples are those before augmentation, so the gradient is taken through the augmentation.
 
     Source: Mescheder 2018, equation 10; Huang 2024 (R3GAN).
 

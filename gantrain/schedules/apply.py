@@ -15,7 +15,7 @@ from gantrain.schedules.base import Clock, Schedule
 
 
 @runtime_checkable
-class Optimizers(Protocol):
+class HasOptimizers(Protocol):
     """The part of the training state that can be scheduled."""
 
     G_optimizer: Optimizer
@@ -23,7 +23,7 @@ class Optimizers(Protocol):
 
 
 @runtime_checkable
-class Objectives(Protocol):
+class HasRegularizers(Protocol):
     """The part of the objective that can be scheduled."""
 
     @property
@@ -58,8 +58,8 @@ class Schedules:
 
     def __init__(
         self,
-        state: Optimizers,
-        objective: Objectives,
+        state: HasOptimizers,
+        objective: HasRegularizers,
         *,
         ema: EMA | None = None,
         schedules: dict[str, Schedule] | None = None,

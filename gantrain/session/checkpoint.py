@@ -83,8 +83,8 @@ def capture(run: Run) -> Content:
 def restore(run: Run, content: Content, path: Path) -> None:
     """Load the content of a checkpoint into the run.
 
-    Optimizers keep the options of the config. Their moments are restored, unless the config has another type of
-    optimizer than the checkpoint. `path` is for messages.
+    Optimizers keep the options of the config. Their moments are restored, unless their type differs from that
+    in the checkpoint. `path` is for messages.
 
     Raises:
         DataError: the content does not fit the networks, optimizers, regularizers, augmentations or callbacks.
@@ -140,7 +140,10 @@ def _load_networks(state: TrainState, content: Content) -> None:
 def _load_moments(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if not saved["state"].keys() <= set(range(len(parameters))):
-        raise ValueError(f"the optimizer has {len(parameters)} parameters, and the checkpoint has moments of others")
+        raise ValueError(
+            f"the optimizer has {len(parameters)} parameters, but the checkpoint has moments for parameters "
+            "that it does not have"
+        )
     optimizer.load_state_dict({"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]})
     for parameter, moments in optimizer.state.items():
         for name, value in moments.items():

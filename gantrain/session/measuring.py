@@ -14,7 +14,7 @@ from gantrain.engine.timing import (
     LapTimer,
     TimedBatches,
     TimedCallback,
-    WatchedRuntime,
+    TimedRuntime,
     lazy_seconds,
     median_parts,
     total,
@@ -40,9 +40,9 @@ def count_products(training: Training) -> list[Product]:
     """Make one eager step, and return the matrix products and convolutions of an average step."""
     run = training.run
     counter = ProductCounter()
-    watched = WatchedRuntime(around=counter.count_for, **vars(replace(run.runtime, acceleration="eager")))
+    timed = TimedRuntime(around=counter.count_for, **vars(replace(run.runtime, acceleration="eager")))
     with counter:
-        replace(training, run=replace(run, steps=run.state.step + 1, runtime=watched))([])
+        replace(training, run=replace(run, steps=run.state.step + 1, runtime=timed))([])
     return counter.per_step(count_lazy_calls(run))
 
 
@@ -82,8 +82,8 @@ def time_steps(training: Training, steps: int, after: Callable[[LapTimer], None]
         TimedCallback(c, timer, max_every=max(1, steps // 4), wait=c.wait if isinstance(c, Checkpoint) else None)
         for c in training.callbacks
     ]
-    watched = WatchedRuntime(around=timer.lap_of, **vars(run.runtime))
-    timed = replace(training, run=replace(run, runtime=watched), batches=TimedBatches(training.batches, timer))
+    runtime = TimedRuntime(around=timer.lap_of, **vars(run.runtime))
+    timed = replace(training, run=replace(run, runtime=runtime), batches=TimedBatches(training.batches, timer))
     timer.restart()
     timed([*callbacks, EndOfStep(timer, after, since=warmed_up)])
     training.callbacks.finish("failed")  # with this status no last grid and checkpoint are written

@@ -10,7 +10,7 @@ from gantrain.assemble import Training
 from gantrain.console import console
 from gantrain.engine.distributed import Processes
 from gantrain.engine.memory import is_out_of_memory
-from gantrain.errors import ConfigError, DivergedError, GantrainError, LostError
+from gantrain.errors import ConfigError, DivergedError, GantrainError, LostPeerError
 from gantrain.files import explain_os_error
 from gantrain.session import checkpoint
 from gantrain.session.record import Record
@@ -60,7 +60,7 @@ def record_outcome(training: Training, record: Record) -> Iterator[StopOnSignal]
         if on_all_ranks:
             # torchrun ends all processes as soon as one has exited, and rank 0 may still be saving.
             with suppress(Exception):
-                run.processes.barrier()
+                run.processes.wait_for_rank_0()
 
 
 def raise_or_exit(run: Run, stop: StopOnSignal, status: str, failure: BaseException | None) -> None:
@@ -69,10 +69,14 @@ def raise_or_exit(run: Run, stop: StopOnSignal, status: str, failure: BaseExcept
         raise failure
     if stop.received is not None:
         name = signal.Signals(stop.received).name
-        how = f"Stopped by {name} after" if status == "stopped" else f"Finished, with {name} received, at"
+        step = f"step {run.state.step:,}"
+        is_stopped = status == "stopped"
+        how = (
+            f"Stopped by {name} after {step}." if is_stopped else f"Finished at {step}; {name} was received meanwhile."
+        )
         is_saved = checkpoint.paths(run.folder)
-        then = f"Resume with: {run.command}" if is_saved else "Nothing is saved: the run has no callback checkpoint."
-        text = f"{how} step {run.state.step:,}. The run is in {run.folder}. {then}"
+        without = "No checkpoint was saved, because callback=[...] lacks checkpoint."
+        text = f"{how} The run is in {run.folder}. {f'Resume with: {run.command}' if is_saved else without}"
         console.print(text, markup=False, soft_wrap=True, highlight=False)
         stop.forward()
         raise SystemExit(128 + stop.received)
@@ -122,7 +126,7 @@ def out_of_memory(error: BaseException, training: Training) -> str:
     return f"batch_size={batch_size}: {run.device} ran out of memory ({first_line(error)}); {remedy}.{resume}"
 
 
-def lost_peer(error: BaseException, when: str, folder: Path | None, command: str) -> LostError:
+def lost_peer(error: BaseException, when: str, folder: Path | None, command: str) -> LostPeerError:
     """Return the error for a process that no longer responds, with the command to resume if there is a checkpoint.
 
     Args:
@@ -133,7 +137,7 @@ def lost_peer(error: BaseException, when: str, folder: Path | None, command: str
     reason = first_line(error)
     is_gone = any(word in reason for word in ("by peer", "remote worker"))
     how = "has died" if is_gone else f"no longer responds ({reason})"
-    return LostError(f"Another process of this run {how}, {when}.{saved}")
+    return LostPeerError(f"Another process of this run {how}, {when}.{saved}")
 
 
 def first_line(error: BaseException) -> str:
@@ -143,7 +147,7 @@ def first_line(error: BaseException) -> str:
 
 def let_one_rank_report(failure: Exception, processes: Processes) -> None:
     """Let exactly one rank report the root cause: the one that failed itself, else the first that lost a peer."""
-    if isinstance(failure, LostError):
+    if isinstance(failure, LostPeerError):
         with suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it, and it would prevent the report
         if not processes.is_main:

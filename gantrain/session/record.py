@@ -21,7 +21,7 @@ from gantrain.train import TrainState
 
 
 class Record(Callback):
-    """Write run.json: what the run is, how far it is, and how it ended. The file is always complete.
+    """Write run.json: what the run is, how far it has got, and how it ended. The file is always complete.
 
     Every run has this callback; the config cannot remove it.
     """

@@ -13,7 +13,7 @@ from gantrain.errors import ConfigError, DivergedError
 from gantrain.files import remove_temporaries
 from gantrain.session import checkpoint
 from gantrain.session.record import Record
-from gantrain.session.run import Previous, Run
+from gantrain.session.run import PreviousSession, Run
 from gantrain.session.saved import check_same, holds_run, load_config, load_record, require_new, require_regular_files
 from gantrain.session.signals import ROLL_BACK, RolledBack
 
@@ -39,7 +39,7 @@ def find_run(folder: Path, config: Config) -> SavedRun | None:
 
     Raises:
         ConfigError: there is a run, but it must not be resumed, or not with this config.
-        DataError: its files are damaged or forged.
+        DataError: its files are damaged or have been tampered with.
     """
     if not holds_run(folder):
         return None
@@ -58,14 +58,14 @@ def find_run(folder: Path, config: Config) -> SavedRun | None:
 
 
 def require_no_checkpoint_yet(folder: Path, saved: Node) -> None:
-    """Check that a run without a checkpoint ended before its first checkpoint, so that it can start again.
+    """Check that a run without a checkpoint ended before its first checkpoint, so that it can start over from step 0.
 
     Raises:
         ConfigError: it ended later, so its checkpoints were deleted or never written.
     """
     record = load_record(folder)
     status, steps = record.get("status"), record.get("steps", 0)
-    # The first checkpoint is written in the background, but at the latest before the second one starts.
+    # The first checkpoint is written in the background; it is complete before the second one starts.
     last = 2 * saved["checkpoint"]["every"] if "checkpoint" in selected_options(saved["callback"], "callback") else 0
     cut_short = status in (None, "running", "failed") or (status == "stopped" and record.get("error"))
     if not cut_short or not (isinstance(steps, int) and steps < last):
@@ -78,7 +78,7 @@ def require_no_checkpoint_yet(folder: Path, saved: Node) -> None:
 def restore(training: Training, record: Record, found: SavedRun | None) -> bool:
     """Restore every rank from the newest checkpoint of the run in its folder.
 
-    A run that was killed before its first checkpoint starts again; a new run may load its networks from `init_from`.
+    A run that was killed before its first checkpoint starts over; a new run may load its networks from `init_from`.
 
     Args:
         found: on rank 0 the run to resume, if there is one.
@@ -123,16 +123,19 @@ def check_saved_run(training: Training, found: SavedRun) -> bool:
     run, content = training.run, found.content
     remove_temporaries(run.folder)
     if content is None:
-        logger.info("%s ended before its first checkpoint; it starts again.", run.folder)
+        logger.info("%s ended before its first checkpoint; it starts over from step 0.", run.folder)
         for pattern in ("samples/step_*.png", "tensorboard/events.out.tfevents.*"):
             for old in run.folder.glob(pattern):
                 old.unlink()
         return False
     if run.steps < content["step"]:
-        raise ConfigError(f"steps={run.steps}: {run.folder} has {content['step']:,} already; give at least as many.")
+        done = content["step"]
+        raise ConfigError(
+            f"steps={run.steps}: the run in {run.folder} has already done {done:,} steps; set steps to at least {done}."
+        )
     if content["fingerprint"] != run.dataset.fingerprint and "dataset" not in run.config.allow_change:
         raise ConfigError(
-            f"dataset: {run.folder} was trained on other data than those of dataset={run.dataset.name} now "
+            f"dataset: {run.folder} was trained on different data from what dataset={run.dataset.name} loads now "
             f"(fingerprint {content['fingerprint'][:12]}, now {run.dataset.fingerprint[:12]}); restore the data, or "
             "allow the change: 'allow_change=[dataset]'."
         )
@@ -140,10 +143,10 @@ def check_saved_run(training: Training, found: SavedRun) -> bool:
 
 
 def restore_content(training: Training, path: Path, content: checkpoint.Content) -> None:
-    """Load a checkpoint into the run, and set the run's previous part."""
+    """Load a checkpoint into the run, and set the run's previous session."""
     run = training.run
     checkpoint.restore(run, content, path)
-    run.previous = Previous(content["steps_planned"], content["seconds"], content.get("intervals", {}))
+    run.previous = PreviousSession(content["steps_planned"], content["seconds"], content.get("intervals", {}))
 
 
 def record_resumed(record: Record, found: SavedRun) -> None:
@@ -166,7 +169,7 @@ def warn_of_other_length(run: Run, steps_planned: int) -> None:
 
 
 def roll_back(training: Training, record: Record, reason: DivergedError | RolledBack) -> None:
-    """Roll every rank back to the last checkpoint, from which training continues with other random numbers.
+    """Roll every rank back to the last checkpoint, from which training continues with different random numbers.
 
     Args:
         reason: on rank 0 the divergence; on the other ranks the notice that rank 0 rolls back.
@@ -196,6 +199,6 @@ def roll_back(training: Training, record: Record, reason: DivergedError | Rolled
     record.add_event("rolled back", diverged_at=step, reason=str(reason))
     training.callbacks.rewind()
     logger.warning(
-        "%s Rolled back to step %s, with other random numbers (%s of at most %s times).",
+        "%s Rolled back to step %s, with different random numbers (%s of at most %s times).",
         *(reason, run.state.step, run.state.rollbacks, config.max_rollbacks),
     )

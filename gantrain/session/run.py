@@ -60,8 +60,8 @@ class Listener(Protocol):
 
 
 @dataclass
-class Previous:
-    """The part of a run before it was resumed or rolled back.
+class PreviousSession:
+    """The session of a run before it was resumed or rolled back.
 
     Attributes:
         planned_steps: the number of steps that were planned.
@@ -88,8 +88,8 @@ class Run:
         data_location: where the training images are stored: "device" or "host".
         processes: the processes that train the run.
         class_counts: number of samples of each class in the data; None if the run does not use labels.
-        previous: the part of the run before it was resumed; None in a new run.
-        started: time at which this part of the run started, in seconds since 1970.
+        previous: the session before the run was resumed or rolled back; None in a new run.
+        started: time at which this session started, in seconds since 1970.
         listeners: the callbacks, in the order in which they are called.
     """
 
@@ -109,7 +109,7 @@ class Run:
     data_location: str = "host"
     processes: Processes = SINGLE_PROCESS
     class_counts: list[int] | None = None
-    previous: Previous | None = None
+    previous: PreviousSession | None = None
     started: float = field(default_factory=time.time)
     listeners: list[Listener] = field(default_factory=list)
 
@@ -125,7 +125,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Duration of all parts of the run so far, in seconds."""
+        """Duration of all sessions of the run so far, in seconds."""
         return (self.previous.seconds if self.previous else 0.0) + time.time() - self.started
 
     @property

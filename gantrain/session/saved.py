@@ -1,6 +1,6 @@
 """Read the config and the record of a run from its folder, and compare its config with that of a resumed run.
 
-This module does not import torch, and does not trust the files: a run's folder may come from a stranger.
+This module does not import torch, and does not trust the files: a run's folder may be untrusted.
 """
 
 import json
@@ -30,15 +30,15 @@ RUN_FILES = (
 """A folder that has one of these holds a run."""
 
 MAX_BYTES = 2_000_000
-"""Maximal size of a config or record; gantrain writes far smaller ones."""
+"""Maximum size of a config or record; gantrain writes far smaller ones."""
 
 MAY_DIFFER = (
     *keys_outside_training(),
     *("steps", "epochs", "runtime", "allow", "init_from"),
     *("dataset.root", "dataset.cache_dir", "dataset.download", "dataset.max_bad_fraction"),
 )
-"""Keys that may change when a run is resumed: they change only the length of the training, or how fast it is. Paths
-may change because the data are compared by their fingerprint."""
+"""Keys that may change when a run is resumed: the length of the training, how it is executed, and what does not affect
+how weights are updated. Paths may change because the data are compared by their fingerprint."""
 
 
 def holds_run(folder: Path) -> bool:
@@ -70,8 +70,8 @@ def require_regular_files(folder: Path) -> None:
     for path in (path for top in tops for path in (top, *(() if top.is_symlink() else top.rglob("*")))):
         if os.path.lexists(path) and not (stat.S_ISREG(mode := path.lstat().st_mode) or stat.S_ISDIR(mode)):
             raise DataError(
-                f"{path} is a link or not a regular file, which gantrain never creates; the folder may be forged. If "
-                "you know what it refers to, replace it by a copy of that."
+                f"{path} is a link or not a regular file, which gantrain never creates; the folder may have "
+                "been tampered with. If you know what it refers to, replace it by a copy of that."
             )
 
 
@@ -178,7 +178,7 @@ def _show(value: Any) -> str:
 
 
 def load_yaml(path: Path) -> Any:
-    """Read a YAML file that may come from a stranger.
+    """Read a YAML file that may be untrusted.
 
     Raises:
         DataError: it is damaged, or has an alias.
@@ -187,7 +187,9 @@ def load_yaml(path: Path) -> Any:
     try:
         # With aliases, a few lines can expand to more values than fit into memory; gantrain writes none.
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise DataError(f"{path} is damaged or forged: it has an alias (*), which gantrain never writes.")
+            raise DataError(
+                f"{path} is damaged or has been tampered with: it has an alias (*), which gantrain never writes."
+            )
         return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except DataError:
         raise

@@ -89,12 +89,12 @@ def _rates(group: dict[str, Any]) -> str:
 
 def _critic_updates(config: Config) -> str:
     n_critic, warmup = config.n_critic, config.critic_warmup
-    text = f"{n_critic} critic update{'s' if n_critic > 1 else ''} each"
+    text = f"{n_critic} critic update{'s' if n_critic > 1 else ''} per step"
     if warmup is None:
         return text
-    when = [f"in the first {warmup.steps}"] if warmup.steps else []
-    when += [f"at every {warmup.every}th"] if warmup.every else []
-    return f"{text} ({warmup.n_critic} {' and '.join(when)})" if when else text
+    when = [f"in the first {warmup.steps} steps"] if warmup.steps else []
+    when += [f"every {warmup.every} steps"] if warmup.every else []
+    return f"{text} ({warmup.n_critic} {', then '.join(when)})" if when else text
 
 
 def _epochs(run: Run) -> float:

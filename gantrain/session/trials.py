@@ -1,4 +1,4 @@
-"""Make trial steps to find the batch size that fits into memory, and numbers of threads that give the same bits."""
+"""Make trial steps to find a batch size that fits into memory, and numbers of threads with bitwise equal results."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -48,7 +48,7 @@ def fitting_rows(training: Training) -> int:
         for optimizer in (run.state.G_optimizer, run.state.D_optimizer):
             optimizer.zero_grad()
         try:
-            peaks = [(n, peak_bytes(training, n)) for n in (small, large)]
+            peaks = [(n, measure_peak_bytes(training, n)) for n in (small, large)]
             fitting = largest_fitting(peaks, total_bytes(run.device), below=rows)
         except torch.OutOfMemoryError:
             fitting = rows // 8
@@ -67,8 +67,8 @@ def fitting_accumulate(config: Config, rows: int, *, num_processes: int) -> int 
     return next((n for n in divisors if per_process // n <= rows), None)
 
 
-def peak_bytes(training: Training, rows: int) -> int:
-    """Return the peak GPU memory, in bytes, of one eager step with a batch of `rows` rows."""
+def measure_peak_bytes(training: Training, rows: int) -> int:
+    """Make one eager step with a batch of `rows` rows, and return its peak GPU memory in bytes."""
     run, shape = training.run, training.run.dataset.image_shape
     x = torch.zeros(rows, *shape, device=run.device)
     y = None if training.fake_labels is None else torch.zeros(rows, dtype=torch.int64, device=run.device)
@@ -95,12 +95,12 @@ def with_adaptive_threads(training: Training, callbacks: Sequence[Callable[..., 
         return list(callbacks)
     if find_user_code(parts) is not None or not can_adapt_threads():
         return list(callbacks)
-    same = partial(gives_same_bits, training, max_threads)
-    return AdaptThreads(max_threads, set_threads=torch.set_num_threads, gives_same_bits=same).around(callbacks)
+    same = partial(is_bitwise_equal, training, max_threads)
+    return AdaptThreads(max_threads, set_threads=torch.set_num_threads, is_bitwise_equal=same).around(callbacks)
 
 
-def gives_same_bits(training: Training, max_threads: int, threads: int) -> bool:
-    """Return whether a training step gives the same bits with `threads` threads as with `max_threads`.
+def is_bitwise_equal(training: Training, max_threads: int, threads: int) -> bool:
+    """Return whether a training step is bitwise identical with `threads` threads and with `max_threads`.
 
     The trial is made on copies, with the current weights and step number 0, at which every lazy penalty is due.
     """

@@ -31,11 +31,11 @@ def benchmark(job: Job) -> None:
     """Train for `steps` steps (30 by default) after a warm-up, in a temporary folder, and print the speed.
 
     Work that is done at an interval (logging, grids, checkpoints, lazy penalties) is measured at shorter intervals, and
-    its time is divided by the interval of the config. The critic's warm-up of the config is skipped. `output` names a
+    its time is divided by the interval of the config. critic_warmup is ignored. `output` names a
     .json file for the results.
 
     Raises:
-        ConfigError: there are too few steps to measure, or the output exists already.
+        ConfigError: there are too few steps to measure, or the output already exists.
     """
     require_single_process("task=benchmark")
     config = choose_budget(job.config, job.typed)
@@ -97,18 +97,19 @@ def table(figures: dict[str, Any]) -> Table:
     rows = Table.grid(padding=(0, 2))
     parts, seconds = figures["parts"], figures["seconds_per_step"]
     rates = ", ".join(
-        f"{rate / 1e9:,.4g} G in {name}" for name, rate in figures["matrix_product_flops_per_second"].items()
+        f"{rate / 1e9:,.4g} GFLOP/s in {name}" for name, rate in figures["matrix_product_flops_per_second"].items()
     )
     threads = "" if "thread" in figures["runtime"] else f", {figures['threads']} threads"
     lines = {
         "device": f"{figures['device']}, {figures['runtime']}{threads}, torch {figures['torch']}",
-        "speed": f"{figures['images_per_second']:,.0f} images/s, {1e3 * seconds:.4g} ms a step",
+        "speed": f"{figures['images_per_second']:,.0f} images/s, {1e3 * seconds:.4g} ms/step",
         **{name: f"{1e3 * part:.3g} ms ({part / seconds:.0%})" for name, part in parts.items()},
         "memory": f"{figures['peak_bytes'] / 1e6:,.0f} MB at most",
-        "FLOP/s": f"{figures['flops_per_second'] / 1e9:,.4g} G, {figures['flops_per_step'] / 1e9:,.4g} G a step",
-        "ceiling": f"{rates} matrix products; this run reaches {figures['share_of_ceiling']:.0%} of it",
-        "floor": f"{1e3 * figures['floor_seconds']:.4g} ms a step for the products alone, each limited by that rate or "
-        f"by {figures['copied_bytes_per_second'] / 1e9:,.4g} GB/s",
+        "compute": f"{figures['flops_per_second'] / 1e9:,.4g} GFLOP/s "
+        f"({figures['flops_per_step'] / 1e9:,.4g} GFLOP per step)",
+        "peak": f"{rates}, measured for matrix products; this run reaches {figures['share_of_ceiling']:.0%} of it",
+        "roofline": f"at least {1e3 * figures['floor_seconds']:.4g} ms/step: matrix products and convolutions alone, "
+        f"at the peak or {figures['copied_bytes_per_second'] / 1e9:,.4g} GB/s",
     }
     for name, value in lines.items():
         rows.add_row(Text(name, style="bold"), Text(value))

@@ -21,19 +21,21 @@ from gantrain.engine.device import choose_device
 from gantrain.engine.distributed import require_single_process
 from gantrain.errors import ConfigError, DataError
 from gantrain.evaluation.grids import grid, save_png
-from gantrain.evaluation.sampling import Labels, labels_by_row, labels_like_data, sample_blocks
+from gantrain.evaluation.sampling import LabelFunction, labels_by_row, labels_like_data, sample_blocks
 from gantrain.files import atomic_write, require_new_file, require_space
-from gantrain.models.calling import takes_labels
+from gantrain.models.interface import takes_labels
 from gantrain.models.latent import Latent
 from gantrain.session.checkpoint import find
 from gantrain.session.saved import load_config, require_regular_files
 from gantrain.tasks.job import Job
 
-READ_BY_SAMPLE = {*keys_for_task("sample"), "task", "seed", "runtime", "batch_size", "trust"}
+READ_BY_SAMPLE = {*keys_for_task("sample"), "task", "seed", "runtime", "trust"}
+IGNORED_BY_SAMPLE = {"batch_size"}
+"""Keys that are accepted, but have no effect."""
 
 
 @dataclass(frozen=True)
-class Generator:
+class LoadedGenerator:
     """The generator of a run, loaded from a checkpoint.
 
     Attributes:
@@ -57,7 +59,7 @@ def sample(job: Job) -> None:
     the same size, because another size would round differently.
 
     Raises:
-        ConfigError: a key is missing or has no effect for this task, or the output exists already.
+        ConfigError: a key is missing or has no effect for this task, or the output already exists.
         DataError: the run has no checkpoint, or only damaged ones.
     """
     require_single_process("task=sample")
@@ -75,7 +77,7 @@ def sample(job: Job) -> None:
                 f"row; for example num={8 * len(classes)}."
             )
         num = 8 * len(classes)
-    labels: Labels | None = None
+    labels: LabelFunction | None = None
     if loaded.class_counts is not None:
         labels = labels_like_data(loaded.class_counts, key) if classes is None else labels_by_row(classes, num)
     blocks = sample_blocks(loaded.G, loaded.latent, num, device=device, key=key, labels=labels)
@@ -95,7 +97,7 @@ def _check(config: Config, typed: list[str]) -> None:
             raise ConfigError(f"{key} is not set: task=sample needs run and output, for example {key}={example}.")
     for override in typed:
         key = override.lstrip("+~").split("=")[0].split("@")[0]
-        if key.split(".")[0].split("/")[0] not in READ_BY_SAMPLE:
+        if key.split(".")[0].split("/")[0] not in READ_BY_SAMPLE | IGNORED_BY_SAMPLE:
             raise ConfigError(
                 f"{override}: task=sample loads the networks of the run and reads only the keys "
                 f"{', '.join(sorted(READ_BY_SAMPLE))}; leave it out."
@@ -107,7 +109,7 @@ def _check(config: Config, typed: list[str]) -> None:
     require_new_file(output, "output")
 
 
-def chosen_classes(labels: Any, loaded: Generator) -> list[int] | None:
+def chosen_classes(labels: Any, loaded: LoadedGenerator) -> list[int] | None:
     """Return the classes that the option `labels` names; None if it is not set.
 
     Raises:
@@ -129,7 +131,7 @@ def chosen_classes(labels: Any, loaded: Generator) -> list[int] | None:
     return classes
 
 
-def load_generator(run: Path, device: torch.device) -> Generator:
+def load_generator(run: Path, device: torch.device) -> LoadedGenerator:
     """Load the generator of a run from its newest checkpoint or the given one.
 
     Args:
@@ -153,7 +155,7 @@ def load_generator(run: Path, device: torch.device) -> Generator:
         G.load_state_dict(checkpoint["G_ema"] or checkpoint["G"])
     except (RuntimeError, TypeError, AttributeError) as error:
         raise DataError(f"{path} does not fit the network of {folder}: {error}") from error
-    return Generator(G, latent, image_shape, class_counts if takes_labels(G) else None)
+    return LoadedGenerator(G, latent, image_shape, class_counts if takes_labels(G) else None)
 
 
 def _write_png(

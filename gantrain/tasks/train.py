@@ -105,7 +105,7 @@ def report_once(job: Job, processes: Processes) -> Iterator[None]:
             let_one_rank_report(error, processes)
             raise
         folder = job.folder if processes.is_main else None
-        failure = lost_peer(error, "before the first step of this start", folder, job.resume_command)
+        failure = lost_peer(error, "before the first step", folder, job.resume_command)
         let_one_rank_report(failure, processes)
         raise failure from error
 
@@ -137,7 +137,7 @@ def log_file(path: Path) -> Iterator[None]:
         ConfigError: the file is a symbolic link, which could lead to any other file.
     """
     if path.is_symlink():
-        raise ConfigError(f"{path} is a link, which gantrain never makes; the folder may be forged.")
+        raise ConfigError(f"{path} is a link, which gantrain never creates; the folder may have been tampered with.")
     handler = logging.FileHandler(path, delay=True)
     handler.setLevel(logging.WARNING)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -23,7 +23,7 @@ from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.losses.wasserstein import Wasserstein
 from gantrain.regularizers.base import Critic, Regularizer, UpdateBatch
 from gantrain.session.divergence import diverged
-from gantrain.session.run import Previous, Run
+from gantrain.session.run import PreviousSession, Run
 from gantrain.train import TrainState
 from gantrain.updates import Logs
 
@@ -261,7 +261,7 @@ def test_a_row_at_the_step_of_a_resume_survives_if_it_was_due(
 ) -> None:
     run, callbacks = make_run(log := Log(every=4), Extra(torch.tensor), steps=step)
     complete(run, callbacks)
-    run.previous, run.steps = Previous(planned_steps=step, intervals=run.intervals()), 100
+    run.previous, run.steps = PreviousSession(planned_steps=step, intervals=run.intervals()), 100
     assert run.survives_rewind(step, "loss/generator") == survives
     assert run.survives_rewind(step, "mine/number") == (step % 3 == 0)
     assert run.survives_rewind(step - 1, "loss/generator")

@@ -80,8 +80,8 @@ def test_samples_come_from_the_ema_generator_if_present(make_run: MakeRun) -> No
         for parameter in run.state.G_ema.parameters():  # type: ignore[union-attr]
             parameter.zero_()
     callbacks.start()
-    middle_grey = {128, 255}
-    assert set(np.unique(pixels(run.folder / "samples" / "step_00000000.png"))) == middle_grey
+    middle_gray = {128, 255}
+    assert set(np.unique(pixels(run.folder / "samples" / "step_00000000.png"))) == middle_gray
 
 
 def test_sampling_does_not_change_the_training(make_run: MakeRun, complete: Complete) -> None:

@@ -23,7 +23,7 @@ from gantrain.engine.timing import (
     LapTimer,
     TimedBatches,
     TimedCallback,
-    WatchedRuntime,
+    TimedRuntime,
     lazy_seconds,
     median_parts,
     total,
@@ -55,7 +55,7 @@ def test_parts_sum_to_the_step_time_and_only_the_report_is_written(gantrain, tmp
     assert figures["share_of_ceiling"] == pytest.approx(figures["flops_per_second"] / rates["float32"])
     assert figures["share_of_ceiling"] * seconds <= figures["floor_seconds"] < seconds
     assert figures["peak_bytes"] > 50e6
-    for word in ("images/s", "critic", "generator", "callbacks", "ceiling", "floor"):
+    for word in ("images/s", "critic", "generator", "callbacks", "GFLOP/s", "peak", "roofline"):
         assert word in result.stderr
 
 
@@ -93,7 +93,7 @@ def test_time_is_attributed_to_the_part_that_took_it(now: list[float]) -> None:
         now[0] += 30
         return {}
 
-    accelerate = WatchedRuntime(device=CPU, around=timer.lap_of).accelerate(state)
+    accelerate = TimedRuntime(device=CPU, around=timer.lap_of).accelerate(state)
     critic, generator, r1 = (accelerate(update) for update in (update_critic, update_generator, update_critic_r1))
     for step in range(3):
         for i in range(3):

@@ -189,7 +189,7 @@ def test_every_network_trains_from_every_latent(gantrain, network: str, latent: 
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance", "layer", "none"])
-def test_dcgan_trains_on_colour_images_of_36_pixels(gantrain, data: Path, norm: str) -> None:
+def test_dcgan_trains_on_color_images_of_36_pixels(gantrain, data: Path, norm: str) -> None:
     norms = (f"model.generator.norm={norm}", f"model.discriminator.norm={norm}")
     size = ("dataset=image_folder", *paths_of(data, "image_folder"), "dataset.image_size=36")
     assert gantrain(*size, *norms, *SMALL, *NARROW, "run_dir=out").status == 0

@@ -98,7 +98,7 @@ def test_first_line_is_printed_before_torch_is_imported(tmp_path: Path) -> None:
 SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "steps=1", "callback=[log,samples]")
 
 
-def test_closing_lines_have_no_colour_codes(tmp_path: Path) -> None:
+def test_closing_lines_have_no_color_codes(tmp_path: Path) -> None:
     environment = os.environ | {"FORCE_COLOR": "1", "COLUMNS": "200"}
     command = [*GANTRAIN, *SMALL, "run_dir=a/b-1/2026"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

@@ -79,14 +79,14 @@ def test_npz_holds_float32_vectors(gantrain, tmp_path: Path) -> None:
 def test_ema_generator_is_sampled_if_the_run_has_one(gantrain, tmp_path: Path) -> None:
     assert gantrain(*SMALL, "steps=3", "ema_halflife_images=1e9", "optimizer.lr=0.5", "run_dir=run").status == 0
     assert gantrain("task=sample", "run=run", "output=averaged.npz").status == 0
-    assert images("averaged.npz").std() < 40  # the initial weights make grey images, those trained with lr 0.5 do not
+    assert images("averaged.npz").std() < 40  # the initial weights make gray images, those trained with lr 0.5 do not
 
 
 def test_nothing_is_overwritten_and_missing_checkpoints_are_named(gantrain, run: Path) -> None:
     Path("a.npz").write_text("mine")
     taken = gantrain("task=sample", "run=run", "output=a.npz")
     assert taken.status == 2
-    assert "output=a.npz exists already" in taken.stderr
+    assert "output=a.npz already exists" in taken.stderr
     assert Path("a.npz").read_text() == "mine"
     (run / "checkpoints/step_00000003.pt").unlink()
     without = gantrain("task=sample", "run=run", "output=b.npz")

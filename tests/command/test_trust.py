@@ -51,11 +51,11 @@ def test_targets_that_are_not_names_are_refused(target: object) -> None:
 
 
 def test_nothing_is_imported_before_it_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Loss: pass\n")
+    (tmp_path / "untrusted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Loss: pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match=r"trust=\[stranger\]"):
-        trust.resolve("loss", "stranger.Loss")
+    with pytest.raises(ConfigError, match=r"trust=\[untrusted\]"):
+        trust.resolve("loss", "untrusted.Loss")
     assert not (tmp_path / "ran").exists()
-    monkeypatch.setattr(trust, "trusted", ["stranger"])
-    assert trust.resolve("loss", "stranger.Loss").__name__ == "Loss"
+    monkeypatch.setattr(trust, "trusted", ["untrusted"])
+    assert trust.resolve("loss", "untrusted.Loss").__name__ == "Loss"
     assert (tmp_path / "ran").exists()

@@ -17,8 +17,8 @@ from gantrain.datasets.image_folder import image_folder
 from gantrain.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)
-COLOURS = RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-GREY = RNG.integers(0, 256, (16, 16), dtype=np.uint8)
+COLORS = RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+GRAY = RNG.integers(0, 256, (16, 16), dtype=np.uint8)
 WHITE = 255
 
 
@@ -41,46 +41,46 @@ def only(folder: Path, image: Image.Image, name: str, *, channels: int = 3, **op
     return load(folder, folder.parent / "cache", channels=channels).images[0].numpy()
 
 
-def png(pixels: np.ndarray = COLOURS) -> bytes:
+def png(pixels: np.ndarray = COLORS) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def test_rgb_is_kept_exactly(tmp_path: Path):
-    np.testing.assert_array_equal(only(tmp_path / "a", Image.fromarray(COLOURS), "x.png"), COLOURS.transpose(2, 0, 1))
+    np.testing.assert_array_equal(only(tmp_path / "a", Image.fromarray(COLORS), "x.png"), COLORS.transpose(2, 0, 1))
 
 
-def test_grey_becomes_three_equal_channels(tmp_path: Path):
-    np.testing.assert_array_equal(only(tmp_path / "a", Image.fromarray(GREY), "x.png"), np.stack([GREY] * 3))
+def test_gray_becomes_three_equal_channels(tmp_path: Path):
+    np.testing.assert_array_equal(only(tmp_path / "a", Image.fromarray(GRAY), "x.png"), np.stack([GRAY] * 3))
 
 
-def test_colour_becomes_luma(tmp_path: Path):
-    found = only(tmp_path / "a", Image.fromarray(COLOURS), "x.png", channels=1)
-    luma = COLOURS @ np.array([0.299, 0.587, 0.114])
+def test_color_becomes_luma(tmp_path: Path):
+    found = only(tmp_path / "a", Image.fromarray(COLORS), "x.png", channels=1)
+    luma = COLORS @ np.array([0.299, 0.587, 0.114])
     assert found.shape == (1, 16, 16)
     np.testing.assert_allclose(found[0], luma, atol=1)
 
 
 def test_palette_becomes_rgb(tmp_path: Path):
-    image = Image.fromarray(GREY % 8).convert("L")
+    image = Image.fromarray(GRAY % 8).convert("L")
     image.putpalette([value for i in range(8) for value in (i * 30, 255 - i * 30, i)])
-    index = (GREY % 8).astype(int)
+    index = (GRAY % 8).astype(int)
     np.testing.assert_array_equal(only(tmp_path / "a", image, "x.png"), np.stack([index * 30, 255 - index * 30, index]))
 
 
 def test_transparency_is_composited_over_white(tmp_path: Path):
     alpha = RNG.integers(0, 256, (16, 16, 1), dtype=np.uint8)
-    found = only(tmp_path / "a", Image.fromarray(np.concatenate([COLOURS, alpha], 2)), "x.png")
+    found = only(tmp_path / "a", Image.fromarray(np.concatenate([COLORS, alpha], 2)), "x.png")
     share = alpha / 255
-    np.testing.assert_allclose(found, (COLOURS * share + WHITE * (1 - share)).transpose(2, 0, 1), atol=1)
+    np.testing.assert_allclose(found, (COLORS * share + WHITE * (1 - share)).transpose(2, 0, 1), atol=1)
 
 
 def test_transparent_palette_entry_is_white(tmp_path: Path):
-    image = Image.fromarray(GREY % 2)
+    image = Image.fromarray(GRAY % 2)
     image.putpalette([10, 20, 30, 40, 50, 60])
     found = only(tmp_path / "a", image, "x.png", transparency=0)
-    expected = np.where((GREY % 2)[None] == 0, WHITE, np.array([40, 50, 60])[:, None, None])
+    expected = np.where((GRAY % 2)[None] == 0, WHITE, np.array([40, 50, 60])[:, None, None])
     np.testing.assert_array_equal(found, expected)
 
 
@@ -96,21 +96,21 @@ def test_sixteen_bits_are_scaled_down(tmp_path: Path):
 
 
 def test_one_bit_becomes_black_and_white(tmp_path: Path):
-    found = only(tmp_path / "a", Image.fromarray(GREY > 127), "x.png", channels=1)
-    np.testing.assert_array_equal(found[0], np.where(GREY > 127, 255, 0))
+    found = only(tmp_path / "a", Image.fromarray(GRAY > 127), "x.png", channels=1)
+    np.testing.assert_array_equal(found[0], np.where(GRAY > 127, 255, 0))
 
 
 @pytest.mark.parametrize(("orientation", "turns"), [(3, 2), (6, -1), (8, 1)])
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, turns: int):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    found = only(tmp_path / "a", Image.fromarray(COLOURS), "x.png", exif=exif)
-    np.testing.assert_array_equal(found, np.rot90(COLOURS, turns).transpose(2, 0, 1))
+    found = only(tmp_path / "a", Image.fromarray(COLORS), "x.png", exif=exif)
+    np.testing.assert_array_equal(found, np.rot90(COLORS, turns).transpose(2, 0, 1))
 
 
 def test_webp_and_uppercase_suffixes_are_read(tmp_path: Path):
-    found = only(tmp_path / "a", Image.fromarray(COLOURS), "X.WEBP", lossless=True)
-    np.testing.assert_array_equal(found, COLOURS.transpose(2, 0, 1))
+    found = only(tmp_path / "a", Image.fromarray(COLORS), "X.WEBP", lossless=True)
+    np.testing.assert_array_equal(found, COLORS.transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (61, 37), (9, 16), (16, 16)])
@@ -244,7 +244,7 @@ def test_long_and_thin_images_are_bad_images(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(images, "MAX_PIXELS", 5000)
     (tmp_path / "photos").mkdir()
     Image.new("L", (1, 4000)).save(tmp_path / "photos/x.png")
-    with pytest.raises(DataError, match="would take 16x64000 pixels"):
+    with pytest.raises(DataError, match="would be resized to 16x64000 pixels"):
         load(tmp_path / "photos", tmp_path / "cache")
 
 
@@ -300,7 +300,7 @@ def test_a_folder_without_permission_is_an_error(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"channels": 2}, r"dataset\.channels=2 must be 1 \(grey\) or 3 \(RGB\)"),
+        ({"channels": 2}, r"dataset\.channels=2 must be 1 \(gray\) or 3 \(RGB\)"),
         ({"image_size": 0}, r"dataset\.image_size=0 must be a whole number of at least 1"),
         ({"max_bad_fraction": 1.5}, r"dataset\.max_bad_fraction=1\.5 must be a number from 0 to 1"),
     ],

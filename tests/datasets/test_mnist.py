@@ -97,7 +97,7 @@ def test_download_from_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         (IMAGES, LABELS[:-1].copy(), r"labels of shape \(29,\) for 30 images"),
         (IMAGES, LABELS + 1, "holds the label 10, outside of 0 to 9"),
         (IMAGES[0], LABELS, "has 2 dimensions, not 3"),
-        (IMAGES[:0], LABELS[:0], "announces 0x28x28 bytes"),
+        (IMAGES[:0], LABELS[:0], "declares 0x28x28 bytes"),
     ],
 )
 def test_inconsistent_files_are_errors(tmp_path: Path, images: np.ndarray, labels: np.ndarray, message: str):

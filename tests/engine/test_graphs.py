@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from image_trainings import CPU, NOISE, PENALTY, advance, make_state, restored, snapshot
+from image_runs import CPU, NOISE, PENALTY, advance, make_state, restored, snapshot
 from tapes import Tapes, tapes
 
 from gantrain.augment.diffaugment import DiffAugment

@@ -65,14 +65,14 @@ class Machine:
     tried: list[int] = field(default_factory=list)
 
     def adapt_threads(self, most: int, *, same: bool = True) -> AdaptThreads:
-        def gives_same_bits(threads: int) -> bool:
+        def is_bitwise_equal(threads: int) -> bool:
             self.tried.append(threads)
             return same
 
         return AdaptThreads(
             most,
             set_threads=self.chosen.append,
-            gives_same_bits=gives_same_bits,
+            is_bitwise_equal=is_bitwise_equal,
             busy_seconds=lambda: self.busy,
             own_seconds=lambda: self.own,
             now=lambda: self.time,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from image_trainings import CPU, CUDA, advance, images, make_state
+from image_runs import CPU, CUDA, advance, images, make_state
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam
 

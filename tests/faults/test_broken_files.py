@@ -34,7 +34,7 @@ from gantrain.errors import ConfigError, DataError
 pytestmark = [pytest.mark.timeout(30), pytest.mark.filterwarnings("ignore")]
 SIZE = 8
 RNG = np.random.default_rng(0)
-COLOURS = RNG.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+COLORS = RNG.integers(0, 256, (20, 24, 3), dtype=np.uint8)
 
 
 def load_or_message(load: Callable[[], ImageDataset], named: str, image_shape: tuple[int, ...]) -> ImageDataset | str:
@@ -96,15 +96,15 @@ def with_exif() -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010E] = "a description"
-    return encoded(Image.fromarray(COLOURS), "JPEG", exif=exif)
+    return encoded(Image.fromarray(COLORS), "JPEG", exif=exif)
 
 
-RGB = Image.fromarray(COLOURS)
-FRAMES = [Image.fromarray(np.roll(COLOURS, k, 0)) for k in range(3)]
+RGB = Image.fromarray(COLORS)
+FRAMES = [Image.fromarray(np.roll(COLORS, k, 0)) for k in range(3)]
 VALID_IMAGES = {
     "png": encoded(RGB, "PNG"),
     "png.palette": encoded(RGB.quantize(16), "PNG", transparency=3),
-    "png.deep": encoded(Image.fromarray(COLOURS[..., 0].astype(np.uint16) * 257), "PNG"),
+    "png.deep": encoded(Image.fromarray(COLORS[..., 0].astype(np.uint16) * 257), "PNG"),
     "png.animated": encoded(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]),
     "jpg": encoded(RGB, "JPEG"),
     "jpg.progressive": encoded(RGB, "JPEG", progressive=True),
@@ -125,8 +125,8 @@ def png_with(*chunks: bytes) -> bytes:
     return whole[:33] + b"".join(chunks) + whole[33:]
 
 
-def png_of(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+def png_of(width: int, height: int, depth: int = 8, color: int = 2) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
 
 
@@ -175,7 +175,7 @@ BAD_IMAGES = {
     "png-negative": png_of(2**32 - 1, 2**32 - 1),
     "png-long-and-thin": png_of(1, 80_000_000),
     "png-depth": png_of(9, 9, depth=7),
-    "png-colour": png_of(9, 9, colour=5),
+    "png-color": png_of(9, 9, color=5),
     "png-text-bomb": png_with(chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(10**8)))),
     "png-international-text-bomb": png_with(chunk(b"iTXt", b"x\0\1\0\0\0" + zlib.compress(bytes(10**8)))),
     "png-many-texts": png_with(*[chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(2**20)))] * 70),
@@ -437,16 +437,16 @@ def holding_itself() -> bytes:
 
 # Zips with one bad member, and the message about it.
 BAD_MEMBERS = {
-    "absolute": (zipped(*GOOD, ("/etc/bad.png", b"")), "/etc/bad.png leads out of the zip"),
-    "up": (zipped(*GOOD, ("../bad.png", b"")), "../bad.png leads out of the zip"),
-    "up-inside": (zipped(*GOOD, ("cat/../../bad.png", b"")), "cat/../../bad.png leads out of the zip"),
-    "up-hidden": (zipped(*GOOD, ("cat/../bad.png", b"")), "cat/../bad.png leads out of the zip"),
-    "drive": (zipped(*GOOD, ("C:/bad.png", b"")), "C:/bad.png leads out of the zip"),
-    "drive-relative": (zipped(*GOOD, ("c:bad.png", b"")), "c:bad.png leads out of the zip"),
-    "backslash": (zipped(*GOOD, ("..\\bad.png", b"")), "..\\bad.png leads out of the zip"),
-    "backslash-absolute": (zipped(*GOOD, ("\\bad.png", b"")), "\\bad.png leads out of the zip"),
-    "share": (zipped(*GOOD, ("\\\\host\\share\\bad.png", b"")), "share\\bad.png leads out of the zip"),
-    "escape-with-a-sound-image": (zipped(*GOOD, ("../bad.png", VALID_IMAGES["png"])), "../bad.png leads out"),
+    "absolute": (zipped(*GOOD, ("/etc/bad.png", b"")), "/etc/bad.png points outside the zip"),
+    "up": (zipped(*GOOD, ("../bad.png", b"")), "../bad.png points outside the zip"),
+    "up-inside": (zipped(*GOOD, ("cat/../../bad.png", b"")), "cat/../../bad.png points outside the zip"),
+    "up-hidden": (zipped(*GOOD, ("cat/../bad.png", b"")), "cat/../bad.png points outside the zip"),
+    "drive": (zipped(*GOOD, ("C:/bad.png", b"")), "C:/bad.png points outside the zip"),
+    "drive-relative": (zipped(*GOOD, ("c:bad.png", b"")), "c:bad.png points outside the zip"),
+    "backslash": (zipped(*GOOD, ("..\\bad.png", b"")), "..\\bad.png points outside the zip"),
+    "backslash-absolute": (zipped(*GOOD, ("\\bad.png", b"")), "\\bad.png points outside the zip"),
+    "share": (zipped(*GOOD, ("\\\\host\\share\\bad.png", b"")), "share\\bad.png points outside the zip"),
+    "escape-with-a-sound-image": (zipped(*GOOD, ("../bad.png", VALID_IMAGES["png"])), "../bad.png points outside"),
     "link": (zipped(*GOOD, link("cat/bad.png", "/etc/passwd")), "cat/bad.png is a link"),
     "link-inside": (zipped(*GOOD, link("cat/bad.png", "1.png")), "cat/bad.png is a link"),
     "bomb": (BOMB, "cat/bomb.png is not a PNG"),

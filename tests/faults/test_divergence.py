@@ -1,4 +1,4 @@
-"""A run that reaches NaN or Inf stops with a message, or rolls back and draws other random numbers."""
+"""A run that reaches NaN or Inf stops with a message, or rolls back and draws different random numbers."""
 
 import math
 import re
@@ -94,7 +94,7 @@ def test_rollback_draws_other_random_numbers_and_resumes_exactly(
             break
     run = work / f"straight{seed}"
     assert done.status == 0, done.stderr
-    assert "Rolled back to step 6, with other random numbers (1 of at most 5 times)" in done.stderr
+    assert "Rolled back to step 6, with different random numbers (1 of at most 5 times)" in done.stderr
     num_rollbacks = len(run_json(run)["history"])
     assert num_rollbacks >= 1
     assert [row["step"] for row in csv_rows(run)] == ["1", "2", "4", "6", "8", "10", "12", "14", "16"]

@@ -99,7 +99,7 @@ TARGETS = split("""
 TARGETS += ("",)
 PATHS = split("""
     places/run  places/file.txt  places/empty  places/broken  places/bomb  places/list  places/hostile
-    places/garbage  places/forged  places/links  places/binary  places/run/checkpoints  places/run/run.json
+    places/garbage  places/tampered  places/links  places/binary  places/run/checkpoints  places/run/run.json
     places/run/../run  ../sibling  /dev/null  /dev/null/x  /proc/self  /proc/self/mem  ''  .  ..  auto  nowhere  /
     places/photos  places/half  places/run/checkpoints/step_00000002.pt  'places/run'  null  ~  places/deep
 """)
@@ -462,10 +462,12 @@ def create_files(work: Path) -> None:
     for name in run:
         if name.suffix == ".pt":
             write(f"garbage/{name}", b"garbage")
-    like_run("forged")
-    config = (places / "forged/.hydra/config.yaml").read_text()
-    write("forged/.hydra/config.yaml", re.sub(r"_target_: gantrain.models.\S+", "_target_: os.system", config))
-    write("forged/.hydra/overrides.yaml", "- loss={_target_:os.system,command:touch foreign}\n- trust=[os]\n- ~hydra\n")
+    like_run("tampered")
+    config = (places / "tampered/.hydra/config.yaml").read_text()
+    write("tampered/.hydra/config.yaml", re.sub(r"_target_: gantrain.models.\S+", "_target_: os.system", config))
+    write(
+        "tampered/.hydra/overrides.yaml", "- loss={_target_:os.system,command:touch foreign}\n- trust=[os]\n- ~hydra\n"
+    )
     write("links/.hydra/config.yaml", config)
     write("links/.hydra/overrides.yaml", "[]")
     (places / "links/metrics.csv").symlink_to(work.parent / "sibling/precious.txt")
@@ -599,12 +601,12 @@ FAILED_BEFORE = split("""
     --config-dir=places/hostile_confs experiment=launch
     --config-dir=places/hostile_confs experiment=mode
     resume=places/hostile
-    resume=places/forged
+    resume=places/tampered
     resume=places/links
     resume=places/bomb
     resume=places/deep
     task=sample run=places/garbage output=out.npz
-    task=sample run=places/forged output=out.npz
+    task=sample run=places/tampered output=out.npz
     task=sample run=places/bomb output=out.png
     init_from=places/alien.pt
     trust=[os] loss={_target_:os.system,command:exit}
@@ -633,7 +635,7 @@ HOSTILE_LINES = [
     "--experimental-rerun=places/evil.pickle",
     "+hydra.callbacks.x._target_=evil.Loss",
     "--config-dir=places/hostile_confs experiment=mode",
-    "resume=places/forged",
+    "resume=places/tampered",
 ]
 assert {*HOSTILE_LINES} <= {*FAILED_BEFORE}
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run everything that needs a GPU, from the root of the repository; print figures and results, and fail if any part
-# failed. All parts take about 15 minutes; parts can be named: run_all.sh tests; run_all.sh runs table; run_all.sh ways
-# data.
+# failed. All parts take about 15 minutes; parts can be named: run_all.sh tests; run_all.sh runs table; run_all.sh
+# settings data.
 # WHEELS: a folder of wheels that the machine lacks: hydra-core, omegaconf==2.3.1, antlr4-python3-runtime==4.9.3,
 # beartype, hatchling, trove-classifiers, tomlkit, pathspec, pluggy, packaging and editables beside torch, tensorboard,
 # matplotlib and the rest. OUT: a folder for the log.
@@ -25,17 +25,17 @@ runs() {
 table() { try python3 benchmarks/compare.py --rounds 3; }
 
 # Measure each runtime option in a case that is bound by arithmetic, on random images.
-ways() {
+settings() {
     data=$(mktemp -d)
     try python3 -c "
 import sys; sys.path.insert(0, 'benchmarks')
 from pathlib import Path; from cases import make_files
 make_files(Path('$data/celeba/img_align_celeba'))"
-    for way in runtime=auto runtime=reference runtime.precision=tf32 runtime.acceleration=eager runtime.layout=contiguous \
+    for setting in runtime=auto runtime=reference runtime.precision=tf32 runtime.acceleration=eager runtime.layout=contiguous \
         runtime.data=host; do
-        echo "$way"
+        echo "$setting"
         try python3 -m gantrain task=benchmark experiment=wgan_gp_celeba_f128 batch_size=256 steps=20 \
-            dataset.root="$data" dataset.cache_dir="$data/cache" dataset.download=false $way
+            dataset.root="$data" dataset.cache_dir="$data/cache" dataset.download=false $setting
     done
 }
 
@@ -49,7 +49,7 @@ fi
 python3 -m pip install --quiet --no-deps --no-build-isolation -e . || exit 1
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 python3 -c "import torch; print('torch', torch.__version__)"
-[ $# -gt 0 ] || set -- tests runs table ways data
+[ $# -gt 0 ] || set -- tests runs table settings data
 for part in "$@"; do
     SECONDS=0
     "$part"

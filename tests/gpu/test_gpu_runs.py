@@ -494,14 +494,14 @@ from copy import deepcopy
 import torch
 import torch.distributed as dist
 from gantrain.engine.distributed import average_gradients
-from gantrain.engine.batch_norm import normalize_whole_batches
+from gantrain.engine.batch_norm import synchronize_batch_norm
 
 device, backend = sys.argv[1:]
 dist.init_process_group(backend, init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
 torch.manual_seed(0)
 plain = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.LeakyReLU(0.2)).to(device)
 whole = deepcopy(plain)
-normalize_whole_batches(whole)
+synchronize_batch_norm(whole)
 x = torch.randn(16, 3, 8, 8, device=device)
 optimizer = torch.optim.SGD(whole.parameters(), lr=0.1)
 for network in (plain, whole):

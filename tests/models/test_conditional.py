@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gantrain.models import acgan, conditional_dcgan, conditional_mlp, dcgan, mlp
-from gantrain.models.calling import split_output, takes_labels
+from gantrain.models.interface import split_output, takes_labels
 
 DCGAN: dict[str, Any] = {
     "width": 4,

@@ -80,7 +80,7 @@ def test_other_shapes_are_refused_with_a_remedy(shape: tuple[int, ...], message:
 
 
 @pytest.mark.parametrize("channels", [2, 4])
-def test_the_generator_makes_grey_or_rgb_images_and_the_discriminator_takes_packs(channels: int) -> None:
+def test_the_generator_makes_gray_or_rgb_images_and_the_discriminator_takes_packs(channels: int) -> None:
     with pytest.raises(ValueError, match=f"1 or 3 channels, but they have {channels}; use network=mlp"):
         generator((channels, 32, 32))
     assert discriminator((channels, 32, 32))(torch.zeros(3, channels, 32, 32)).shape == (3,)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from gantrain.models import acgan
-from gantrain.models.calling import split_output
+from gantrain.models.interface import split_output
 from gantrain.regularizers.auxiliary_classifier import AuxiliaryClassifier
 from gantrain.regularizers.base import UpdateBatch, overrides
 from gantrain.schedules.base import Clock

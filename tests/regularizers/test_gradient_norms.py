@@ -13,9 +13,10 @@ from torch.func import functional_call
 from update_batches import Recorder, batch_of, linear, sum_of_entries, unconditional
 
 from gantrain import seeding
+from gantrain.datasets.labels import Labels
 from gantrain.models import dcgan
 from gantrain.regularizers import base, dragan
-from gantrain.regularizers.base import Critic, Labels, Regularizer, UpdateBatch
+from gantrain.regularizers.base import Critic, Regularizer, UpdateBatch
 from gantrain.regularizers.dragan import DRAGAN
 from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.regularizers.r1 import R1

@@ -83,7 +83,7 @@ def critic(name: str, activation: str = "leaky_relu") -> tuple[nn.Module, tuple[
 NAMES = ["dcgan with none", "dcgan with layer", "dcgan with instance", "mlp", "study", "unusual", "residual"]
 
 
-@pytest.mark.parametrize("penalty", ["one-centred", "R1"])
+@pytest.mark.parametrize("penalty", ["one-centered", "R1"])
 @pytest.mark.parametrize(
     ("name", "activation"),
     [*((name, "leaky_relu") for name in NAMES), *(("dcgan with none", a) for a in ACTIVATIONS), ("mlp", "relu")],
@@ -97,7 +97,7 @@ def test_gradients_equal_those_of_torch(name: str, activation: str, penalty: str
     def gradients(differentiate: Callable[[Any, Tensor], Tensor]) -> tuple[Tensor, list[Tensor]]:
         slope = differentiate(network, x)
         norms = slope.flatten(1).norm(dim=1)
-        loss = ((norms - 1) if penalty == "one-centred" else norms).square().mean()
+        loss = ((norms - 1) if penalty == "one-centered" else norms).square().mean()
         found = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
         pairs = zip(found, network.parameters(), strict=True)
         return slope, [torch.zeros_like(p) if g is None else g for g, p in pairs]

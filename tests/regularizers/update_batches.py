@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gantrain.regularizers.base import Auxiliary, Critic, Labels, UpdateBatch
+from gantrain.datasets.labels import Labels
+from gantrain.regularizers.base import Auxiliary, Critic, UpdateBatch
 from gantrain.schedules.base import Clock, Number
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conditional_trainings import BATCH_SIZE, make_state, restore, run, snapshot
+from conditional_runs import BATCH_SIZE, make_state, restore, run, snapshot
 from oracles import load, oracle_files
 from torch.testing import assert_close
 
@@ -37,7 +37,7 @@ def adam_state(**options: Any) -> TrainState:
 
 
 class Training:
-    """A training with lazy R1 in which every value is scheduled."""
+    """A training run with lazy R1 in which every value is scheduled."""
 
     def __init__(self, named: dict[str, Schedule], *, every: int):
         self.state = adam_state()

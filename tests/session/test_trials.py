@@ -14,7 +14,7 @@ from gantrain.engine.finite import named_tensors
 from gantrain.engine.memory import container_limits, is_out_of_memory, largest_fitting
 from gantrain.session import trials
 from gantrain.session.outcome import out_of_memory
-from gantrain.session.trials import fitting_accumulate, fitting_rows, gives_same_bits, with_adaptive_threads
+from gantrain.session.trials import fitting_accumulate, fitting_rows, is_bitwise_equal, with_adaptive_threads
 from gantrain.tasks.job import Job
 
 SMALL = ("model.generator.width=4", "model.discriminator.width=4", "batch_size=8", "steps=100", "callback=[]")
@@ -39,7 +39,7 @@ def test_trial_steps_do_not_change_the_run(overrides: tuple[str, ...]) -> None:
     made = training(*overrides)
     before, random = numbers(made), torch.get_rng_state()
     settings = deepcopy([group["lr"] for group in made.run.state.D_optimizer.param_groups])
-    assert gives_same_bits(made, 1, 1)
+    assert is_bitwise_equal(made, 1, 1)
     assert all(torch.equal(a, b) for a, b in zip(numbers(made), before, strict=True))
     assert made.run.state.step == 3
     assert torch.equal(torch.get_rng_state(), random)
@@ -55,7 +55,7 @@ def test_dependence_on_the_number_of_threads_is_detected(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(trials, "tensors_after_step", by_threads)
     usual = torch.get_num_threads()
-    assert not gives_same_bits(made, 1, 2)
+    assert not is_bitwise_equal(made, 1, 2)
     assert torch.get_num_threads() == usual
 
 
@@ -85,7 +85,7 @@ def test_trial_step_makes_one_critic_update_whatever_the_warmup(monkeypatch: pyt
     made = training("n_critic=5", "critic_warmup={n_critic:100,steps:25,every:500}")
     counted: list[int] = []
     monkeypatch.setattr(type(made.run.objective.loss), "discriminator", counting(made.run.objective.loss, counted))
-    assert gives_same_bits(made, 1, 1)
+    assert is_bitwise_equal(made, 1, 1)
     assert len(counted) == 2
 
 
@@ -122,13 +122,13 @@ def test_on_a_gpu_two_small_steps_are_measured(limit: int | None, rows: int, mon
     made = training("batch_size=64", "accumulate=2")
     measured: list[int] = []
 
-    def peak_bytes(_: Training, n: int) -> int:
+    def measure_peak_bytes(_: Training, n: int) -> int:
         measured.append(n)
         if limit is None:
             raise torch.OutOfMemoryError
         return 1_000 + 250 * n
 
-    monkeypatch.setattr(trials, "peak_bytes", peak_bytes)
+    monkeypatch.setattr(trials, "measure_peak_bytes", measure_peak_bytes)
     monkeypatch.setattr(trials, "total_bytes", lambda _: limit)
     monkeypatch.setattr(type(made.run), "device", torch.device("cuda"))
     assert fitting_rows(made) == rows  # 0.9 * 10,000 bytes are enough for 32 rows, but 32 did not fit

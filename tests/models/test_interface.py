@@ -3,7 +3,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gantrain.models.calling import split_output, takes_labels
+from gantrain.models.interface import split_output, takes_labels
 
 
 class Plain(nn.Module):

@@ -1,4 +1,4 @@
-"""Small class-conditional trainings in float64, without a config, for tests of train() itself."""
+"""Small class-conditional training runs in float64, without a config, for tests of train() itself."""
 
 from collections.abc import Callable
 from copy import deepcopy

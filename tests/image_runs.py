@@ -1,4 +1,4 @@
-"""Small DCGAN trainings without a config, with the options of Runtime."""
+"""Small DCGAN training runs without a config, with the options of Runtime."""
 
 from collections.abc import Callable
 from contextlib import suppress
