@@ -1,9 +1,11 @@
 """Gradient accumulation: gradients, logs and random numbers of micro-batches equal those of the whole batch."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
+from adaptive import Adaptive
 from conditional_runs import BATCH_SIZE, CPU, NUM_CLASSES, gradients, make_state, run, weights
 from torch import Tensor
 from torch.testing import assert_close
@@ -34,6 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
     "lazy gradient penalty": {"regularizers": {"gradient_penalty": GradientPenalty(weight=10.0, every=2)}},
     "dropout": {"dropout": 0.5},
     "diffaugment": {"augment": diffaugment()},
+    "adaptive augmentation": {"augment": {"adaptive": Adaptive(decay=0.5)}},
     "drawn labels": {"fake_labels": DrawnLabels([3, 1, 2], CPU)},
     "everything": {
         "regularizers": {"input_noise": InputNoise(std=0.3), "r1": R1(gamma=1.0, every=2)},
@@ -44,10 +47,21 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def trained(*, accumulate: int, loss: Any, case: dict[str, Any], lr: float, **options: Any) -> tuple[Any, list[Any]]:
-    case = dict(case)
+    """Return the state and the logs of each step, with the strengths of adaptive augmentations."""
+    case = deepcopy(case)
     objective = Objective(loss, case.pop("regularizers", {}), case.pop("augment", {}))
     state = make_state(dropout=case.pop("dropout", 0.0), lr=lr)
-    return state, run(state, objective, accumulate=accumulate, **{"fake_labels": RealLabels()} | case | options)
+    adaptive = [augment for augment in objective.augment.values() if isinstance(augment, Adaptive)]
+
+    strengths: list[dict[str, Tensor]] = []
+
+    def note(*_: Any) -> None:
+        strengths.append({f"strength/{i}": augment.strength.clone() for i, augment in enumerate(adaptive)})
+
+    options = {"fake_labels": RealLabels(), "callbacks": [note]} | case | options
+    logs = run(state, objective, accumulate=accumulate, **options)
+    assert all(0.1 < augment.strength < 1 for augment in adaptive)
+    return state, [step | strength for step, strength in zip(logs, strengths, strict=True)]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Several processes train as one. Most tests fork them with the environment variables that torchrun sets."""
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import adaptive
 import pytest
 import torch
 from filelock import FileLock
@@ -46,12 +48,22 @@ class LazyR1(Regularizer):
     def load_state_dict(self, state):
         self.updates.copy_(state["updates"])
 '''
-LAZY_R1 = (
-    "trust=[lazy]",
+OWN_PARTS = (
+    "trust=[lazy,adaptive]",
+    "+augment.adaptive._target_=adaptive.Adaptive",
+    "+augment.adaptive.decay=0.8",
     "+regularizer.r1._target_=lazy.LazyR1",
     "+regularizer.r1.weight=1.0",
     "+regularizer.r1.every=3",
 )
+
+
+def write_own_parts(folder: Path) -> None:
+    """Write the modules of OWN_PARTS."""
+    (folder / "lazy.py").write_text(OWN_REGULARIZER)
+    shutil.copy(adaptive.__file__, folder)
+
+
 NOISE = ("regularizer=[input_noise,label_noise]",)
 
 Ranks = Callable[..., list[Process]]
@@ -109,7 +121,7 @@ def largest_difference(one: Path, other: Path, step: int) -> float:
 CASES = {
     "wgan_gp": ("model=wgan_gp", "n_critic=2", *IMAGES, "ema_halflife_images=100"),
     "dcgan": ("model=dcgan", *IMAGES, "metric=[]"),
-    "lazy penalty": ("model=dcgan", "model.discriminator.norm=none", *IMAGES, *LAZY_R1),
+    "own parts": (*("model=dcgan", "model.discriminator.norm=none", *IMAGES, *OWN_PARTS),),
     "statistics over the batch": (
         *("model=dcgan", "loss=ralsgan", "regularizer=[lecam,dragan]", "regularizer.dragan.every=2", *IMAGES),
         *("regularizer.lecam.start=2", "model.discriminator.norm=none", "augment=[diffaugment]"),
@@ -129,7 +141,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_match_one_process(gantrain: Any, ranks: Ranks, work: Path, case: str) -> None:
-    (work / "lazy.py").write_text(OWN_REGULARIZER)
+    write_own_parts(work)
     command = (*CASES[case], *OFTEN, "steps=20")
     alone = gantrain(*command, "run_dir=one")
     assert alone.status == 0, alone.stderr
@@ -341,8 +353,8 @@ def test_exception_on_rank_1_is_named_by_rank_0(ranks: Ranks) -> None:
 
 
 def test_dependence_on_the_number_of_processes_is_refused_or_warned_about(ranks: Ranks, work: Path) -> None:
-    (work / "lazy.py").write_text(OWN_REGULARIZER)
-    leader, follower = wait(ranks(*CASES["lazy penalty"], "steps=1"))
+    write_own_parts(work)
+    leader, follower = wait(ranks(*CASES["own parts"], "steps=1"))
     assert (leader.status, follower.stderr) == (0, "")
     assert "LazyR1 is your own code: it must draw the random numbers of each sample" in leader.stderr
     with pytest.raises(ConfigError, match="BatchNorm3d in the Sequential would normalize the rows of each process"):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import adaptive
 import numpy as np
 import pytest
 import torch
@@ -65,19 +66,22 @@ CASES = {
         *("augment=[diffaugment]", "ema_halflife_images=10", "schedule=[lr,betas,penalty,ema_halflife,augment]"),
         "schedule.penalty.of=[regularizer.r1.gamma]",
     ),
-    "own": ("--config-dir", "my", "regularizer=[running_mean]", "trust=[own]"),
+    "own": ("--config-dir", "my", "regularizer=[running_mean]", "augment=[adaptive]", "trust=[own,adaptive]"),
 }
 
 
 @pytest.fixture
-def own_regularizer(start, work: Path) -> None:
+def own_parts(start, work: Path) -> None:
     (work / "own.py").write_text(REGULARIZER)
-    (work / "my/regularizer").mkdir(parents=True)
+    shutil.copy(adaptive.__file__, work)
+    for group in ("regularizer", "augment"):
+        (work / "my" / group).mkdir(parents=True)
+    (work / "my/augment/adaptive.yaml").write_text("adaptive: {_target_: adaptive.Adaptive, decay: 0.8}\n")
     (work / "my/regularizer/running_mean.yaml").write_text("running_mean: {_target_: own.RunningMean, decay: 0.9}\n")
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.usefixtures("own_regularizer")
+@pytest.mark.usefixtures("own_parts")
 def test_resumed_run_equals_uninterrupted_run(gantrain, work: Path, case: str) -> None:
     """The run finishes at step 5, is stopped at 8, fails at 11 between two checkpoints, and is resumed to the end."""
     command = (*SMALL, *OUTPUTS, *CASES[case])

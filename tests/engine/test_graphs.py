@@ -1,11 +1,13 @@
 """Captured updates equal eager ones bit for bit; without a GPU, tapes replace CUDA graphs."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from adaptive import Adaptive
 from image_runs import CPU, NOISE, PENALTY, advance, make_state, restored, snapshot
 from tapes import Tapes, tapes
 
@@ -35,6 +37,10 @@ def lazy_r1() -> dict[str, Any]:
     return {"loss": Relativistic(), "regularizers": {"r1": R1(gamma=1.0, every=2)}, "n_critic": lambda _: 1}
 
 
+def adaptive() -> dict[str, Any]:
+    return {"augment": {"adaptive": Adaptive(decay=0.8)}}
+
+
 @pytest.mark.parametrize(
     ("norm", "options", "num_graphs"),
     [
@@ -44,18 +50,27 @@ def lazy_r1() -> dict[str, Any]:
         ("none", {"n_critic": lambda step: 7 if step % 5 == 0 else 2}, 2),
         ("none", lazy_r1(), 3),  # a graph per phase
         ("none", lazy_r1() | {"accumulate": 2}, 6),  # and per micro-batch
+        ("none", adaptive(), 2),
+        ("none", adaptive() | {"accumulate": 2}, 4),
     ],
-    ids=["wgan_gp", "dcgan", "weight clipping", "warm-up of the critic", "lazy r1", "lazy r1 and micro-batches"],
+    ids=[
+        *("wgan_gp", "dcgan", "weight clipping", "warm-up of the critic", "lazy r1", "lazy r1 and micro-batches"),
+        *("adaptive augmentation", "adaptive augmentation and micro-batches"),
+    ],
 )
 def test_replays_equal_eager_steps_bit_for_bit(
     tapes: Callable[..., Tapes], norm: str, options: dict[str, Any], num_graphs: int
 ) -> None:
     plain, fast = make_state(norm=norm), make_state(norm=norm)
+    for_fast = deepcopy(options)  # augmentations have states
     seen = advance(plain, Runtime(device=CPU), steps=12, **options)
     deck = tapes()
-    assert advance(fast, GRAPH, steps=12, **options) == seen
+    assert advance(fast, GRAPH, steps=12, **for_fast) == seen
     assert deck.captured == num_graphs
     torch.testing.assert_close(snapshot(fast), snapshot(plain), atol=0, rtol=0)
+    for name, augment in options.get("augment", {}).items():
+        assert 0.1 < augment.strength < 1
+        assert torch.equal(for_fast["augment"][name].strength, augment.strength)
 
 
 def test_captured_step_sees_the_training_progress(tapes: Callable[..., Tapes]) -> None:
