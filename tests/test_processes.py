@@ -121,7 +121,7 @@ def largest_difference(one: Path, other: Path, step: int) -> float:
 CASES = {
     "wgan_gp": ("model=wgan_gp", "n_critic=2", *IMAGES, "ema_halflife_images=100"),
     "dcgan": ("model=dcgan", *IMAGES, "metric=[]"),
-    "own parts": (*("model=dcgan", "model.discriminator.norm=none", *IMAGES, *OWN_PARTS),),
+    "own parts": ("model=dcgan", "model.discriminator.norm=none", *IMAGES, *OWN_PARTS),
     "statistics over the batch": (
         *("model=dcgan", "loss=ralsgan", "regularizer=[lecam,dragan]", "regularizer.dragan.every=2", *IMAGES),
         *("regularizer.lecam.start=2", "model.discriminator.norm=none", "augment=[diffaugment]"),
