@@ -289,7 +289,7 @@ for kind, shape in ((nn.BatchNorm1d, (n, 3)), (nn.BatchNorm2d, (n, 3, 4, 5))):
             return (scores + slope.flatten(1).norm(dim=1)).mean()
         whole, shared = model(), model()
         synchronize_batch_norm(shared)
-        assert type(shared[0]).__name__.startswith("Whole"), type(shared[0])
+        assert type(shared[0]).__name__.startswith("Synchronized"), type(shared[0])
         rows = slice(rank * n // size, (rank + 1) * n // size)
         expected = loss(whole, x, weights); expected.backward()
         own = loss(shared, x[rows], weights[rows]); own.backward()
