@@ -41,7 +41,7 @@ def test_reads_plain_and_gzipped(tmp_path: Path, pack):
         (gzip.compress(idx(PIXELS)) + b"x", "gzip stream"),
         (idx(PIXELS[:0]), "declares 0x3x4 bytes; expected 1 to 2,147,483,648"),
         (b"\x00\x00\x08\x03" + b"\xff" * 12 + bytes(100), "declares 4294967295x4294967295x4294967295 bytes"),
-        (b"\x00\x00\x08\xff" + bytes(2000), "not 000008 and from 1 to 8 dimensions"),
+        (b"\x00\x00\x08\xff" + bytes(2000), r"expected 000008 and the number of dimensions \(1 to 8\)"),
         (gzip.compress(idx(PIXELS), mtime=0)[:-9], "gzip stream"),
         (b"<html>404</html>", "magic number"),
     ],

@@ -99,7 +99,7 @@ TARGETS = split("""
 TARGETS += ("",)
 PATHS = split("""
     places/run  places/file.txt  places/empty  places/broken  places/bomb  places/list  places/hostile
-    places/garbage  places/tampered  places/links  places/binary  places/run/checkpoints  places/run/run.json
+    places/garbage  places/edited  places/links  places/binary  places/run/checkpoints  places/run/run.json
     places/run/../run  ../sibling  /dev/null  /dev/null/x  /proc/self  /proc/self/mem  ''  .  ..  auto  nowhere  /
     places/photos  places/half  places/run/checkpoints/step_00000002.pt  'places/run'  null  ~  places/deep
 """)
@@ -462,12 +462,10 @@ def create_files(work: Path) -> None:
     for name in run:
         if name.suffix == ".pt":
             write(f"garbage/{name}", b"garbage")
-    like_run("tampered")
-    config = (places / "tampered/.hydra/config.yaml").read_text()
-    write("tampered/.hydra/config.yaml", re.sub(r"_target_: gantrain.models.\S+", "_target_: os.system", config))
-    write(
-        "tampered/.hydra/overrides.yaml", "- loss={_target_:os.system,command:touch foreign}\n- trust=[os]\n- ~hydra\n"
-    )
+    like_run("edited")
+    config = (places / "edited/.hydra/config.yaml").read_text()
+    write("edited/.hydra/config.yaml", re.sub(r"_target_: gantrain.models.\S+", "_target_: os.system", config))
+    write("edited/.hydra/overrides.yaml", "- loss={_target_:os.system,command:touch foreign}\n- trust=[os]\n- ~hydra\n")
     write("links/.hydra/config.yaml", config)
     write("links/.hydra/overrides.yaml", "[]")
     (places / "links/metrics.csv").symlink_to(work.parent / "sibling/precious.txt")
@@ -601,12 +599,12 @@ FAILED_BEFORE = split("""
     --config-dir=places/hostile_confs experiment=launch
     --config-dir=places/hostile_confs experiment=mode
     resume=places/hostile
-    resume=places/tampered
+    resume=places/edited
     resume=places/links
     resume=places/bomb
     resume=places/deep
     task=sample run=places/garbage output=out.npz
-    task=sample run=places/tampered output=out.npz
+    task=sample run=places/edited output=out.npz
     task=sample run=places/bomb output=out.png
     init_from=places/alien.pt
     trust=[os] loss={_target_:os.system,command:exit}
@@ -635,7 +633,7 @@ HOSTILE_LINES = [
     "--experimental-rerun=places/evil.pickle",
     "+hydra.callbacks.x._target_=evil.Loss",
     "--config-dir=places/hostile_confs experiment=mode",
-    "resume=places/tampered",
+    "resume=places/edited",
 ]
 assert {*HOSTILE_LINES} <= {*FAILED_BEFORE}
 
