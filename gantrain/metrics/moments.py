@@ -63,7 +63,7 @@ def vectors(real: Dataset) -> Distribution:
     """
     if not isinstance(real, Distribution):
         raise ValueError(
-            f"dataset={real.name} has images, but the metrics moments and modes need vectors; remove them from "
-            "metric=[...] or choose a dataset such as gaussian."
+            f"dataset={real.name} has images, but the metrics moments, modes and wasserstein need vectors; remove them "
+            "from metric=[...] or choose a dataset such as gaussian."
         )
     return real

@@ -1,0 +1,1 @@
+"""Extractors: networks that map images to features, for metrics."""
