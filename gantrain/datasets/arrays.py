@@ -21,6 +21,7 @@ def array_dataset(
     num_classes: int,
     image_size: int | None,
     cache_dir: Path,
+    features: str = "inception",
 ) -> ImageDataset:
     """Make a dataset of arrays, resized to squares of image_size pixels; None keeps the native size.
 
@@ -30,7 +31,7 @@ def array_dataset(
     if image_size is not None:
         check_count("image_size", image_size)
     if image_size is None or images.shape[2:] == (image_size, image_size):
-        return in_memory(name, images, labels, num_classes=num_classes)
+        return in_memory(name, images, labels, num_classes=num_classes, features=features)
     source = Source(
         name=name,
         origin=name,
@@ -41,12 +42,18 @@ def array_dataset(
         labels=labels,
         num_classes=num_classes,
         decode=lambda i: resize_array(images[i], image_size),
+        features=features,
     )
     return cached(source, cache_dir=cache_dir, max_bad_fraction=0.0)
 
 
 def in_memory(
-    name: str, images: UInt8[np.ndarray, "n c h w"], labels: Int64[np.ndarray, " n"], *, num_classes: int
+    name: str,
+    images: UInt8[np.ndarray, "n c h w"],
+    labels: Int64[np.ndarray, " n"],
+    *,
+    num_classes: int,
+    features: str = "inception",
 ) -> ImageDataset:
     """Wrap arrays as a dataset."""
     return ImageDataset(
@@ -55,6 +62,7 @@ def in_memory(
         labels=torch.from_numpy(labels),
         num_classes=num_classes,
         fingerprint=fingerprint(images, labels),
+        features=features,
     )
 
 

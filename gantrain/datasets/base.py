@@ -16,6 +16,7 @@ class ImageDataset:
         images: uint8 [n, c, h, w] in [0, 255]. Read-only: writing to memory-mapped images crashes the process.
         labels: int64 [n] in [0, num_classes), or None.
         fingerprint: SHA-256 of the images and labels used in training.
+        features: the option of the group `features` that fits the images; features=auto takes it.
     """
 
     def __init__(
@@ -25,8 +26,9 @@ class ImageDataset:
         labels: Int64[Tensor, " n"] | None,
         num_classes: int | None,
         fingerprint: str,
+        features: str = "inception",
     ):
-        self.name, self.num_classes = name, num_classes
+        self.name, self.num_classes, self.features = name, num_classes, features
         self.images, self.labels, self.fingerprint = images, labels, fingerprint
 
     @property
@@ -70,8 +72,9 @@ class LazyImageDataset(ImageDataset):
         image_shape: tuple[int, ...],
         num_classes: int | None,
         load: Callable[[int | None], ImageDataset],
+        features: str = "inception",
     ):
-        self.name, self.num_classes = name, num_classes
+        self.name, self.num_classes, self.features = name, num_classes, features
         self._shape = (num_images, *image_shape)
         self._load = load
         self._loaded: ImageDataset | None = None

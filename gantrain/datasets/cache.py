@@ -54,6 +54,7 @@ class Source:
         listing: entries that change when an image changes; must be JSON serializable.
         preprocessing: settings of the preprocessing; must be JSON serializable.
         decode: returns the i-th image or raises BadImageError; runs in several threads or forked processes.
+        features: the option of the group `features` that fits the images.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Source:
     labels: Int64[np.ndarray, " n"] | None
     num_classes: int | None
     decode: Decode
+    features: str = "inception"
 
     def key(self) -> str:
         """Return the SHA-256 of everything that determines the pixels."""
@@ -86,6 +88,7 @@ def cached(source: Source, *, cache_dir: Path, max_bad_fraction: float) -> Image
         image_shape=source.image_shape,
         num_classes=source.num_classes,
         load=lambda num_workers: _load_or_build(source, cache_dir, max_bad_fraction, num_workers),
+        features=source.features,
     )
 
 
@@ -116,6 +119,7 @@ def _load_or_build(source: Source, cache_dir: Path, max_bad_fraction: float, num
         labels=None if labels is None else torch.from_numpy(labels),
         num_classes=source.num_classes,
         fingerprint=digest,
+        features=source.features,
     )
 
 

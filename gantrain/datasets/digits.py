@@ -39,7 +39,7 @@ def digits(*, image_size: int | None) -> ImageDataset:
     if image_size is not None and image_size != images.shape[-1]:
         images = np.stack([resize_array(image, image_size) for image in images])
     labels = check_labels("digits", labels, num_images=len(images), num_classes=10)
-    return in_memory("digits", images, labels, num_classes=10)
+    return in_memory("digits", images, labels, num_classes=10, features="digits")
 
 
 def _read(name: str) -> bytes:

@@ -29,7 +29,7 @@ def obtain(needs: str, *, folder: Path, download: bool, fetch: Callable[[Path], 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Downloads go to a temporary folder, so that an interrupted one never looks like a complete file.
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch, _socket_timeout():
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch, socket_timeout():
             for file in sorted(fetch(Path(scratch)).iterdir()):
                 file.replace(folder / file.name)
     except Exception as error:  # the remedy is the same for every cause
@@ -41,8 +41,11 @@ def obtain(needs: str, *, folder: Path, download: bool, fetch: Callable[[Path], 
 
 
 @contextmanager
-def _socket_timeout() -> Iterator[None]:
-    # Without a timeout urllib waits forever behind a firewall that drops packets.
+def socket_timeout() -> Iterator[None]:
+    """Limit how long new sockets wait while the block runs.
+
+    Without a timeout urllib waits forever behind a firewall that drops packets.
+    """
     previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT_SECONDS)
     try:

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import torchvision
+from jaxtyping import Int64, UInt8
 
 from gantrain.datasets.arrays import array_dataset, check_labels
 from gantrain.datasets.base import ImageDataset
@@ -23,8 +25,16 @@ def mnist(*, root: str, download: bool, image_size: int | None, cache_dir: str) 
 
     Source: LeCun, Cortes, Burges 1998, "The MNIST database of handwritten digits".
     """
-    folder = Path(root).expanduser() / "MNIST" / "raw"
-    return _load("mnist", torchvision.datasets.MNIST, folder, download, image_size, Path(cache_dir).expanduser())
+    images, labels = read_mnist(Path(root).expanduser(), download=download)
+    return array_dataset(
+        "mnist",
+        images,
+        labels,
+        num_classes=_NUM_CLASSES,
+        image_size=image_size,
+        cache_dir=Path(cache_dir).expanduser(),
+        features="digits",
+    )
 
 
 def fashion_mnist(*, root: str, download: bool, image_size: int | None, cache_dir: str) -> ImageDataset:
@@ -37,18 +47,33 @@ def fashion_mnist(*, root: str, download: bool, image_size: int | None, cache_di
     Source: Xiao, Rasul, Vollgraf 2017, "Fashion-MNIST".
     """
     folder = Path(root).expanduser() / "FashionMNIST" / "raw"
-    publisher = torchvision.datasets.FashionMNIST
-    return _load("fashion_mnist", publisher, folder, download, image_size, Path(cache_dir).expanduser())
+    images, labels = _read(torchvision.datasets.FashionMNIST, folder, download)
+    return array_dataset(
+        "fashion_mnist",
+        images,
+        labels,
+        num_classes=_NUM_CLASSES,
+        image_size=image_size,
+        cache_dir=Path(cache_dir).expanduser(),
+    )
 
 
-def _load(
-    name: str,
-    publisher: type[torchvision.datasets.MNIST],
-    folder: Path,
-    download: bool,
-    image_size: int | None,
-    cache_dir: Path,
-) -> ImageDataset:
+def read_mnist(root: Path, *, download: bool) -> tuple[UInt8[np.ndarray, "n 1 h w"], Int64[np.ndarray, " n"]]:
+    """Read the training images of MNIST and their labels.
+
+    Args:
+        root: the folder that holds MNIST/raw.
+        download: whether missing files may be downloaded.
+
+    Raises:
+        DataError: the files are missing and cannot be downloaded, or are broken.
+    """
+    return _read(torchvision.datasets.MNIST, root / "MNIST" / "raw", download)
+
+
+def _read(
+    publisher: type[torchvision.datasets.MNIST], folder: Path, download: bool
+) -> tuple[UInt8[np.ndarray, "n 1 h w"], Int64[np.ndarray, " n"]]:
     def fetch(scratch: Path) -> Path:
         return Path(publisher(scratch, download=True).raw_folder)
 
@@ -59,9 +84,7 @@ def _load(
     if images.ndim != 3:
         raise DataError(f"{_find(folder, _IMAGES)} has {images.ndim} dimensions, not 3; replace it.")
     labels = check_labels(str(_find(folder, _LABELS)), labels, num_images=len(images), num_classes=_NUM_CLASSES)
-    return array_dataset(
-        name, images[:, None], labels, num_classes=_NUM_CLASSES, image_size=image_size, cache_dir=cache_dir
-    )
+    return images[:, None], labels
 
 
 def _find(folder: Path, stem: str) -> Path:
