@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -25,10 +26,12 @@ from gantrain.engine.distributed import SINGLE_PROCESS, Processes
 from gantrain.engine.memory import require_memory
 from gantrain.engine.runtime import choose
 from gantrain.errors import ConfigError
+from gantrain.evaluation.evaluator import Evaluator
+from gantrain.evaluation.features.choice import choose_extractor, load_option
 from gantrain.game import Objective
 from gantrain.instantiate import make, make_all, takes_parameter
 from gantrain.losses.base import Loss, RelativisticLoss
-from gantrain.metrics.base import Metric
+from gantrain.metrics.base import FeatureMetric, Metric
 from gantrain.models.interface import takes_labels
 from gantrain.models.latent import Latent
 from gantrain.models.packing import pack
@@ -115,6 +118,7 @@ def assemble(job: Job, config: Config, processes: Processes = SINGLE_PROCESS) ->
         schedules = build_schedules(config.schedule, state, objective, ema, device, captures=runtime.captures)
         count_steps(config, dataset.num_images)  # raises for epochs of a distribution, before minutes of decoding
     prepare_data(dataset, config.runtime, processes)
+    evaluator = build_evaluator(config, metrics, dataset, device, processes)
     conditional = takes_labels(state.G) or takes_labels(state.D) or hasattr(state.D, "num_aux_classes")
     with processes.raise_on_all_ranks():
         batches = build_batches(config, dataset, device, processes, labels=conditional)
@@ -131,7 +135,7 @@ def assemble(job: Job, config: Config, processes: Processes = SINGLE_PROCESS) ->
         runtime=runtime,
         data_location=batches.data_location,
         steps=steps,
-        metrics=metrics,
+        evaluator=evaluator,
         hyperparameters=hyperparameters(config, job.choices, job.typed),
         ema=ema,
         command=job.resume_command,
@@ -285,9 +289,26 @@ def build_schedules(
     return Schedules(state, objective, ema=ema, schedules=schedules, capture=device if captures else None)
 
 
-def build_metrics(nodes: Node) -> dict[str, Metric]:
+def build_metrics(nodes: Node) -> dict[str, Metric | FeatureMetric]:
     """Make the metrics, by name."""
-    return cast(dict[str, Metric], make_all("metric", nodes, Metric))
+    return make_all("metric", nodes, (Metric, FeatureMetric))
+
+
+def build_evaluator(
+    config: Config,
+    metrics: dict[str, Metric | FeatureMetric],
+    dataset: Dataset,
+    device: torch.device,
+    processes: Processes,
+) -> Evaluator:
+    """Make the evaluator, with the extractors that the metrics need."""
+    own = {metric.extractor for metric in metrics.values() if isinstance(metric, FeatureMetric)}
+    extractors = {
+        name or "features": choose_extractor(config.features if name is None else load_option(name), dataset)
+        for name in own
+    }
+    folder = None if config.statistics_dir is None else Path(config.statistics_dir).expanduser()
+    return Evaluator(metrics, extractors, dataset, device=device, folder=folder, processes=processes)
 
 
 def build_callbacks(nodes: Node) -> list[Callback]:

@@ -116,6 +116,7 @@ class Config:
     optimizer: dict[str, Any] = group()
     discriminator_optimizer: dict[str, Any] = group()
     dataset: dict[str, Any] = group()
+    features: dict[str, Any] = outside_training(dict)
 
     steps: int | None = None
     """length of the training in generator updates; set either steps or epochs"""
@@ -150,8 +151,12 @@ class Config:
     """log the scalars every this many steps"""
     sample_every: int = outside_training(100)
     """save a grid of samples every this many steps"""
-    evaluate_every: int = outside_training(1000)
-    """compute the metrics every this many steps"""
+    evaluate_every: int | None = outside_training(1000)
+    """compute the metrics every this many steps; null: as often as max_eval_fraction allows"""
+    max_eval_fraction: float = outside_training(0.1)
+    """with evaluate_every=null: fraction of the time for metrics; the interval is chosen at the first evaluation"""
+    statistics_dir: str | None = outside_training("data/statistics")
+    """folder where statistics of real images are cached, for metrics; null: none"""
     checkpoint: CheckpointConfig = outside_training(CheckpointConfig)
     on_divergence: str = outside_training("stop")
     """what to do after NaN or Inf: stop, or rollback (resume from the last checkpoint with different random numbers)"""

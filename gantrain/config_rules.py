@@ -14,9 +14,9 @@ def check(config: Config) -> None:
         ConfigError: a rule is broken; the message names the value, the rule and the remedy.
     """
     counts = ("batch_size", "accumulate", "n_critic", "generator_batch_multiple", "packing")
-    for key in (*counts, "log_every", "sample_every", "evaluate_every", "checkpoint.every", "checkpoint.keep"):
+    for key in (*counts, "log_every", "sample_every", "checkpoint.every", "checkpoint.keep"):
         check_at_least(config, key, 1)
-    for key in ("steps", "checkpoint.keep_every", "runtime.num_workers"):
+    for key in ("steps", "evaluate_every", "checkpoint.keep_every", "runtime.num_workers"):
         if lookup(config, key) is not None:
             check_at_least(config, key, 1)
     check_at_least(config, "max_rollbacks", 1)

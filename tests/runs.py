@@ -43,12 +43,19 @@ def tensorboard_events(run: Path) -> dict[tuple[str, int], bytes]:
 
 def tensorboard_view(run: Path) -> dict[tuple[str, int], Any]:
     """Return the events by tag and step, as TensorBoard reads them."""
-    board = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "images": 0, "histograms": 0})
+    unlimited = dict.fromkeys(("scalars", "images", "histograms", "tensors"), 0)
+    board = EventAccumulator(str(run / "tensorboard"), size_guidance=unlimited)
     tags = board.Reload().Tags()
     events = [(tag, event) for tag in tags["scalars"] for event in board.Scalars(tag)]
     events += [(tag, event) for tag in tags["images"] for event in board.Images(tag)]
     events += [(tag, event) for tag in tags["histograms"] for event in board.Histograms(tag)]
-    return {(tag, event.step): replace(event, wall_time=0) for tag, event in events if tag not in TIMING}
+    texts = [tag for tag in tags["tensors"] if tag.split("/")[0] not in ("config", "_hparams_")]
+    events += [(tag, event) for tag in texts for event in board.Tensors(tag)]
+    return {
+        (tag, event.step): event._replace(wall_time=0) if hasattr(event, "_replace") else replace(event, wall_time=0)
+        for tag, event in events
+        if tag not in TIMING
+    }
 
 
 def flatten(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:

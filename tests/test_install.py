@@ -37,6 +37,7 @@ def test_the_wheel_holds_configs_data_and_notice_and_no_tests(wheel: Path) -> No
     shipped = {f"gantrain/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert shipped <= names
     assert {f"gantrain/datasets/digits_data/{n}" for n in ("NOTICE", "t10k-images-idx3-ubyte.gz")} <= names
+    assert "gantrain/evaluation/features/digits_weights.npz" in names
     assert not [name for name in names if name.startswith(("tests", "conf", "docs"))]
     assert wheel.stat().st_size < 3_000_000
 

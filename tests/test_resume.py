@@ -45,7 +45,10 @@ class RunningMean(Regularizer):
 """
 
 CASES = {
-    "dcgan": ("ema_halflife_images=10",),
+    "dcgan": (
+        *("ema_halflife_images=10", "metric=[fid]", "metric.fid.num_samples=40", "metric.fid.num_real=100"),
+        *("evaluate_every=4", "checkpoint.best=fid_digits"),
+    ),
     "wgan_gp": ("model=wgan_gp", "n_critic=2"),
     "wgan": ("model=wgan", "n_critic=2", "critic_warmup={n_critic: 3, steps: 2, every: 4}"),
     "vanilla": ("model=vanilla", "model.discriminator.dropout=0.5", "optimizer=adamw"),

@@ -73,6 +73,9 @@ class Callback:
     def histogram(self, state: TrainState, tag: str, values: Tensor) -> None:
         """Receive values for a histogram."""
 
+    def markdown(self, state: TrainState, tag: str, text: str) -> None:
+        """Receive a text in Markdown."""
+
     def finish(self, state: TrainState, status: str) -> None:
         """Write the remaining output at the end of the run, also after an error.
 

@@ -1,5 +1,6 @@
 """Save checkpoints of the run."""
 
+import logging
 import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,12 +13,15 @@ from typing_extensions import override
 from gantrain.callbacks.base import Callback
 from gantrain.engine.finite import all_finite
 from gantrain.errors import ConfigError
+from gantrain.evaluation.receipts import differ
 from gantrain.files import require_space
 from gantrain.session import checkpoint
 from gantrain.session.checkpoint import Content, map_tensors, tensors
 from gantrain.session.divergence import diverged
 from gantrain.session.run import Run
 from gantrain.train import TrainState
+
+logger = logging.getLogger(__name__)
 
 RESERVE_BYTES = 50_000_000
 """Disk space for the other files of a run."""
@@ -45,7 +49,7 @@ class Checkpoint(Callback):
         existing = sum(path.stat().st_size for path in run.folder.glob("checkpoints/*.pt"))  # of a run that is resumed
         needed = max(0, num * estimate_bytes(run.state) - existing) + RESERVE_BYTES
         require_space(run.folder, needed, f"A run with checkpoint.keep={self.keep}")
-        metrics = [tag for metric in run.metrics.values() for tag in metric.better]
+        metrics = list(run.better)
         if self.metric is not None and self.metric not in metrics:
             raise ConfigError(
                 f"checkpoint.best={self.metric}: must be a value of the metrics in use "
@@ -80,8 +84,29 @@ class Checkpoint(Callback):
         sign = 1 if self.metric is None else self.run.better.get(self.metric, 1)
         if self.best.get("metric") != self.metric:
             self.best = {}
-        if not math.isnan(value) and (not self.best or sign * value > sign * self.best["value"]):
-            self.best, self.is_best = {"metric": self.metric, "value": value}, True
+        if math.isnan(value):
+            return
+        receipt = self.run.receipts.get(f"metric/{self.metric}")
+        if reason := differ(self.best.get("receipt"), receipt):
+            self.set_best_aside(reason)
+        if not self.best or sign * value > sign * self.best["value"]:
+            self.best, self.is_best = {"metric": self.metric, "value": value, "step": state.step}, True
+            if receipt is not None:
+                self.best["receipt"] = receipt
+
+    def set_best_aside(self, reason: str) -> None:
+        """Rename best.pt, because its value cannot be compared with later ones, and look for the best from here on."""
+        path, step = self.folder / "best.pt", self.best.get("step", 0)
+        aside = path.with_name(f"best_at_{step}.pt")
+        self.wait()
+        if path.exists():
+            path.replace(aside)
+        logger.warning(
+            "checkpoint.best=%s: values from before and after this start cannot be compared, because %s. The best so "
+            "far is now %s.",
+            *(self.metric, reason, aside),
+        )
+        self.best = {}
 
     @override
     def __call__(self, state: TrainState, logs: object) -> None:

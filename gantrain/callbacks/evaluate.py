@@ -1,18 +1,24 @@
-"""Compute the metrics of the generator."""
+"""Compute the metrics of the generator during training."""
+
+import math
+import time
+from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from typing_extensions import override
 
 from gantrain.callbacks.base import Callback, is_regular_record
-from gantrain.engine.distributed import interleave
 from gantrain.engine.memory import require_memory
 from gantrain.errors import ConfigError
-from gantrain.evaluation.sampling import labels_like_data, sample_blocks
+from gantrain.evaluation.evaluator import Score, numbered
+from gantrain.evaluation.receipts import in_words
+from gantrain.evaluation.sampling import BLOCK_SIZE, labels_like_data, sample_blocks
 from gantrain.session.run import Run
 from gantrain.train import TrainState
 from gantrain.updates import Logs
+
+FIRST_FRACTION = 1 / 50
+"""With a budget, when the first evaluation is due, as a fraction of the steps."""
 
 
 class Evaluate(Callback):
@@ -20,55 +26,107 @@ class Evaluate(Callback):
 
     The latents are always the same, so the values change only with the generator. Each rank computes a part of the
     samples.
+
+    Args:
+        every: interval in steps; None: chosen at the first evaluation, so that evaluations take at most `max_fraction`
+            of the time. The interval is kept in the checkpoints.
+        max_fraction: in (0, 1].
     """
 
     order = -1
     shared = True
     tags = ("metric/",)
 
-    def __init__(self, *, every: int):
-        self.every = every
+    def __init__(self, *, every: int | None, max_fraction: float):
+        if not 0 < max_fraction <= 1:
+            raise ConfigError(f"max_eval_fraction={max_fraction}: must be above 0 and at most 1, for example 0.1.")
+        self.every, self.max_fraction = every, max_fraction
+        self.first: int | None = None
+        """The step of the first evaluation, if the interval is chosen there."""
 
     @override
     def check(self, run: Run) -> None:
-        for name, metric in run.metrics.items():
-            try:
-                metric.check(run.dataset)
-            except ValueError as error:
-                raise ConfigError(f"metric {name}: {error}") from error
+        run.evaluator.check(conditional=run.class_counts is not None)
+        for name, metric in run.evaluator.on_samples.items():
             # The samples are kept on the host.
             host, shapes = torch.device("cpu"), [run.dataset.image_shape]
             require_memory(f"metric.{name}.num_samples", metric.num_samples, shapes, host)
 
     @override
+    def start(self, run: Run) -> None:
+        if self.every is None and self.first is None:
+            self.first = max(1, round(FIRST_FRACTION * run.steps))
+        self.started, self.started_at = time.perf_counter(), run.state.step
+
+    @override
     def __call__(self, state: TrainState, logs: Logs) -> None:
-        if self.run.metrics and (self.is_due(state.step) or state.step == self.run.steps):
-            for name, value in self.measure(state).items():
-                logs[f"metric/{name}"] = float(value)
+        if not self.run.evaluator or not (self.is_due(state.step) or state.step == self.run.steps):
+            return
+        seconds_per_step = (time.perf_counter() - self.started) / max(1, state.step - self.started_at)
+        self.run.evaluator.prepare()
+        before = time.perf_counter()
+        scores = self.measure(state)
+        if self.every is None:
+            self.choose_interval(time.perf_counter() - before, seconds_per_step)
+        for name, score in scores.items():
+            logs[f"metric/{name}"] = score.value
+            self.run.receipts[f"metric/{name}"] = score.receipt | {"real": score.real}
+        if scores:
+            self.run.publish_markdown("metric/receipts", table(scores))
+
+    def choose_interval(self, seconds: float, seconds_per_step: float) -> None:
+        """Choose the interval from the time of an evaluation and of a training step, on rank 0 for all ranks."""
+        steps = seconds / (self.max_fraction * seconds_per_step)
+        self.every = self.run.processes.broadcast(max(round_up(steps), self.first or 1))
+
+    @override
+    def is_due(self, step: int) -> bool:
+        return step == self.first or super().is_due(step)
 
     @override
     def was_due(self, step: int) -> bool:
-        return bool(self.run.metrics) and super().was_due(step)
+        return bool(self.run.evaluator) and (step == self.first or super().was_due(step))
 
     @override
     def survives_rewind(self, step: int) -> bool:
         return is_regular_record(self.run, step) or self.was_due(step)
 
-    def measure(self, state: TrainState) -> dict[str, float]:
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.first is None else {"first": self.first, "every": self.every}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.every is None and state:
+            self.first, self.every = state["first"], state["every"]
+
+    def measure(self, state: TrainState) -> dict[str, Score]:
         """Compute all metrics of G, or of its EMA if there is one; return {} on all ranks but rank 0."""
-        run, processes = self.run, self.run.processes
+        run, rank, num_ranks = self.run, self.run.processes.rank, self.run.processes.world_size
         G = state.G if state.G_ema is None else state.G_ema
         # Sample i does not depend on the number of samples, so the metrics can share them.
-        num, key = max(metric.num_samples for metric in run.metrics.values()), (run.config.seed, "evaluate")
-        rank_blocks = {"first": processes.rank, "every": processes.world_size}
+        num, key = run.evaluator.num_samples, (run.config.seed, "evaluate")
         labels = labels_like_data(run.class_counts, key) if run.class_counts else None
-        blocks = list(sample_blocks(G, run.latent, num, device=run.device, key=key, labels=labels, **rank_blocks))
-        blocks_by_rank = processes.gather(blocks)
-        if not processes.is_main:
-            return {}
-        samples = torch.cat(interleave(blocks_by_rank))
+        blocks = sample_blocks(
+            G, run.latent, num, device=run.device, key=key, labels=labels, first=rank, every=num_ranks
+        )
+        return run.evaluator(
+            numbered(blocks, labels, block_size=BLOCK_SIZE, first=rank, every=num_ranks),
+            ema=state.G_ema is not None,
+            seed=run.config.seed,
+        )
 
-        def first(n: int) -> Float[Tensor, "n *shape"]:
-            return samples[:n]
 
-        return {name: value for metric in run.metrics.values() for name, value in metric(first, run.dataset).items()}
+def round_up(steps: float) -> int:
+    """Round up to 1, 2 or 5 times a power of ten."""
+    power: int = 10 ** math.floor(math.log10(max(steps, 1)))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= steps)
+
+
+def table(scores: dict[str, Score]) -> str:
+    """Format scores with their receipts as a table in Markdown."""
+    rows = ["| score | value | real images | protocol |", "|-|-|-|-|"]
+    for name, score in scores.items():
+        real = "" if score.real is None else f"{score.real:.5g}"
+        rows.append(f"| {name} | {score.value:.5g} | {real} | {in_words(score.receipt)} |")
+    return "\n".join(rows)

@@ -98,6 +98,10 @@ class TensorBoard(Callback):
             self.add(state.step, summary.histogram(tag, finite.numpy(), NUM_BINS))
 
     @override
+    def markdown(self, state: TrainState, tag: str, text: str) -> None:
+        self.add(state.step, summary.text(tag, text))
+
+    @override
     def flush(self) -> None:
         self.file.flush()
         sync(self.file.path)

@@ -15,6 +15,7 @@ import torch
 from typing_extensions import override
 
 from gantrain.callbacks.base import Callback
+from gantrain.evaluation.receipts import Receipt, differ
 from gantrain.files import atomic_write
 from gantrain.session.run import Run
 from gantrain.train import TrainState
@@ -34,6 +35,7 @@ class Record(Callback):
         self.run, self.choices = run, choices
         self.last: dict[str, float] = {}
         self.best: dict[str, dict[str, float]] = {}
+        self.best_receipts: dict[str, Receipt] = {}
         self.first_started = str((earlier or {}).get("started") or timestamp(run.started))
         history = (earlier or {}).get("history")
         self.history: list[Any] = list(history) if isinstance(history, list) else []
@@ -45,10 +47,18 @@ class Record(Callback):
         self.last |= scalars
         for name, sign in self.run.better.items():
             tag = f"metric/{name}"
-            if tag in scalars and (tag not in self.best or sign * scalars[tag] > sign * self.best[tag]["value"]):
-                self.best[tag] = {"value": scalars[tag], "step": state.step}
+            if tag in scalars:
+                self.compare_with_best(tag, scalars[tag], sign)
         if time.monotonic() - self.written > self.SECONDS_BETWEEN_WRITES:
             self.write("running")
+
+    def compare_with_best(self, tag: str, value: float, sign: int) -> None:
+        """Keep the value if it is the best so far, or if the best so far was measured by another protocol."""
+        receipt, best = self.run.receipts.get(tag), self.best.get(tag)
+        if best is None or differ(self.best_receipts.get(tag), receipt) or sign * value > sign * best["value"]:
+            self.best[tag] = {"value": value, "step": self.run.state.step}
+            if receipt is not None:
+                self.best_receipts[tag] = receipt
 
     @override
     def survives_rewind(self, step: int) -> bool:
@@ -56,11 +66,15 @@ class Record(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"last": dict(self.last), "best": {tag: dict(best) for tag, best in self.best.items()}}
+        best = {tag: dict(best) for tag, best in self.best.items()}
+        receipts = {"receipts": dict(self.run.receipts), "best_receipts": dict(self.best_receipts)}
+        return {"last": dict(self.last), "best": best, **receipts}
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.last, self.best = dict(state.get("last", {})), dict(state.get("best", {}))
+        self.run.receipts = dict(state.get("receipts", {}))
+        self.best_receipts = dict(state.get("best_receipts", {}))
 
     def add_event(self, event: str, **facts: object) -> None:
         """Add an event, "resumed" or "rolled back", to the history of the run."""
@@ -100,7 +114,7 @@ class Record(Callback):
             "images_seen": run.images_seen,
             "images_per_second": run.images_seen / seconds,
             "wall_seconds": seconds,
-            "metrics": {"last": self.last, "best": self.best},
+            "metrics": {"last": self.last, "best": self.best, "receipts": run.receipts},
             "history": self.history,
             "started": self.first_started,
             "ended": None if status == "running" else timestamp(time.time()),

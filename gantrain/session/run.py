@@ -15,8 +15,9 @@ from gantrain.datasets.base import Dataset
 from gantrain.ema import EMA
 from gantrain.engine.distributed import SINGLE_PROCESS, Processes
 from gantrain.engine.runtime import Runtime
+from gantrain.evaluation.evaluator import Evaluator
+from gantrain.evaluation.receipts import Receipt
 from gantrain.game import Objective
-from gantrain.metrics.base import Metric
 from gantrain.models.latent import Latent
 from gantrain.train import TrainState
 
@@ -40,6 +41,10 @@ class Listener(Protocol):
 
     def histogram(self, state: TrainState, tag: str, values: Tensor) -> None:
         """Receive values for a histogram."""
+        ...
+
+    def markdown(self, state: TrainState, tag: str, text: str) -> None:
+        """Receive a text in Markdown."""
         ...
 
     def flush(self) -> None:
@@ -82,7 +87,8 @@ class Run:
         name: name of the run in run.json and the progress bar.
         folder: where everything is written.
         steps: total number of generator updates.
-        metrics: by name.
+        evaluator: computes the metrics.
+        receipts: how the last value under each tag metric/<name> was measured.
         hyperparameters: the values that the HParams tab compares, by config key.
         command: the shell command that resumes the run.
         data_location: where the training images are stored: "device" or "host".
@@ -102,7 +108,7 @@ class Run:
     objective: Objective
     runtime: Runtime
     steps: int
-    metrics: dict[str, Metric]
+    evaluator: Evaluator
     hyperparameters: dict[str, bool | float | str]
     ema: EMA | None = None
     command: str = ""
@@ -112,6 +118,7 @@ class Run:
     previous: PreviousSession | None = None
     started: float = field(default_factory=time.time)
     listeners: list[Listener] = field(default_factory=list)
+    receipts: dict[str, Receipt] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -132,7 +139,7 @@ class Run:
     def better(self) -> dict[str, int]:
         """For each name of a metric's value, 1 if higher is better and -1 if lower is better."""
         signs = {"higher": 1, "lower": -1}
-        return {tag: signs[better] for metric in self.metrics.values() for tag, better in metric.better.items()}
+        return {name: signs[better] for name, better in self.evaluator.better.items()}
 
     def survives_rewind(self, step: int, tag: str, *, is_scalar: bool = True) -> bool:
         """Return whether a record, written under a tag at a step, is kept when the run is resumed at the state's step.
@@ -166,3 +173,8 @@ class Run:
         """Send values for a histogram to every callback."""
         for listener in self.listeners:
             listener.histogram(self.state, tag, values)
+
+    def publish_markdown(self, tag: str, text: str) -> None:
+        """Send a text in Markdown to every callback."""
+        for listener in self.listeners:
+            listener.markdown(self.state, tag, text)

@@ -12,8 +12,9 @@ from gantrain.budget import critic_schedule
 from gantrain.command import trust
 from gantrain.command.overrides import quote, shell_command
 from gantrain.config import Config
+from gantrain.evaluation.receipts import in_words
 from gantrain.models.spectral_norm import has_spectral_norm
-from gantrain.session.record import device_name, num_parameters
+from gantrain.session.record import Record, device_name, num_parameters
 from gantrain.session.run import Run
 
 
@@ -48,14 +49,19 @@ def summary(run: Run, choices: dict[str, Any]) -> RenderableType:
     return table
 
 
-def closing(run: Run) -> str:
-    """Return the message at the end of a run: where its files are, and commands to look at them."""
+MUCH_WORSE = 0.25
+"""Relative difference from the best value above which the last value of a score is called much worse."""
+
+
+def closing(run: Run, record: Record) -> str:
+    """Return the message at the end of a run: its scores, where its files are, and commands to look at them."""
     folder = run.folder
     quoted = shlex.quote(str(folder))
     grids = sorted(folder.glob("samples/step_*.png"))[-1:]
     pictures = [("samples", path) for path in grids]
     pictures += [("animation", folder / "samples.gif"), ("curves", folder / "curves.png")]
     lines = [f"\nDone: {run.state.step:,} steps. The files are in {folder}"]
+    lines += score_lines(run, record)
     lines += [f"  {name:<9} {path}" for name, path in pictures if path.exists()]
     if (folder / "tensorboard").exists():
         lines.append(f"  watch     tensorboard --logdir {quoted}")
@@ -64,6 +70,23 @@ def closing(run: Run) -> str:
         more = ["task=sample", f"run={quote(str(folder))}", "num=100", "output=samples.png", *trusted]
         lines.append(f"  more      {shell_command('gantrain', *more)}")
     return "\n".join(lines)
+
+
+def score_lines(run: Run, record: Record) -> list[str]:
+    """Return a line for each score with a direction: its last and best value, that of real images, the protocol."""
+    lines = []
+    for tag, best in record.best.items():
+        last, receipt = record.last.get(tag), run.receipts.get(tag)
+        if last is None or receipt is None:
+            continue
+        real = receipt.get("real")
+        texts = [f"last {last:.4g}", f"best {best['value']:.4g} at step {int(best['step']):,}"]
+        texts += [] if real is None else [f"real images {real:.4g}"]
+        worse = abs(last - best["value"]) > MUCH_WORSE * abs(best["value"])
+        warning = "; the last is much worse than the best" if worse else ""
+        name = tag.removeprefix("metric/")
+        lines.append(f"  score     {name}: {', '.join(texts)}{warning} ({in_words(receipt)})")
+    return lines
 
 
 def _options(node: dict[str, Any]) -> str:

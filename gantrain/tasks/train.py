@@ -64,7 +64,7 @@ def train_or_resume(job: Job, processes: Processes) -> None:
         console.print(summary(run, job.choices))
         training.callbacks.start()
         train_to_end(training, record, stop)
-    console.print(closing(run), markup=False, soft_wrap=True, highlight=False)
+    console.print(closing(run, record), markup=False, soft_wrap=True, highlight=False)
 
 
 def train_to_end(training: Training, record: Record, stop: StopOnSignal) -> None:

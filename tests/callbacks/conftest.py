@@ -10,10 +10,13 @@ from gantrain.callbacks.base import Callback, Callbacks
 from gantrain.config import Config
 from gantrain.datasets.base import Dataset, ImageDataset
 from gantrain.datasets.batches import make_batches
+from gantrain.engine.distributed import SINGLE_PROCESS
 from gantrain.engine.runtime import Runtime
+from gantrain.evaluation.evaluator import Evaluator
+from gantrain.evaluation.features.base import Extractor
 from gantrain.game import Objective
 from gantrain.losses.nonsaturating import NonSaturating
-from gantrain.metrics.base import Metric
+from gantrain.metrics.base import FeatureMetric, Metric
 from gantrain.models.latent import Normal
 from gantrain.models.mlp import Discriminator, Generator
 from gantrain.session.run import Run
@@ -38,7 +41,8 @@ def make_run(tmp_path: Path) -> MakeRun:
         dataset: Dataset | None = None,
         steps: int = 10,
         folder: str = "run",
-        metrics: dict[str, Metric] | None = None,
+        metrics: dict[str, Metric | FeatureMetric] | None = None,
+        extractors: dict[str, Extractor] | None = None,
         hyperparameters: dict[str, Any] | None = None,
         ema: bool = False,
         objective: Objective | None = None,
@@ -68,7 +72,9 @@ def make_run(tmp_path: Path) -> MakeRun:
             objective=objective or Objective(NonSaturating()),
             runtime=Runtime(device=CPU),
             steps=steps,
-            metrics=metrics or {},
+            evaluator=Evaluator(
+                metrics or {}, extractors or {}, dataset, device=CPU, folder=None, processes=SINGLE_PROCESS
+            ),
             hyperparameters=hyperparameters or {"optimizer.lr": 1e-3},
         )
         return run, Callbacks(run, callbacks)

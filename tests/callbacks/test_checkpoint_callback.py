@@ -167,7 +167,7 @@ class GivenValues:
 
 def callbacks_with_metric(*values: float) -> tuple[list[Callback], dict[str, Any]]:
     """Return callbacks that evaluate every 2 steps and keep the best checkpoint, and a metric with the given values."""
-    callbacks = [Evaluate(every=2), Log(every=1), make_checkpoint(every=100, keep=1, best="height")]
+    callbacks = [Evaluate(every=2, max_fraction=0.1), Log(every=1), make_checkpoint(every=100, keep=1, best="height")]
     return callbacks, {"rising": GivenValues(*values)}
 
 
@@ -177,7 +177,8 @@ def test_the_checkpoint_with_the_best_metric_is_kept_too(make_run: MakeRun, comp
     complete(run, callbacks)
     assert names(run) == ["best.pt", "step_00000006.pt"]
     best = read(run.folder / "checkpoints/best.pt")
-    assert (best["step"], best["callbacks"]["Checkpoint"]) == (4, {"metric": "height", "value": 3.0})
+    kept = best["callbacks"]["Checkpoint"]
+    assert (best["step"], kept["metric"], kept["value"], kept["step"]) == (4, "height", 3.0, 4)
     assert find(run.folder / "checkpoints/best.pt")[0].name == "best.pt"
     assert find(run.folder)[1]["step"] == 6
 
@@ -192,6 +193,25 @@ def test_a_resumed_run_remembers_the_best_metric(make_run: MakeRun, complete: Co
     restore(later, content, run.folder)
     complete(later, callbacks, "stopped", steps=6)
     assert read(later.folder / "checkpoints/best.pt")["step"] == 6
+
+
+def test_values_of_another_protocol_are_not_compared(
+    make_run: MakeRun, complete: Complete, caplog: pytest.LogCaptureFixture
+) -> None:
+    added, metrics = callbacks_with_metric(3.0)
+    run, callbacks = make_run(*added, metrics=metrics)
+    complete(run, callbacks, "stopped", steps=2)
+    content = find(run.folder)[1]
+    added, metrics = callbacks_with_metric(2.0, 1.0)
+    metrics["rising"].num_samples = 7
+    later, callbacks = make_run(*added, metrics=metrics, folder="later")
+    (later.folder / "checkpoints").mkdir()
+    (run.folder / "checkpoints/best.pt").rename(later.folder / "checkpoints/best.pt")
+    restore(later, content, run.folder)
+    complete(later, callbacks, "stopped", steps=6)
+    assert read(later.folder / "checkpoints/best.pt")["step"] == 4
+    assert read(later.folder / "checkpoints/best_at_2.pt")["step"] == 2
+    assert "cannot be compared, because their protocols differ: num_generated 1 and 7" in caplog.text
 
 
 def test_a_best_metric_that_is_not_measured_is_refused(make_run: MakeRun) -> None:

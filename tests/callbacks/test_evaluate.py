@@ -46,7 +46,7 @@ class SumMetric:
 def test_metrics_are_logged_at_their_interval_and_at_the_last_step(make_run: MakeRun, complete: Complete) -> None:
     listener, total, other = Listener(), SumMetric(), SumMetric("other")
     metrics = {"total": total, "other": other}
-    run, callbacks = make_run(Evaluate(every=3), Log(every=1000), listener, metrics=metrics, steps=7)
+    run, callbacks = make_run(Evaluate(every=3, max_fraction=0.1), Log(every=1000), listener, metrics=metrics, steps=7)
     complete(run, callbacks)
     assert sorted(listener.rows) == [1, 3, 6, 7]
     assert [step for step, row in listener.rows.items() if "metric/total" in row] == [3, 6, 7]
@@ -59,7 +59,7 @@ def test_metrics_are_logged_at_their_interval_and_at_the_last_step(make_run: Mak
 
 def test_every_evaluation_uses_the_same_latents(make_run: MakeRun) -> None:
     metric = SumMetric()
-    run, callbacks = make_run(evaluate := Evaluate(every=1), metrics={"fake": metric})
+    run, callbacks = make_run(evaluate := Evaluate(every=1, max_fraction=0.1), metrics={"fake": metric})
     callbacks.start()
     for _ in range(2):
         run.state.step += 1
@@ -68,14 +68,18 @@ def test_every_evaluation_uses_the_same_latents(make_run: MakeRun) -> None:
 
 
 def test_data_that_a_metric_cannot_evaluate_are_refused_before_anything_is_written(make_run: MakeRun) -> None:
-    run, callbacks = make_run(Evaluate(every=5), metrics={"modes": Modes(num_samples=10, radius_stds=3.0)})
+    run, callbacks = make_run(
+        Evaluate(every=5, max_fraction=0.1), metrics={"modes": Modes(num_samples=10, radius_stds=3.0)}
+    )
     with pytest.raises(ConfigError, match="metric modes: dataset=noise"):
         callbacks.check()
     assert list(run.folder.iterdir()) == []
 
 
 def test_a_metric_that_is_nan_ends_the_run(make_run: MakeRun, complete: Complete) -> None:
-    run, callbacks = make_run(Evaluate(every=2), Log(every=1), metrics={"fake": SumMetric(value=float("nan"))})
+    run, callbacks = make_run(
+        Evaluate(every=2, max_fraction=0.1), Log(every=1), metrics={"fake": SumMetric(value=float("nan"))}
+    )
     with pytest.raises(DivergedError, match="metric/total"):
         complete(run, callbacks)
 
@@ -108,7 +112,7 @@ def test_every_started_callback_finishes_even_if_another_fails(
 
 
 def test_callbacks_are_called_by_order_not_by_position_in_the_config(make_run: MakeRun) -> None:
-    log, evaluate = Log(every=1), Evaluate(every=1)
+    log, evaluate = Log(every=1), Evaluate(every=1, max_fraction=0.1)
     run, callbacks = make_run(log, evaluate)
     assert [*callbacks] == run.listeners == [evaluate, log]
 
@@ -125,3 +129,62 @@ def test_images_published_at_the_start_reach_callbacks_in_any_order(make_run: Ma
     _, callbacks = make_run(*((Board(), samples) if board_first else (samples, Board())))
     callbacks.start()
     assert seen == ["samples/real", "samples/fixed"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "seconds_per_step", "fraction", "interval"),
+    [
+        (2.0, 0.01, 0.1, 2000),
+        (2.1, 0.01, 0.1, 5000),
+        (0.001, 0.01, 0.1, 20),
+        (1.0, 0.01, 1.0, 100),
+        (30, 0.01, 0.1, 50_000),
+    ],
+)
+def test_interval_keeps_to_the_budget(
+    make_run: MakeRun, seconds: float, seconds_per_step: float, fraction: float, interval: int
+) -> None:
+    _, callbacks = make_run(evaluate := Evaluate(every=None, max_fraction=fraction), steps=1000)
+    callbacks.start()
+    assert evaluate.first == 20
+    evaluate.choose_interval(seconds, seconds_per_step)
+    assert evaluate.every == interval
+    assert interval == 20 or seconds <= fraction * seconds_per_step * interval
+
+
+def test_interval_of_the_first_evaluation_is_kept_when_resumed(make_run: MakeRun, complete: Complete) -> None:
+    listener, metrics = Listener(), {"total": SumMetric()}
+    run, callbacks = make_run(
+        first := Evaluate(every=None, max_fraction=0.1), Log(every=1000), listener, metrics=metrics, steps=100
+    )
+    complete(run, callbacks, "stopped", steps=3)
+    assert [step for step, row in listener.rows.items() if "metric/total" in row] == [2]
+    assert first.every is not None
+    second = Evaluate(every=None, max_fraction=0.5)
+    second.load_state_dict(first.state_dict())
+    make_run(second, metrics=metrics, folder="later", steps=50)
+    assert (second.first, second.every) == (2, first.every)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.5, float("nan")])
+def test_budgets_outside_of_0_to_1_are_refused(fraction: float) -> None:
+    with pytest.raises(ConfigError, match=f"max_eval_fraction={fraction}: must be above 0"):
+        Evaluate(every=None, max_fraction=fraction)
+
+
+def test_receipts_are_published_with_the_scores(make_run: MakeRun, complete: Complete) -> None:
+    texts: list[tuple[int, str, str]] = []
+
+    class Board(Callback):
+        def markdown(self, state: TrainState, tag: str, text: str) -> None:
+            texts.append((state.step, tag, text))
+
+    run, callbacks = make_run(
+        Evaluate(every=2, max_fraction=0.1), Log(every=9), Board(), metrics={"sum": SumMetric()}, steps=2
+    )
+    complete(run, callbacks)
+    ((step, tag, text),) = texts
+    assert (step, tag) == (2, "metric/receipts")
+    assert "| total | " in text
+    assert "100 generated, current weights" in text
+    assert run.receipts["metric/total"]["num_generated"] == 100

@@ -25,8 +25,10 @@ from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.batches import Batch, Batches, make_batches
 from gantrain.ema import EMA
 from gantrain.engine import graphs
+from gantrain.engine.distributed import SINGLE_PROCESS
 from gantrain.engine.graphs import CapturedUpdate
 from gantrain.engine.runtime import Runtime
+from gantrain.evaluation.evaluator import Evaluator
 from gantrain.game import Objective
 from gantrain.losses.base import Loss
 from gantrain.losses.nonsaturating import NonSaturating
@@ -105,6 +107,7 @@ def make_run(
     G = Generator(SHAPE, 128, activation="relu", norm="batch", **common).to(CUDA)
     D = Discriminator(SHAPE, activation="leaky_relu", norm=case.norm, **common).to(CUDA)
     folder.mkdir()
+    dataset = ImageDataset("noise", images, labels=None, num_classes=None, fingerprint="f")
     run = Run(
         name="gpu",
         folder=folder,
@@ -112,12 +115,12 @@ def make_run(
         state=TrainState(
             G, D, case.optimizer(G.parameters()), case.optimizer(D.parameters()), deepcopy(G).requires_grad_(False)
         ),
-        dataset=ImageDataset("noise", images, labels=None, num_classes=None, fingerprint="f"),
+        dataset=dataset,
         latent=Normal(z_dim=128),
         objective=Objective(case.loss, case.regularizers()),
         runtime=runtime,
         steps=10**6,
-        metrics={},
+        evaluator=Evaluator({}, {}, dataset, device=CUDA, folder=None, processes=SINGLE_PROCESS),
         hyperparameters={},
     )
     Callbacks(run, [Log(every=50), Checkpoint(every=every, keep=2, keep_every=None, best=None)])

@@ -1,0 +1,230 @@
+"""Compute all metrics of generated samples in one pass, each with a receipt."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from gantrain.datasets.base import Dataset, ImageDataset
+from gantrain.datasets.batches import to_bytes
+from gantrain.engine.distributed import Processes, interleave
+from gantrain.errors import ConfigError
+from gantrain.evaluation.features.base import Extractor
+from gantrain.evaluation.real import RealImages
+from gantrain.evaluation.receipts import Receipt
+from gantrain.evaluation.sampling import LabelFunction
+from gantrain.evaluation.statistics import Collector, Request
+from gantrain.metrics.base import Better, FeatureMetric, Metric, Statistics
+
+Block = tuple[int, Float[Tensor, "n *shape"], Int64[Tensor, " n"] | None]
+"""Index of the first sample, samples (images in [-1, 1]), and the labels that they should show, or None."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number and how it was measured.
+
+    Attributes:
+        real: the same score of real images against other real images; None if it was not measured.
+    """
+
+    value: float
+    receipt: Receipt
+    real: float | None = None
+
+
+class Evaluator:
+    """Computes metrics of samples against a dataset.
+
+    Extractors are loaded, and statistics of the real images are computed or read from the cache, at the first call.
+
+    Args:
+        metrics: by name.
+        extractors: by name; the one of the config group `features` under "features".
+        folder: of cached statistics of real images; None: no cache.
+        processes: they share the images; only rank 0 gets scores.
+    """
+
+    def __init__(
+        self,
+        metrics: dict[str, Metric | FeatureMetric],
+        extractors: dict[str, Extractor],
+        dataset: Dataset,
+        *,
+        device: torch.device,
+        folder: Path | None,
+        processes: Processes,
+    ):
+        self.extractors, self.dataset, self.device = extractors, dataset, device
+        self.folder, self.processes = folder, processes
+        self.on_samples = {name: metric for name, metric in metrics.items() if isinstance(metric, Metric)}
+        on_features = {name: metric for name, metric in metrics.items() if isinstance(metric, FeatureMetric)}
+        self.by_extractor: dict[str, dict[str, FeatureMetric]] = {}
+        for name, metric in on_features.items():
+            self.by_extractor.setdefault(metric.extractor or "features", {})[name] = metric
+        self.all = metrics
+        self.real: dict[str, tuple[dict[str, Statistics], dict[str, dict[str, float]]]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.all)
+
+    @property
+    def num_samples(self) -> int:
+        """Number of generated samples that are needed."""
+        return max(metric.num_samples for metric in self.all.values())
+
+    @property
+    def better(self) -> dict[str, Better]:
+        """For each score, whether higher or lower is better; scores without an entry have no direction."""
+        found = {name: better for metric in self.on_samples.values() for name, better in metric.better.items()}
+        for key, metrics in self.by_extractor.items():
+            for metric in metrics.values():
+                found |= {self.score_name(key, metric, name): better for name, better in metric.better.items()}
+        return found
+
+    def score_name(self, key: str, metric: FeatureMetric, name: str) -> str:
+        """Return the name of a score: that of the metric, and of the extractor if it is not the usual one."""
+        extractor = self.extractors[key].name
+        return name if extractor == metric.standard else f"{name}_{extractor}"
+
+    def check(self, *, conditional: bool) -> None:
+        """Check, before the first step, that the metrics apply to the data and that all weights are there.
+
+        Args:
+            conditional: whether samples are generated for given labels.
+
+        Raises:
+            ConfigError: they do not, or some are missing.
+        """
+        for name, metric in self.on_samples.items():
+            try:
+                metric.check(self.dataset)
+            except ValueError as error:
+                raise ConfigError(f"metric {name}: {error}") from error
+        for key, metrics in self.by_extractor.items():
+            if not isinstance(self.dataset, ImageDataset):
+                raise ConfigError(
+                    f"metric=[{','.join(metrics)}] needs images, but the samples of dataset={self.dataset.name} are "
+                    "vectors; the metrics for vectors are moments, modes and wasserstein."
+                )
+            self.extractors[key].check(self.dataset.image_shape)
+            for name, feature_metric in metrics.items():
+                if "labels" in feature_metric.needs and not conditional:
+                    raise ConfigError(
+                        f"metric=[{name}] needs samples with labels, but the networks are unconditional; use "
+                        f"conditional networks (for example network=cdcgan) on labelled data, or remove {name}."
+                    )
+
+    def __call__(self, blocks: Iterable[Block], *, ema: bool, seed: int) -> dict[str, Score]:
+        """Return the scores by name, on rank 0; {} on the other ranks.
+
+        Args:
+            blocks: blocks of this rank; together, those of all ranks are `num_samples` samples.
+            ema: whether the samples are those of the EMA, for the receipts.
+            seed: seed of the samples, for the receipts.
+
+        Raises:
+            ConfigError: a metric cannot be computed from these samples.
+        """
+        self.prepare()
+        kept: list[tuple[int, Tensor]] = []
+        collectors = {
+            key: Collector(Request(metric.num_samples, metric.needs) for metric in metrics.values())
+            for key, metrics in self.by_extractor.items()
+        }
+        for start, x, labels in blocks:
+            if self.on_samples:
+                kept.append((start, x))
+            images = to_bytes(x).to(self.device) if collectors else None
+            for key, collector in collectors.items():
+                assert images is not None
+                collector.add(start, self.extractors[key](images), labels)
+        scores = self._score_samples(kept, ema=ema, seed=seed) if self.on_samples else {}
+        for key, collector in collectors.items():
+            scores |= self._score_features(key, collector, ema=ema, seed=seed)
+        return scores
+
+    def prepare(self) -> None:
+        """Load the extractors, and measure the real images or read their statistics from the cache, if not done yet."""
+        for key, metrics in self.by_extractor.items():
+            if key not in self.real:
+                assert isinstance(self.dataset, ImageDataset)
+                extractor = self.extractors[key]
+                extractor.load(self.device)
+                real = RealImages(
+                    self.dataset, extractor, device=self.device, folder=self.folder, processes=self.processes
+                )
+                self.real[key] = real.measure(metrics)
+
+    def _score_samples(self, kept: list[tuple[int, Tensor]], *, ema: bool, seed: int) -> dict[str, Score]:
+        by_rank = self.processes.gather([x for _, x in kept])
+        if not self.processes.is_main:
+            return {}
+        samples = torch.cat(interleave(by_rank))
+        scores: dict[str, Score] = {}
+        for name, metric in self.on_samples.items():
+            receipt = self._receipt(name, metric.num_samples, None, ema=ema, seed=seed)
+            values = metric(lambda n: samples[:n], self.dataset)
+            scores |= {score: Score(float(value), receipt | {"score": score}) for score, value in values.items()}
+        return scores
+
+    def _score_features(self, key: str, collector: Collector, *, ema: bool, seed: int) -> dict[str, Score]:
+        gathered = self.processes.gather(collector)
+        if not gathered:
+            return {}
+        collector.merge(gathered[1:])
+        statistics, of_real = self.real[key]
+        scores = {}
+        for name, metric in self.by_extractor[key].items():
+            fake = collector.statistics(Request(metric.num_samples, metric.needs))
+            try:
+                values = metric.compute(fake, statistics[name])
+            except ValueError as error:
+                raise ConfigError(f"metric={name}: {error}") from error
+            receipt = self._receipt(name, fake.num, statistics[name].num, ema=ema, seed=seed)
+            receipt |= self._extractor_receipt(key, metric)
+            for score, value in values.items():
+                named = self.score_name(key, metric, score)
+                scores[named] = Score(value, receipt | {"score": named}, of_real[name].get(score))
+        return scores
+
+    def _receipt(self, name: str, num_generated: int, num_real: int | None, *, ema: bool, seed: int) -> Receipt:
+        return {
+            "metric": name,
+            "num_generated": num_generated,
+            "num_real": num_real,
+            "dataset": self.dataset.name,
+            "split": "train",
+            "fingerprint": self.dataset.fingerprint,
+            "ema": ema,
+            "seed": seed,
+            "versions": {"gantrain": version("gantrain"), "torch": str(torch.__version__)},
+        }
+
+    def _extractor_receipt(self, key: str, metric: FeatureMetric) -> Receipt:
+        extractor = self.extractors[key]
+        return {
+            "features": extractor.name,
+            "weights_sha256": extractor.sha256,
+            "resizer": extractor.resizer,
+            "precision": extractor.precision,
+            "options": metric.options(),
+            "versions": {
+                "gantrain": version("gantrain"),
+                "torch": str(torch.__version__),
+                **extractor.versions,
+            },
+        }
+
+
+def numbered(
+    blocks: Iterable[Tensor], labels: LabelFunction | None, *, block_size: int, first: int = 0, every: int = 1
+) -> Iterator[Block]:
+    """Number the blocks first, first + every, ... of samples by the index of their first sample."""
+    for i, x in enumerate(blocks):
+        start = (first + i * every) * block_size
+        yield start, x, None if labels is None else labels(start, block_size)[: len(x)]

@@ -1,0 +1,197 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gantrain.datasets.arrays import in_memory
+from gantrain.datasets.base import ImageDataset
+from gantrain.datasets.batches import to_bytes
+from gantrain.engine.distributed import SINGLE_PROCESS
+from gantrain.errors import ConfigError
+from gantrain.evaluation import real
+from gantrain.evaluation.evaluator import Evaluator, Score, numbered
+from gantrain.evaluation.features.base import Extracted
+from gantrain.metrics.base import Better, FeatureMetric, Need, Statistics
+from gantrain.metrics.class_accuracy import ClassAccuracy
+from gantrain.metrics.density_coverage import DensityCoverage
+from gantrain.metrics.fid import FID
+from gantrain.metrics.frechet import frechet_distance
+
+CPU = torch.device("cpu")
+
+
+class Means:
+    """Features: the mean of each row of pixels. Counts the images that it sees."""
+
+    name, resizer, precision = "means", "none", "float32"
+
+    def __init__(self) -> None:
+        self.sha256: str | None = "ab" * 32
+        self.versions: dict[str, str] = {"numpy": "2"}
+        self.seen = 0
+
+    def check(self, image_shape: tuple[int, ...]) -> None:
+        if image_shape[0] != 1:
+            raise ConfigError("grey only")
+
+    def load(self, device: torch.device) -> None:
+        pass
+
+    def __call__(self, images: Tensor) -> Extracted:
+        self.seen += len(images)
+        return Extracted(images.float().mean((1, 3)))
+
+
+def make_data(num: int = 600, seed: int = 0) -> ImageDataset:
+    images = np.random.default_rng(seed).integers(0, 256, (num, 1, 6, 6), dtype=np.uint8)
+    return in_memory("noise", images, np.arange(num) % 3, num_classes=3)
+
+
+def make_evaluator(folder: Path | None = None, data: ImageDataset | None = None, **metrics: Any) -> Evaluator:
+    made = metrics or {"fid": FID(num_samples=150, num_real=None)}
+    extractors = {"features": Means()}
+    return Evaluator(made, extractors, data or make_data(), device=CPU, folder=folder, processes=SINGLE_PROCESS)
+
+
+def generated(num: int = 200) -> Tensor:
+    return torch.rand(num, 1, 6, 6, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def evaluate(evaluator: Evaluator, samples: Tensor, labels: Any = None) -> dict[str, Score]:
+    return evaluator(numbered(samples.split(64), labels, block_size=64), ema=False, seed=3)
+
+
+def moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    features = images.double().mean((1, 3))
+    return features.mean(0), torch.cov(features.T)
+
+
+def test_scores_are_those_of_the_features_of_the_first_samples_and_all_real_images() -> None:
+    data, samples = make_data(), generated()
+    scores = evaluate(make_evaluator(data=data), samples)
+    expected = frechet_distance(*moments(to_bytes(samples[:150])), *moments(data.images))
+    assert scores["fid_means"].value == pytest.approx(expected, rel=1e-6)
+
+
+def test_real_scores_are_those_of_two_disjoint_halves_of_the_data() -> None:
+    seen: list[tuple[Statistics, Statistics]] = []
+
+    class Overlap(FeatureMetric):
+        better: ClassVar[dict[str, Better]] = {"overlap": "lower"}
+        needs: ClassVar[frozenset[Need]] = frozenset({"moments", "features"})
+        num_samples, num_real = 100, None
+
+        def compute(self, fake: Statistics, real: Statistics) -> dict[str, float]:
+            seen.append((fake, real))
+            assert fake.features is not None
+            assert real.features is not None
+            return {"overlap": float((fake.features[:, None] == real.features).all(2).sum())}
+
+    scores = evaluate(make_evaluator(overlap=Overlap()), generated())
+    assert scores["overlap_means"].real == 0
+    (even, odd), _ = seen
+    assert (even.num, odd.num) == (300, 300)
+    for part in (even, odd):
+        torch.testing.assert_close(part.mean, part.features.double().mean(0))
+        torch.testing.assert_close(part.covariance, torch.cov(part.features.double().T))
+    rows = {tuple(row) for part in (even, odd) for row in part.features.tolist()}
+    assert rows == {tuple(row) for row in make_data().images.float().mean((1, 3)).tolist()}
+
+
+def test_a_subset_of_real_images_is_random_and_always_the_same() -> None:
+    data = make_data()
+    images = real.RealImages(data, Means(), device=CPU, folder=None, processes=SINGLE_PROCESS)
+    first = torch.cat([labels for *_, labels in images.blocks(90) if labels is not None])
+    assert torch.bincount(first, minlength=3).min() > 15  # not in the order of the data
+    again = real.RealImages(data, Means(), device=CPU, folder=None, processes=SINGLE_PROCESS)
+    assert torch.equal(again.order, images.order)
+    assert not torch.equal(images.order, torch.arange(600))
+
+
+def test_statistics_of_real_images_are_cached_by_data_and_protocol(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = {
+        "fid": FID(num_samples=150, num_real=None),
+        "density_coverage": DensityCoverage(num_samples=100, num_real=100, k=3),
+    }
+    first = make_evaluator(tmp_path, **metrics)
+    scores = evaluate(first, generated())
+    assert first.extractors["features"].seen == 600 + 200  # type: ignore[attr-defined]
+    again = make_evaluator(tmp_path, **metrics)
+    assert evaluate(again, generated()) == scores
+    assert again.extractors["features"].seen == 200  # type: ignore[attr-defined]
+    other = make_evaluator(tmp_path, make_data(seed=1), **metrics)
+    evaluate(other, generated())
+    assert other.extractors["features"].seen == 600 + 200  # type: ignore[attr-defined]
+    assert not caplog.records
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:50])
+    damaged = make_evaluator(tmp_path, **metrics)
+    assert evaluate(damaged, generated()) == scores
+    assert "cannot be read" in caplog.text
+
+
+def test_a_cache_that_cannot_be_written_is_only_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    scores = evaluate(make_evaluator(tmp_path / "file"), generated())
+    assert "fid_means" in scores
+    assert "cannot be written" in caplog.text
+
+
+def test_receipts_tell_the_protocol() -> None:
+    data = make_data()
+    score = evaluate(make_evaluator(data=data), generated())["fid_means"]
+    versions = score.receipt["versions"]
+    assert versions["numpy"] == "2"
+    assert versions.keys() >= {"gantrain", "torch"}
+    assert {key: value for key, value in score.receipt.items() if key != "versions"} == {
+        "score": "fid_means",
+        "metric": "fid",
+        "features": "means",
+        "weights_sha256": "ab" * 32,
+        "resizer": "none",
+        "precision": "float32",
+        "options": {},
+        "num_generated": 150,
+        "num_real": 600,
+        "dataset": "noise",
+        "split": "train",
+        "fingerprint": data.fingerprint,
+        "ema": False,
+        "seed": 3,
+    }
+
+
+def test_labels_reach_the_metrics() -> None:
+    class Classes(Means):
+        def __call__(self, images: Tensor) -> Extracted:
+            return Extracted(super().__call__(images).features, torch.eye(3)[torch.zeros(len(images)).long()])
+
+    evaluator = make_evaluator(class_accuracy=ClassAccuracy(num_samples=200, num_real=None))
+    evaluator.extractors["features"] = Classes()
+    labels: Callable[[int, int], Tensor] = lambda start, n: torch.arange(start, start + n) % 4 % 3  # noqa: E731
+    score = evaluate(evaluator, generated(), labels)["class_accuracy_means"]
+    assert score.value == pytest.approx(0.5)
+    assert score.real == pytest.approx(1 / 3, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        (
+            {"class_accuracy": ClassAccuracy(num_samples=9, num_real=None)},
+            "needs samples with labels",
+        ),
+        ({"fid": FID(num_samples=9, num_real=None)}, "grey only"),
+    ],
+)
+def test_what_does_not_apply_to_the_data_is_refused(metrics: dict[str, Any], message: str) -> None:
+    images = np.zeros((9, 1 if "class_accuracy" in metrics else 3, 6, 6), dtype=np.uint8)
+    data = ImageDataset("noise", torch.from_numpy(images), labels=None, num_classes=None, fingerprint="f")
+    with pytest.raises(ConfigError, match=message):
+        make_evaluator(data=data, **metrics).check(conditional=False)

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gantrain.evaluation.features.base import Extracted
+from gantrain.evaluation.statistics import Collector, Request
+
+MOMENTS = frozenset({"moments"})
+ALL = frozenset({"moments", "features", "logits"})
+
+
+def drawn(n: int = 50, d: int = 6) -> tuple[Tensor, Tensor, Tensor]:
+    random = torch.Generator().manual_seed(0)
+    features = torch.randn(n, d, generator=random) @ torch.randn(d, d, generator=random) + 3
+    return features, torch.randn(n, 4, generator=random), torch.randint(0, 4, (n,), generator=random)
+
+
+def collect(collector: Collector, data: tuple[Tensor, Tensor, Tensor], starts: list[int], size: int) -> Collector:
+    features, logits, labels = data
+    for start in starts:
+        rows = slice(start, start + size)
+        collector.add(start, Extracted(features[rows], logits[rows]), labels[rows])
+    return collector
+
+
+@pytest.mark.parametrize("num", [None, 33, 50])
+def test_statistics_equal_those_of_numpy(num: int | None) -> None:
+    data = features, logits, labels = drawn()
+    request = Request(num, ALL)
+    found = collect(Collector([request]), data, [0, 16, 32, 48], 16).statistics(request)
+    n = num or 50
+    assert found.num == n
+    assert found.mean is not None
+    assert found.covariance is not None
+    np.testing.assert_allclose(found.mean, features[:n].double().numpy().mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found.covariance, np.cov(features[:n].double().numpy().T), rtol=1e-10)
+    assert torch.equal(found.features, features[:n])
+    assert torch.equal(found.logits, logits[:n])
+    assert torch.equal(found.labels, labels[:n])
+
+
+def test_collectors_of_several_processes_are_merged_in_the_order_of_the_images() -> None:
+    data = drawn()
+    request = Request(40, ALL)
+    alone = collect(Collector([request]), data, [0, 16, 32, 48], 16).statistics(request)
+    first = collect(Collector([request]), data, [32, 0], 16)
+    first.merge([collect(Collector([request]), data, [48, 16], 16)])
+    merged = first.statistics(request)
+    assert torch.equal(merged.features, alone.features)
+    assert torch.equal(merged.labels, alone.labels)
+    torch.testing.assert_close(merged.covariance, alone.covariance, rtol=1e-12, atol=0)
+
+
+def test_only_what_is_requested_is_kept() -> None:
+    requests = [Request(20, MOMENTS), Request(10, frozenset({"features"}))]
+    collector = collect(Collector(requests), drawn(), [0, 16, 32, 48], 16)
+    assert sum(len(block) for block in collector.kept.features.values()) == 10
+    assert collector.kept.logits == {}
+    assert collector.statistics(requests[0]).features is None
+    assert collector.statistics(requests[1]).mean is None
+    assert collector.sums[20].n == 20
+
+
+def test_fewer_images_than_requested_are_all_used() -> None:
+    request = Request(100, ALL)
+    assert collect(Collector([request]), drawn(), [0, 25], 25).statistics(request).num == 50
+
+
+def test_a_covariance_needs_two_images() -> None:
+    request = Request(1, MOMENTS)
+    with pytest.raises(ValueError, match="1 images: a covariance needs at least 2"):
+        collect(Collector([request]), drawn(), [0], 5).statistics(request)
+
+
+def test_an_extractor_without_classes_is_named() -> None:
+    collector = Collector([Request(None, frozenset({"logits"}))])
+    with pytest.raises(ValueError, match="the extractor has no classes"):
+        collector.add(0, Extracted(torch.zeros(3, 2)), None)
