@@ -113,6 +113,7 @@ class Evaluator:
                 )
             self.extractors[key].check(self.dataset.image_shape)
             for name, feature_metric in metrics.items():
+                check_sizes(name, feature_metric, self.dataset.num_images)
                 if "labels" in feature_metric.needs and not conditional:
                     raise ConfigError(
                         f"metric=[{name}] needs samples with labels, but the networks are unconditional; use "
@@ -219,6 +220,22 @@ class Evaluator:
                 **extractor.versions,
             },
         }
+
+
+def check_sizes(name: str, metric: FeatureMetric, num_images: int) -> None:
+    """Check that a metric gets as many images as it needs.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    num_real = num_images if metric.num_real is None else min(metric.num_real, num_images)
+    for option, num in (("num_samples", metric.num_samples), ("num_real", num_real)):
+        if num < metric.min_images:
+            kind = "generated" if option == "num_samples" else "real"
+            raise ConfigError(
+                f"metric.{name}: {num} {kind} images, but with these options it needs at least {metric.min_images}; "
+                f"raise metric.{name}.{option} if there are more, lower the metric's other options, or remove {name}."
+            )
 
 
 def numbered(

@@ -54,8 +54,8 @@ class RealImages:
         """Return the statistics that each metric needs, and its scores of real images, by the names of the metrics.
 
         The latter are the scores of one half of the real images against the other: what a perfect generator could reach
-        with as many samples. Both are read from the cache, or computed in one pass over the images. Ranks other than 0
-        get nothing.
+        with as many samples; {} if there are too few images. Both are read from the cache, or computed in one pass over
+        the images. Ranks other than 0 get nothing.
         """
         requests = {name: Request(metric.num_real, metric.needs) for name, metric in metrics.items()}
         found = self.read(requests, metrics) if self.processes.is_main else None
@@ -66,12 +66,11 @@ class RealImages:
             return {}, {}
         every, even, odd = collectors
         statistics = {name: every.statistics(request) for name, request in requests.items()}
-        scores = {
-            name: metric.compute(
-                half(even, 0, statistics[name], requests[name]), half(odd, 1, statistics[name], requests[name])
-            )
-            for name, metric in metrics.items()
-        }
+        scores: dict[str, dict[str, float]] = {}
+        for name, metric in metrics.items():
+            halves = [half(part, i, statistics[name], requests[name]) for i, part in enumerate((even, odd))]
+            enough = min(part.num for part in halves) >= metric.min_images
+            scores[name] = metric.compute(*halves) if enough else {}
         self.write(requests, metrics, statistics, scores)
         return statistics, scores
 

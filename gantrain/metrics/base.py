@@ -92,6 +92,11 @@ class FeatureMetric(ABC):
                 the value, the rule and the remedy.
         """
 
+    @property
+    def min_images(self) -> int:
+        """Return how many generated and how many real images the metric needs at least."""
+        return 2
+
     def options(self) -> dict[str, Any]:
         """Return the options that the scores depend on, for their receipts: numbers and strings by name."""
         return {}

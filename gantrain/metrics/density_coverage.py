@@ -35,6 +35,11 @@ class DensityCoverage(FeatureMetric):
         check_at_least(k + 1, num_real=num_real)
         self.num_samples, self.num_real, self.k = num_samples, num_real, k
 
+    @property
+    @override
+    def min_images(self) -> int:
+        return self.k + 1
+
     @override
     def compute(self, fake: Statistics, real: Statistics) -> dict[str, float]:
         """Return "density", at least 0 and about 1 for a perfect generator, and "coverage", in [0, 1].

@@ -35,6 +35,11 @@ class InceptionScore(FeatureMetric):
         self.num_samples, self.num_real = num_samples, num_real
         self.splits, self.shuffle_seed = splits, shuffle_seed
 
+    @property
+    @override
+    def min_images(self) -> int:
+        return self.splits
+
     @override
     def compute(self, fake: Statistics, real: Statistics) -> dict[str, float]:
         """Return "inception_score", and "inception_score_std", the standard deviation over the splits.

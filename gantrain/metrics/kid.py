@@ -38,6 +38,11 @@ class KID(FeatureMetric):
         self.num_samples, self.num_real = num_samples, num_real
         self.subset_size, self.num_subsets = subset_size, num_subsets
 
+    @property
+    @override
+    def min_images(self) -> int:
+        return self.subset_size
+
     @override
     def compute(self, fake: Statistics, real: Statistics) -> dict[str, float]:
         """Return "kid", and "kid_std", the standard deviation of a single subset's value (divided by num_subsets).

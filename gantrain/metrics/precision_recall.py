@@ -34,6 +34,11 @@ class PrecisionRecall(FeatureMetric):
         check_at_least(k + 1, num_samples=num_samples, num_real=num_real)
         self.num_samples, self.num_real, self.k = num_samples, num_real, k
 
+    @property
+    @override
+    def min_images(self) -> int:
+        return self.k + 1
+
     @override
     def compute(self, fake: Statistics, real: Statistics) -> dict[str, float]:
         """Return "precision" and "recall", in [0, 1].

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from gantrain.metrics.class_accuracy import ClassAccuracy
 from gantrain.metrics.density_coverage import DensityCoverage
 from gantrain.metrics.fid import FID
 from gantrain.metrics.frechet import frechet_distance
+from gantrain.metrics.kid import KID
 
 CPU = torch.device("cpu")
 
@@ -195,3 +197,30 @@ def test_what_does_not_apply_to_the_data_is_refused(metrics: dict[str, Any], mes
     data = ImageDataset("noise", torch.from_numpy(images), labels=None, num_classes=None, fingerprint="f")
     with pytest.raises(ConfigError, match=message):
         make_evaluator(data=data, **metrics).check(conditional=False)
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (KID(num_samples=100, num_real=None, subset_size=100, num_subsets=2), None),
+        (
+            KID(num_samples=200, num_real=None, subset_size=151, num_subsets=2),
+            r"metric.it: 150 real images, but .* at least 151; raise metric.it.num_real",
+        ),
+        (
+            DensityCoverage(num_samples=5, num_real=100, k=5),
+            r"metric.it: 5 generated images, but .* at least 6; raise metric.it.num_samples",
+        ),
+    ],
+)
+def test_too_few_images_are_named_before_the_first_step(metric: FeatureMetric, message: str | None) -> None:
+    evaluator = make_evaluator(data=make_data(150), it=metric)
+    with nullcontext() if message is None else pytest.raises(ConfigError, match=message):
+        evaluator.check(conditional=False)
+
+
+def test_without_enough_images_for_two_halves_there_is_no_score_of_real_images(tmp_path: Path) -> None:
+    metrics = {"kid": KID(num_samples=150, num_real=None, subset_size=100, num_subsets=2)}
+    for _ in range(2):  # computed, and then read from the cache
+        score = evaluate(make_evaluator(tmp_path, make_data(150), **metrics), generated())["kid_means"]
+        assert score.real is None
