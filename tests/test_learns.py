@@ -120,7 +120,7 @@ def test_relativistic_pairs_with_r1_and_r2_find_25_modes(tmp_path: Path) -> None
 
 def test_conditional_gan_makes_the_digits_of_its_labels(tmp_path: Path, classifier: nn.Module) -> None:
     options = ("experiment=cgan_mnist", "dataset=digits", "callback=[log,checkpoint]", "run_dir=run")
-    gantrain(tmp_path, *options, "steps=1500")
+    gantrain(tmp_path, *options, "steps=1250")
     gantrain(tmp_path, "task=sample", "run=run", "num=1000", "labels=all", "output=samples.npz", "seed=1")
     predicted = classifier(images(tmp_path / "samples.npz")).argmax(1)
     labels = torch.arange(10).repeat_interleave(100)

@@ -27,7 +27,9 @@ from gantrain.config import CheckpointConfig, Config
 from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.batches import make_batches
 from gantrain.ema import EMA
+from gantrain.engine.distributed import SINGLE_PROCESS
 from gantrain.engine.runtime import Runtime
+from gantrain.evaluation.evaluator import Evaluator
 from gantrain.game import Objective
 from gantrain.losses.base import Loss
 from gantrain.losses.nonsaturating import NonSaturating
@@ -127,7 +129,11 @@ def calls_of_a_step(
         torch.optim.Adam(D.parameters(), fused=True),
         G_ema,
     )
-    callbacks: list[Callback] = [Evaluate(every=100), Log(every=100), Samples(every=100, num=4, num_vectors=4)]
+    callbacks: list[Callback] = [
+        Evaluate(every=100, max_fraction=0.1),
+        Log(every=100),
+        Samples(every=100, num=4, num_vectors=4),
+    ]
     callbacks += [Checkpoint(every=100, keep=1, keep_every=None, best=None), MetricsCSV(), TensorBoard()]
     callbacks.append(Progress(seconds_between_lines=1000))
     objective = Objective(loss, regularizers)
@@ -142,7 +148,7 @@ def calls_of_a_step(
         objective=objective,
         runtime=Runtime(device=CPU),
         steps=1000,
-        metrics={},
+        evaluator=Evaluator({}, {}, dataset, device=CPU, folder=None, processes=SINGLE_PROCESS),
         hyperparameters={},
     )
     started = Callbacks(run, callbacks)

@@ -393,7 +393,7 @@ def test_torchrun_waits_for_a_slow_checkpoint_after_a_signal(tmp_path: Path, rec
     assert (tmp_path / f"run/checkpoints/step_{saved['steps']:08d}.pt").exists()
 
 
-@pytest.mark.parametrize("victim", [0, 2])
+@pytest.mark.parametrize("victim", [1])
 def test_death_under_torchrun_is_reported_once(tmp_path: Path, victim: int) -> None:
     changes = f"if os.environ['RANK'] == '{victim}':"
     changes += on_call(EACH_STEP, "os.kill(os.getpid(), signal.SIGKILL)", call=40).replace("\n", "\n    ")
