@@ -106,11 +106,7 @@ class Evaluator:
             except ValueError as error:
                 raise ConfigError(f"metric {name}: {error}") from error
         for key, metrics in self.by_extractor.items():
-            if not isinstance(self.dataset, ImageDataset):
-                raise ConfigError(
-                    f"metric=[{','.join(metrics)}] needs images, but the samples of dataset={self.dataset.name} are "
-                    "vectors; the metrics for vectors are moments, modes and wasserstein."
-                )
+            assert isinstance(self.dataset, ImageDataset)  # choose_extractor has refused others
             self.extractors[key].check(self.dataset.image_shape)
             for name, feature_metric in metrics.items():
                 check_sizes(name, feature_metric, self.dataset.num_images)
@@ -169,6 +165,7 @@ class Evaluator:
         scores: dict[str, Score] = {}
         for name, metric in self.on_samples.items():
             receipt = self._receipt(name, metric.num_samples, None, ema=ema, seed=seed)
+            receipt["options"] = getattr(metric, "options", dict)()
             values = metric(lambda n: samples[:n], self.dataset)
             scores |= {score: Score(float(value), receipt | {"score": score}) for score, value in values.items()}
         return scores
@@ -187,7 +184,15 @@ class Evaluator:
             except ValueError as error:
                 raise ConfigError(f"metric={name}: {error}") from error
             receipt = self._receipt(name, fake.num, statistics[name].num, ema=ema, seed=seed)
-            receipt |= self._extractor_receipt(key, metric)
+            extractor = self.extractors[key]
+            receipt |= {
+                "features": extractor.name,
+                "weights_sha256": extractor.sha256,
+                "resizer": extractor.resizer,
+                "precision": extractor.precision,
+                "options": metric.options(),
+                "versions": receipt["versions"] | extractor.versions,
+            }
             for score, value in values.items():
                 named = self.score_name(key, metric, score)
                 scores[named] = Score(value, receipt | {"score": named}, of_real[name].get(score))
@@ -204,21 +209,6 @@ class Evaluator:
             "ema": ema,
             "seed": seed,
             "versions": {"gantrain": version("gantrain"), "torch": str(torch.__version__)},
-        }
-
-    def _extractor_receipt(self, key: str, metric: FeatureMetric) -> Receipt:
-        extractor = self.extractors[key]
-        return {
-            "features": extractor.name,
-            "weights_sha256": extractor.sha256,
-            "resizer": extractor.resizer,
-            "precision": extractor.precision,
-            "options": metric.options(),
-            "versions": {
-                "gantrain": version("gantrain"),
-                "torch": str(torch.__version__),
-                **extractor.versions,
-            },
         }
 
 

@@ -21,6 +21,8 @@ Need = Literal["moments", "features", "logits", "labels"]
 class Metric(Protocol):
     """Scores the samples of a generator, for data with a closed form; for images see FeatureMetric.
 
+    If the scores depend on other options than num_samples, it also has a method `options`, as FeatureMetric has.
+
     Attributes:
         num_samples: number of generated samples that the metric uses.
         better: for each score, whether higher or lower is better; scores without an entry have no direction.

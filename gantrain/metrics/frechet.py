@@ -36,8 +36,8 @@ def frechet_distance(
 def frechet_distance_of_features(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
     """Return the Frechet distance between Gaussians with the means and the unbiased covariances of the rows.
 
-    With at most as many rows as columns the centred features themselves are the factors of the covariances, which takes
-    a time that grows with d instead of its cube.
+    With at most as many rows as columns, the centered features themselves are the factors of the covariances; the time
+    then grows with d instead of its cube.
 
     Args:
         x, y: at least 2 rows each.

@@ -1,7 +1,7 @@
 """Count the modes of a mixture that the generator covers."""
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -32,6 +32,10 @@ class Modes:
                 f"num_samples={num_samples}, radius_stds={radius_stds}: both must be positive (2500 and 3 are usual)."
             )
         self.num_samples, self.radius_stds = num_samples, radius_stds
+
+    def options(self) -> dict[str, Any]:
+        """Return the options that the scores depend on, for their receipts."""
+        return {"radius_stds": self.radius_stds}
 
     def check(self, real: Dataset) -> None:
         """Check that the data has modes.

@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from composing import composed
 from torch import Tensor
 
+from gantrain.assemble import build_dataset
 from gantrain.datasets.arrays import in_memory
 from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.batches import to_bytes
@@ -16,12 +18,14 @@ from gantrain.errors import ConfigError
 from gantrain.evaluation import real
 from gantrain.evaluation.evaluator import Evaluator, Score, numbered
 from gantrain.evaluation.features.base import Extracted
+from gantrain.evaluation.receipts import differ
 from gantrain.metrics.base import Better, FeatureMetric, Need, Statistics
 from gantrain.metrics.class_accuracy import ClassAccuracy
 from gantrain.metrics.density_coverage import DensityCoverage
 from gantrain.metrics.fid import FID
 from gantrain.metrics.frechet import frechet_distance
 from gantrain.metrics.kid import KID
+from gantrain.metrics.modes import Modes
 
 CPU = torch.device("cpu")
 
@@ -38,7 +42,7 @@ class Means:
 
     def check(self, image_shape: tuple[int, ...]) -> None:
         if image_shape[0] != 1:
-            raise ConfigError("grey only")
+            raise ConfigError("gray only")
 
     def load(self, device: torch.device) -> None:
         pass
@@ -189,7 +193,7 @@ def test_labels_reach_the_metrics() -> None:
             {"class_accuracy": ClassAccuracy(num_samples=9, num_real=None)},
             "needs samples with labels",
         ),
-        ({"fid": FID(num_samples=9, num_real=None)}, "grey only"),
+        ({"fid": FID(num_samples=9, num_real=None)}, "gray only"),
     ],
 )
 def test_what_does_not_apply_to_the_data_is_refused(metrics: dict[str, Any], message: str) -> None:
@@ -224,3 +228,13 @@ def test_without_enough_images_for_two_halves_there_is_no_score_of_real_images(t
     for _ in range(2):  # computed, and then read from the cache
         score = evaluate(make_evaluator(tmp_path, make_data(150), **metrics), generated())["kid_means"]
         assert score.real is None
+
+
+def test_receipts_of_metrics_on_vectors_have_their_options() -> None:
+    data = build_dataset(composed("dataset=gaussians_8").dataset)
+    receipts = []
+    for radius in (3.0, 2.0):
+        metrics = {"modes": Modes(num_samples=100, radius_stds=radius)}
+        evaluator = Evaluator(metrics, {}, data, device=CPU, folder=None, processes=SINGLE_PROCESS)
+        receipts.append(evaluate(evaluator, torch.randn(100, 2))["high_quality"].receipt)
+    assert "radius_stds" in (differ(*receipts) or "")

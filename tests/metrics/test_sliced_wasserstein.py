@@ -104,9 +104,9 @@ def test_the_smaller_number_of_images_is_compared() -> None:
 
 
 def test_constant_images_have_no_nan() -> None:
-    grey = torch.full((4, 3, 32, 32), 128, dtype=torch.uint8)
-    assert measure(grey, grey)["sliced_wasserstein"] == 0
-    assert measure(grey, pictures(4, 32, 0))["sliced_wasserstein"] > 0
+    gray = torch.full((4, 3, 32, 32), 128, dtype=torch.uint8)
+    assert measure(gray, gray)["sliced_wasserstein"] == 0
+    assert measure(gray, pictures(4, 32, 0))["sliced_wasserstein"] > 0
 
 
 def test_features_of_another_extractor_and_empty_sets_are_errors() -> None:

@@ -55,5 +55,5 @@ class Extractor(Protocol):
         ...
 
     def __call__(self, images: UInt8[Tensor, "n c h w"]) -> Extracted:
-        """Return the features of images in [0, 255], grey (c = 1) or RGB (c = 3), of any size; on their device."""
+        """Return the features of images in [0, 255], gray (c = 1) or RGB (c = 3), of any size; on their device."""
         ...

@@ -25,7 +25,8 @@ def choose_extractor(node: Node, dataset: Dataset) -> Extractor:
     """
     if not isinstance(dataset, ImageDataset):
         raise ConfigError(
-            f"dataset={dataset.name} has vectors, but features are those of images; use the metrics moments and modes."
+            f"dataset={dataset.name} has vectors, but this metric needs images; the metrics for vectors are moments, "
+            "modes and wasserstein."
         )
     made = make("features", node or load_option("auto"), (Auto, Extractor))
     if isinstance(made, Auto):

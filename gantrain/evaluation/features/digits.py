@@ -24,12 +24,12 @@ SIZE = 28
 
 
 class DigitsNetwork(nn.Module):
-    """Classifies grey digits of 28x28 pixels with values in [0, 1]; 156,042 parameters.
+    """Classifies gray digits of 28x28 pixels with values in [0, 1]; 156,042 parameters.
 
     The features are the 128 inputs of the last ReLU. On MNIST's training images each of them has mean 0 and variance 1
     (the training script normalizes them without scale and shift), so that all count alike in distances. They are taken
     before the ReLU, because the Frechet distance compares Gaussians, to which they are closer, and because the ReLU
-    would hide differences: noise of 25 grey levels is at a Frechet distance of 22 before it and 10 after it, while test
+    would hide differences: noise of 25 gray levels is at a Frechet distance of 22 before it and 10 after it, while test
     images are at 0.17 and 0.10 from training images.
     """
 
@@ -57,7 +57,7 @@ class DigitsNetwork(nn.Module):
 
 
 class Digits(Extractor):
-    """Features and logits of grey digits, from the network that is included in gantrain.
+    """Features and logits of gray digits, from the network that is included in gantrain.
 
     Images of another size are resized to 28x28. Below 20 pixels too little is left of a digit: of MNIST's test images,
     99.6 % are recognized at 28 pixels, 98.6 % at 20, 96 % at 16 and 84 % at 14. Trained by
@@ -78,7 +78,7 @@ class Digits(Extractor):
     def check(self, image_shape: tuple[int, ...]) -> None:
         if len(image_shape) != 3 or image_shape[0] != 1:
             raise ConfigError(
-                f"features=digits needs grey images of digits, not images of shape {image_shape}; for others use "
+                f"features=digits needs gray images of digits, not images of shape {image_shape}; for others use "
                 "features=inception, for three digits as RGB features=stacked_digits."
             )
 

@@ -66,7 +66,7 @@ class DINOv2(Extractor):
     @override
     def check(self, image_shape: tuple[int, ...]) -> None:
         if len(image_shape) != 3 or image_shape[0] not in (1, 3):
-            raise ConfigError(f"features=dinov2 needs grey or RGB images, not images of shape {image_shape}.")
+            raise ConfigError(f"features=dinov2 needs gray or RGB images, not images of shape {image_shape}.")
         require_package("timm", self.name)
         import timm
 

@@ -53,7 +53,7 @@ class Inception(Extractor):
     @override
     def check(self, image_shape: tuple[int, ...]) -> None:
         if len(image_shape) != 3 or image_shape[0] not in (1, 3):
-            raise ConfigError(f"features=inception needs grey or RGB images, not images of shape {image_shape}.")
+            raise ConfigError(f"features=inception needs gray or RGB images, not images of shape {image_shape}.")
         require_package(PACKAGE, self.name)
         read_verified(self.find(), self.expected)
 

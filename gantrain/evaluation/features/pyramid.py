@@ -21,7 +21,7 @@ COARSEST = 16
 """The coarsest level has at least this height and width, unless the image is smaller."""
 
 CHANNELS = 3
-"""Grey images count as RGB, so that the size of a descriptor is always the same."""
+"""Gray images count as RGB, so that the size of a descriptor is always the same."""
 
 DESCRIPTOR = CHANNELS * PATCH_SIZE**2
 """Numbers of a patch, in the order (channel, column, row)."""
@@ -53,7 +53,7 @@ class Pyramid:
         """
         if len(image_shape) != 3 or image_shape[0] not in (1, CHANNELS) or min(image_shape[1:]) < PATCH_SIZE:
             raise ConfigError(
-                f"the Laplacian pyramid needs grey or RGB images of at least {PATCH_SIZE} x {PATCH_SIZE} px, but the "
+                f"the Laplacian pyramid needs gray or RGB images of at least {PATCH_SIZE} x {PATCH_SIZE} px, but the "
                 f"data has the shape {list(image_shape)}; remove sliced_wasserstein from metric=[...]."
             )
 

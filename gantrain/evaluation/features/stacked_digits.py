@@ -27,7 +27,7 @@ class StackedDigits(Extractor):
         if len(image_shape) != 3 or image_shape[0] != 3:
             raise ConfigError(
                 f"features=stacked_digits needs RGB images with a digit in each channel, not images of shape "
-                f"{image_shape}; for grey digits use features=digits."
+                f"{image_shape}; for gray digits use features=digits."
             )
 
     @override

@@ -56,7 +56,7 @@ def test_auto_passes_the_weights_on() -> None:
 
 
 def test_vectors_and_unknown_features_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"dataset=gaussian has vectors.*moments and modes"):
+    with pytest.raises(ConfigError, match=r"dataset=gaussian has vectors.*moments, modes and wasserstein"):
         choose_extractor(composed().features, gaussian(mean=0.0, std=1.0))
     with pytest.raises(ConfigError, match=r"features=audio, which the dataset names, is none of auto, digits"):
         choose_extractor(composed().features, dataset("audio"))

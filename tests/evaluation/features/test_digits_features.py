@@ -91,7 +91,7 @@ def test_a_damaged_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_images_of_other_channels_are_refused(extractor: Digits, stacked: StackedDigits) -> None:
-    with pytest.raises(ConfigError, match=r"needs grey images of digits.*features=inception.*features=stacked_digits"):
+    with pytest.raises(ConfigError, match=r"needs gray images of digits.*features=inception.*features=stacked_digits"):
         extractor.check((3, 28, 28))
     with pytest.raises(ConfigError, match=r"needs RGB images with a digit in each channel.*features=digits"):
         stacked.check((1, 28, 28))

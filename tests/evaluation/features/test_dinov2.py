@@ -50,7 +50,7 @@ def extractor(path: Path | None, **options: Any) -> DINOv2:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-@pytest.mark.parametrize("shape", [(3, 3, 32, 32), (2, 1, 28, 28), (1, 3, 300, 231)], ids=["rgb", "grey", "large"])
+@pytest.mark.parametrize("shape", [(3, 3, 32, 32), (2, 1, 28, 28), (1, 3, 300, 231)], ids=["rgb", "gray", "large"])
 def test_features_equal_those_of_timm(tmp_path: Path, suffix: str, shape: tuple[int, ...]) -> None:
     # As in timm's published files, there is a classifier, which the features do not use.
     path = write(tmp_path / f"model{suffix}", vit(num_classes=10, img_size=224).state_dict())
@@ -146,5 +146,5 @@ def test_wrong_weights_are_refused(tmp_path: Path) -> None:
 def test_unknown_architectures_and_shapes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"features\.architecture=vit_gigantic is not a network of timm"):
         extractor(None, architecture="vit_gigantic").check((3, 32, 32))
-    with pytest.raises(ConfigError, match="needs grey or RGB images"):
+    with pytest.raises(ConfigError, match="needs gray or RGB images"):
         extractor(None).check((2,))

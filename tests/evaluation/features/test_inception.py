@@ -67,7 +67,7 @@ def theirs(published: Path) -> nn.Module:
     return found
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 32, 32), (1, 1, 28, 28), (1, 3, 37, 301)], ids=["rgb", "grey", "odd size"])
+@pytest.mark.parametrize("shape", [(2, 3, 32, 32), (1, 1, 28, 28), (1, 3, 37, 301)], ids=["rgb", "gray", "odd size"])
 def test_features_and_logits_equal_those_of_torch_fidelity(
     extractor: Inception, theirs: nn.Module, shape: tuple[int, ...]
 ) -> None:
@@ -190,7 +190,7 @@ def test_a_download_is_kept_only_if_its_hash_is_right(tmp_path: Path, monkeypatc
 
 def test_shapes_that_are_no_images_are_refused(extractor: Inception) -> None:
     for shape in ((2,), (4, 32, 32)):
-        with pytest.raises(ConfigError, match="needs grey or RGB images"):
+        with pytest.raises(ConfigError, match="needs gray or RGB images"):
             extractor.check(shape)
 
 
