@@ -19,6 +19,7 @@ from gantrain.config import Config, Node, RuntimeConfig, hyperparameters
 from gantrain.config_rules import check_batch_size
 from gantrain.datasets.base import Dataset, ImageDataset
 from gantrain.datasets.batches import Batches, FreshBatches, ImageBatches, Prefetcher, make_batches
+from gantrain.datasets.holdout import hold_out
 from gantrain.datasets.labels import Labels, count_classes, make_fake_labels
 from gantrain.ema import EMA
 from gantrain.engine.device import choose_device
@@ -153,6 +154,8 @@ def prepare_data(dataset: Dataset, runtime: RuntimeConfig, processes: Processes)
         with processes.raise_on_all_ranks():
             if is_turn:
                 dataset.prepare(num_workers=runtime.num_workers)
+                if dataset.held_out is not None:
+                    dataset.held_out.prepare(num_workers=runtime.num_workers)
 
 
 def build_batches(
@@ -177,8 +180,9 @@ def build_batches(
 
 
 def build_dataset(node: Node) -> Dataset:
-    """Make the dataset; images that must be decoded are loaded later, by prepare_data."""
-    return cast(Dataset, make("dataset", node, Dataset))
+    """Make the dataset, without its held-out part; images that must be decoded are loaded later, by prepare_data."""
+    options = {key: value for key, value in node.items() if key != "holdout"}
+    return hold_out(cast(Dataset, make("dataset", options, Dataset)), node.get("holdout"))
 
 
 def build_latent(node: Node) -> Latent:
@@ -301,7 +305,17 @@ def build_evaluator(
     device: torch.device,
     processes: Processes,
 ) -> Evaluator:
-    """Make the evaluator, with the extractors that the metrics need."""
+    """Make the evaluator, with the extractors that the metrics need.
+
+    Raises:
+        ConfigError: the metrics compare with held-out images, but there are none.
+    """
+    if config.metric_split == "held_out" and metrics:
+        if dataset.held_out is None:
+            raise ConfigError(
+                "metric_split=held_out: no images are held out; set dataset.holdout, for example dataset.holdout=0.05."
+            )
+        dataset = dataset.held_out
     own = {metric.extractor for metric in metrics.values() if isinstance(metric, FeatureMetric)}
     extractors = {
         name or "features": choose_extractor(config.features if name is None else load_option(name), dataset)

@@ -155,6 +155,8 @@ class Config:
     """compute the metrics every this many steps; null: as often as max_eval_fraction allows"""
     max_eval_fraction: float = outside_training(0.1)
     """with evaluate_every=null: fraction of the time for metrics; the interval is chosen at the first evaluation"""
+    metric_split: str = outside_training("train")
+    """real images that metrics compare with: train, or held_out (those of dataset.holdout)"""
     statistics_dir: str | None = outside_training("data/statistics")
     """folder where statistics of real images are cached, for metrics; null: none"""
     checkpoint: CheckpointConfig = outside_training(CheckpointConfig)

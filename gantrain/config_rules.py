@@ -26,6 +26,7 @@ def check(config: Config) -> None:
     check_one_of(config, "first", ("discriminator", "generator"))
     check_one_of(config, "fake_labels", ("real", "empirical", "uniform"))
     check_one_of(config, "on_divergence", ("stop", "rollback"))
+    check_one_of(config, "metric_split", ("train", "held_out"))
     if config.on_divergence == "rollback" and "checkpoint" not in selected_options(config.callback, "callback"):
         raise ConfigError(
             "on_divergence=rollback needs checkpoints, and none are written: add checkpoint to callback=[...]."

@@ -18,8 +18,9 @@ def _composed(overrides: tuple[str, ...]) -> Any:
         return OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
 
 
+@cache
 def composed(*overrides: str) -> Config:
-    """Compose a config."""
+    """Compose a config. The result is shared, so it must not be changed."""
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), _composed(overrides)))
     return config
 

@@ -87,7 +87,7 @@ def test_every_schedule_takes_every_shape(schedule: str, shape: str) -> None:
 def takes_its_options(found: list[tuple[str, Node]]) -> None:
     for where, node in found:
         target = trust.resolve(where, node["_target_"])
-        keys = set(node) - {"_target_"}
+        keys = set(node) - {"_target_"} - ({"holdout"} if where == "dataset" else set())  # see assemble.build_dataset
         parameters = inspect.signature(target).parameters
         knobs = {name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
         if node["_target_"].startswith("gantrain."):

@@ -91,8 +91,8 @@ def classifier() -> nn.Module:
 
 
 def test_the_default_run_makes_all_ten_digits(tmp_path: Path, classifier: nn.Module) -> None:
-    """It does so after little more than half of its steps already."""
-    gantrain(tmp_path, "steps=2000", "run_dir=run")
+    """It does so after a third of its steps already."""
+    gantrain(tmp_path, "steps=1200", "run_dir=run")
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["name"] == "dcgan-digits"
     gantrain(tmp_path, "task=sample", "run=run", "num=2000", "output=samples.npz", "seed=1")
@@ -101,7 +101,7 @@ def test_the_default_run_makes_all_ten_digits(tmp_path: Path, classifier: nn.Mod
     sure, kind = chances.max(1)
     counts = torch.bincount(kind[sure > 0.5], minlength=10)
     assert counts.min() >= 10, counts
-    assert (sure > 0.9).float().mean() > 0.4
+    assert (sure > 0.9).float().mean() > 0.3
     # The classifier does not find all ten digits in noise.
     noise_sure, noise_kind = noise_chances.max(1)
     assert torch.bincount(noise_kind[noise_sure > 0.5], minlength=10).min() < 10

@@ -17,7 +17,14 @@ class ImageDataset:
         labels: int64 [n] in [0, num_classes), or None.
         fingerprint: SHA-256 of the images and labels used in training.
         features: the option of the group `features` that fits the images; features=auto takes it.
+        split: "train"; of images on which nothing is trained, "held_out" or "test".
+        held_out: images on which nothing is trained; see datasets.holdout.
+        load_test_split: returns the dataset's own test split, if it has one.
     """
+
+    split: str = "train"
+    held_out: "ImageDataset | None" = None
+    load_test_split: "Callable[[], ImageDataset] | None" = None
 
     def __init__(
         self,
@@ -137,6 +144,8 @@ class Distribution(ABC):
     labels: None = None
     num_images: None = None
     num_classes: None = None
+    held_out: None = None
+    split: str = "train"
     modes: Float[Tensor, "k d"] | None = None
     mode_std: float | None = None
     mean: tuple[float, ...] | None = None

@@ -5,6 +5,7 @@ floats and mirrored on the device.
 """
 
 import logging
+import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
@@ -90,7 +91,7 @@ class ImageBatches:
         rows: slice | None = None,
     ):
         self.data_location: DataLocation = "device" if resident else "host"
-        self.num_images, self.gather = len(dataset.images), dataset.gather
+        self.num_images, self.gather = dataset.num_images, dataset.gather
         self.storage_device = device if resident else torch.device("cpu")
         self.batch_size, self.seed, self.device, self.mirror = batch_size, seed, device, mirror
         self.rows = slice(None) if rows is None else rows
@@ -251,7 +252,7 @@ def make_batches(
             logger.warning("runtime.data=device is not available (the device is a CPU); using host.")
         return ImageBatches(dataset, **options)
     if data_location == "auto" and not fits_device(dataset, device):
-        size = format_bytes(dataset.images.nbytes)
+        size = format_bytes(num_bytes(dataset))
         logger.info(
             "The images stay on the host: %s may be more than half of the free memory of %s.",
             size,
@@ -279,7 +280,12 @@ def copy_all_images(dataset: ImageDataset, device: torch.device) -> UInt8[Tensor
 
 def fits_device(dataset: ImageDataset, device: torch.device) -> bool:
     """Return whether the images take at most half of the device's free memory."""
-    return device.type == "cuda" and 2 * dataset.images.nbytes <= torch.cuda.mem_get_info(device)[0]
+    return device.type == "cuda" and 2 * num_bytes(dataset) <= torch.cuda.mem_get_info(device)[0]
+
+
+def num_bytes(dataset: ImageDataset) -> int:
+    """Return the size of all images as bytes."""
+    return dataset.num_images * math.prod(dataset.image_shape)
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from torchvision.datasets import CelebA
-from torchvision.datasets.utils import download_file_from_google_drive
 
 from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.cache import Source, cached
@@ -77,6 +75,9 @@ def _find(root: Path, download: bool) -> Path:
 
 
 def _fetch(scratch: Path) -> Path:
+    from torchvision.datasets import CelebA  # takes two seconds
+    from torchvision.datasets.utils import download_file_from_google_drive
+
     file_id, md5, name = next(entry for entry in CelebA.file_list if entry[2] == f"{_STEM}.zip")
     download_file_from_google_drive(file_id, scratch, name, md5)
     return scratch

@@ -10,8 +10,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from torchvision.datasets import CIFAR10
-from torchvision.datasets.utils import download_and_extract_archive
 
 from gantrain.datasets.arrays import array_dataset, check_labels
 from gantrain.datasets.base import ImageDataset
@@ -22,6 +20,7 @@ from gantrain.errors import DataError
 logger = logging.getLogger(__name__)
 MAX_BYTES = 64 * 2**20  # twice a published batch; unpickled objects take many times the bytes of their pickle
 _NUM_CLASSES = 10
+_FOLDER = "cifar-10-batches-py"
 # Opcodes that no batch contains: for objects, sets, buffers, extension codes and persistent ids.
 _FORBIDDEN_OPCODES = (
     *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),
@@ -36,7 +35,9 @@ _SHA256 = {
     "data_batch_3": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
     "data_batch_4": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
     "data_batch_5": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+    "test_batch": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
 }
+_FILES = {"train": tuple(_SHA256)[:5], "test": ("test_batch",)}
 
 
 def cifar10(*, root: str, download: bool, image_size: int | None, cache_dir: str) -> ImageDataset:
@@ -48,10 +49,17 @@ def cifar10(*, root: str, download: bool, image_size: int | None, cache_dir: str
 
     Source: Krizhevsky 2009, "Learning multiple layers of features from tiny images".
     """
-    folder = Path(root).expanduser() / CIFAR10.base_folder
-    paths = [folder / name for name in _SHA256]
+    folder, cache = Path(root).expanduser() / _FOLDER, Path(cache_dir).expanduser()
+    dataset = _load(folder, "train", download=download, image_size=image_size, cache_dir=cache)
+    dataset.load_test_split = lambda: _load(folder, "test", download=download, image_size=image_size, cache_dir=cache)
+    return dataset
+
+
+def _load(folder: Path, split: str, *, download: bool, image_size: int | None, cache_dir: Path) -> ImageDataset:
+    paths = [folder / name for name in _FILES[split]]
     if not all(path.exists() for path in paths):
-        needs = f"CIFAR-10 needs data_batch_1 to data_batch_5 of cifar-10-python.tar.gz in {folder}"
+        names = "data_batch_1 to data_batch_5" if split == "train" else "test_batch"
+        needs = f"CIFAR-10 needs {names} of cifar-10-python.tar.gz in {folder}"
         obtain(needs, folder=folder, download=download, fetch=_fetch)
     batches = [read_batch(path) for path in paths]
     images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
@@ -64,7 +72,7 @@ def cifar10(*, root: str, download: bool, image_size: int | None, cache_dir: str
         labels,
         num_classes=_NUM_CLASSES,
         image_size=image_size,
-        cache_dir=Path(cache_dir).expanduser(),
+        cache_dir=cache_dir,
     )
 
 
@@ -189,5 +197,8 @@ def _sha256(images: UInt8[np.ndarray, "n 3 32 32"], labels: Int64[np.ndarray, " 
 
 
 def _fetch(scratch: Path) -> Path:
+    from torchvision.datasets import CIFAR10  # takes two seconds
+    from torchvision.datasets.utils import download_and_extract_archive
+
     download_and_extract_archive(CIFAR10.url, scratch, md5=CIFAR10.tgz_md5)
-    return scratch / str(CIFAR10.base_folder)
+    return scratch / _FOLDER

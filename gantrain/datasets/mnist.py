@@ -1,9 +1,9 @@
 """MNIST and FashionMNIST, stored on disk as torchvision does."""
 
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torchvision
 from jaxtyping import Int64, UInt8
 
 from gantrain.datasets.arrays import array_dataset, check_labels
@@ -12,7 +12,11 @@ from gantrain.datasets.download import obtain
 from gantrain.datasets.idx import read_idx
 from gantrain.errors import DataError
 
-_IMAGES, _LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+Split = Literal["train", "test"]
+_FILES: dict[Split, tuple[str, str]] = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
 _NUM_CLASSES = 10
 
 
@@ -25,16 +29,8 @@ def mnist(*, root: str, download: bool, image_size: int | None, cache_dir: str) 
 
     Source: LeCun, Cortes, Burges 1998, "The MNIST database of handwritten digits".
     """
-    images, labels = read_mnist(Path(root).expanduser(), download=download)
-    return array_dataset(
-        "mnist",
-        images,
-        labels,
-        num_classes=_NUM_CLASSES,
-        image_size=image_size,
-        cache_dir=Path(cache_dir).expanduser(),
-        features="digits",
-    )
+    files = Files("MNIST", Path(root).expanduser() / "MNIST" / "raw", download)
+    return _dataset("mnist", files, image_size, Path(cache_dir).expanduser(), features="digits")
 
 
 def fashion_mnist(*, root: str, download: bool, image_size: int | None, cache_dir: str) -> ImageDataset:
@@ -47,15 +43,8 @@ def fashion_mnist(*, root: str, download: bool, image_size: int | None, cache_di
     Source: Xiao, Rasul, Vollgraf 2017, "Fashion-MNIST".
     """
     folder = Path(root).expanduser() / "FashionMNIST" / "raw"
-    images, labels = _read(torchvision.datasets.FashionMNIST, folder, download)
-    return array_dataset(
-        "fashion_mnist",
-        images,
-        labels,
-        num_classes=_NUM_CLASSES,
-        image_size=image_size,
-        cache_dir=Path(cache_dir).expanduser(),
-    )
+    files = Files("FashionMNIST", folder, download)
+    return _dataset("fashion_mnist", files, image_size, Path(cache_dir).expanduser(), features="inception")
 
 
 def read_mnist(root: Path, *, download: bool) -> tuple[UInt8[np.ndarray, "n 1 h w"], Int64[np.ndarray, " n"]]:
@@ -68,22 +57,45 @@ def read_mnist(root: Path, *, download: bool) -> tuple[UInt8[np.ndarray, "n 1 h 
     Raises:
         DataError: the files are missing and cannot be downloaded, or are broken.
     """
-    return _read(torchvision.datasets.MNIST, root / "MNIST" / "raw", download)
+    return _read(Files("MNIST", root / "MNIST" / "raw", download), "train")
 
 
-def _read(
-    publisher: type[torchvision.datasets.MNIST], folder: Path, download: bool
-) -> tuple[UInt8[np.ndarray, "n 1 h w"], Int64[np.ndarray, " n"]]:
+class Files(NamedTuple):
+    """The folder of a dataset's files, and the name of torchvision's class that downloads them."""
+
+    kind: str
+    folder: Path
+    download: bool
+
+
+def _dataset(
+    name: str, files: Files, image_size: int | None, cache_dir: Path, *, features: str, split: Split = "train"
+) -> ImageDataset:
+    images, labels = _read(files, split)
+    options: Any = {"image_size": image_size, "cache_dir": cache_dir, "features": features}
+    dataset = array_dataset(name, images, labels, num_classes=_NUM_CLASSES, **options)
+    if split == "train":
+        dataset.load_test_split = lambda: _dataset(name, files, image_size, cache_dir, features=features, split="test")
+    return dataset
+
+
+def _read(files: Files, split: Split) -> tuple[UInt8[np.ndarray, "n 1 h w"], Int64[np.ndarray, " n"]]:
+    kind, folder, download = files
+
     def fetch(scratch: Path) -> Path:
-        return Path(publisher(scratch, download=True).raw_folder)
+        import torchvision  # takes two seconds
 
-    if not all(_find(folder, stem).exists() for stem in (_IMAGES, _LABELS)):
-        needs = f"{publisher.__name__} needs {_IMAGES} and {_LABELS} (plain or .gz) in {folder}"
+        return Path(getattr(torchvision.datasets, kind)(scratch, download=True).raw_folder)
+
+    stems = _FILES[split]
+    if not all(_find(folder, stem).exists() for stem in stems):
+        needs = f"{kind} needs {' and '.join(stems)} (plain or .gz) in {folder}"
         obtain(needs, folder=folder, download=download, fetch=fetch)
-    images, labels = read_idx(_find(folder, _IMAGES)), read_idx(_find(folder, _LABELS))
+    paths = [_find(folder, stem) for stem in stems]
+    images, labels = map(read_idx, paths)
     if images.ndim != 3:
-        raise DataError(f"{_find(folder, _IMAGES)} has {images.ndim} dimensions, not 3; replace it.")
-    labels = check_labels(str(_find(folder, _LABELS)), labels, num_images=len(images), num_classes=_NUM_CLASSES)
+        raise DataError(f"{paths[0]} has {images.ndim} dimensions, not 3; replace it.")
+    labels = check_labels(str(paths[1]), labels, num_images=len(images), num_classes=_NUM_CLASSES)
     return images[:, None], labels
 
 

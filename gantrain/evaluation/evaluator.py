@@ -204,7 +204,7 @@ class Evaluator:
             "num_generated": num_generated,
             "num_real": num_real,
             "dataset": self.dataset.name,
-            "split": "train",
+            "split": self.dataset.split,
             "fingerprint": self.dataset.fingerprint,
             "ema": ema,
             "seed": seed,

@@ -11,7 +11,6 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from gantrain.datasets.batches import to_bytes
 from gantrain.files import atomic_write
@@ -35,8 +34,24 @@ def grid(images: Float[Tensor, "n c h w"], columns: int | None = None) -> Pictur
     factor = max(1, ceil(256 / (columns * w)))
     pixels = to_bytes(images.detach().float().cpu())
     pixels = pixels.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
-    tiled: Tensor = make_grid(pixels, nrow=columns, padding=2, pad_value=255)
-    return tiled.permute(1, 2, 0).contiguous().numpy()
+    return tile(pixels.numpy(), columns)
+
+
+def tile(images: UInt8[ndarray, "n c h w"], columns: int, *, padding: int = 2) -> Picture:
+    """Arrange images row by row, with `padding` white pixels around each, or none if there is a single image.
+
+    It does the same as torchvision.utils.make_grid, whose import takes more than two seconds.
+    """
+    n, c, h, w = images.shape
+    padding = padding if n > 1 else 0
+    columns = min(columns, n)
+    rows = ceil(n / columns)
+    cells = np.full((rows * columns, c, h + padding, w + padding), 255, np.uint8)
+    cells[:n, :, padding:, padding:] = images
+    joined = cells.reshape(rows, columns, c, h + padding, w + padding).transpose(0, 3, 1, 4, 2)
+    joined = joined.reshape(rows * (h + padding), columns * (w + padding), c)
+    framed = np.pad(joined, ((0, padding), (0, padding), (0, 0)), constant_values=255)
+    return np.ascontiguousarray(np.broadcast_to(framed, (*framed.shape[:2], 3)))
 
 
 def num_columns(n: int) -> int:

@@ -177,17 +177,16 @@ def test_time_of_own_callback_is_averaged_over_its_interval(gantrain, tmp_path: 
 def test_flops_of_a_lazy_penalty_are_averaged_over_its_interval(gantrain, tmp_path: Path) -> None:
     def flops(*typed: str) -> int:
         (tmp_path / "speed.json").unlink(missing_ok=True)
-        own = ("model.discriminator.norm=none", "callback=[]", "n_critic=3", "steps=3", "output=speed.json")
+        own = ("model.discriminator.norm=none", "callback=[]", "n_critic=3", "steps=1", "output=speed.json")
         result = gantrain("task=benchmark", *SMALL, *own, *typed)
         assert result.status == 0, result.stderr
         made: int = json.loads((tmp_path / "speed.json").read_text())["flops_per_step"]
         return made
 
     without = flops()
-    lazy = {every: flops("regularizer=[r1]", f"regularizer.r1.every={every}") - without for every in (2, 4, 16)}
+    lazy = {every: flops("regularizer=[r1]", f"regularizer.r1.every={every}") - without for every in (2, 4)}
     assert lazy[2] > 0
     assert lazy[4] == pytest.approx(lazy[2] / 2, abs=1)
-    assert lazy[16] == pytest.approx(lazy[2] / 8, abs=1)
     accumulated = flops("regularizer=[r1]", "regularizer.r1.every=4", "accumulate=2") - flops("accumulate=2")
     assert accumulated == pytest.approx(lazy[4], rel=1e-6)
 

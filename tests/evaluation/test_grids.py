@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.utils import make_grid
 
 from gantrain.evaluation import grids
 
@@ -25,6 +26,14 @@ def test_grid_is_exact_to_the_pixel() -> None:
     assert picture.shape == expected.shape
     assert difference.max() <= 1  # float32 may round halves the other way
     assert (difference > 0).mean() < 0.01
+
+
+@pytest.mark.parametrize("columns", [1, 3, 8])
+@pytest.mark.parametrize("shape", [(1, 1, 300, 260), (5, 3, 9, 300), (6, 1, 300, 300)])
+def test_grid_equals_that_of_torchvision(shape: tuple[int, ...], columns: int) -> None:
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
+    expected = make_grid(pixels, nrow=columns, padding=2, pad_value=255).permute(1, 2, 0)
+    np.testing.assert_array_equal(grids.tile(pixels.numpy(), columns), expected.numpy())
 
 
 def test_grid_does_not_rescale_the_contrast() -> None:
