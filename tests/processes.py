@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 # Networks so small that a step takes milliseconds, and every kind of output every few steps.
-SMALL = ("model.generator.width=1", "model.discriminator.width=1", "batch_size=4")
+SMALL = ("model.generator.width=1", "model.discriminator.width=1", "batch_size=4", "metric=[]")
 OUTPUTS = ("log_every=2", "sample_every=5", "checkpoint.every=3", "callback.samples.num=16")
 COMMAND = (*SMALL, *OUTPUTS, "ema_halflife_images=20", "steps=12")
 

@@ -54,7 +54,10 @@ CASES = {
     "vanilla": ("model=vanilla", "model.discriminator.dropout=0.5", "optimizer=adamw"),
     "noise": ("model=dcgan", "regularizer=[input_noise,label_noise]"),
     "lsgan": ("model=lsgan", "optimizer=sgd", "discriminator_optimizer=rmsprop"),
-    "gaussian": ("experiment=gaussian", "sample_every=9", "evaluate_every=4", "checkpoint.best=mean_error"),
+    "gaussian": (
+        *("experiment=gaussian", "metric=[moments]", "sample_every=9", "evaluate_every=4"),
+        "checkpoint.best=mean_error",
+    ),
     "toy": ("experiment=toy", "n_critic=2", "sample_every=9", "ema_halflife_images=8"),
     "packing": (
         *("packing=2", "dataset=gaussians_8", "network=mlp", "loss=relativistic", "accumulate=2", "regularizer=[r1]"),

@@ -115,11 +115,15 @@ class Processes(ProcessRank):
         """
         if self.world_size > 1:
             seeding.shard = seeding.Shard(self.rank, self.world_size, rows=batch_size // self.world_size)
-            for optimizer in (state.G_optimizer, state.D_optimizer):
-                optimizer.register_step_pre_hook(lambda optimizer, *_: average_gradients(optimizer, self.world_size))
+            self.average_gradients(state.G_optimizer, state.D_optimizer)
             for network in (state.G, state.D, state.G_ema):
                 if network is not None:
                     synchronize_batch_norm(network)
+
+    def average_gradients(self, *optimizers: Optimizer) -> None:
+        """Average gradients over all ranks before each step of the optimizers from now on."""
+        for optimizer in optimizers if self.world_size > 1 else ():
+            optimizer.register_step_pre_hook(lambda optimizer, *_: average_gradients(optimizer, self.world_size))
 
     def average_logs(self, state: TrainState, logs: Logs) -> None:
         """Replace each tensor in the logs of a step by its mean over all ranks."""

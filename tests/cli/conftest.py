@@ -75,4 +75,4 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 
 
 # Networks so small that a step takes milliseconds.
-SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4")
+SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "metric=[]")

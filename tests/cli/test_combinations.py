@@ -11,7 +11,7 @@ from PIL import Image
 
 from gantrain.config import CONF
 
-SMALL = ("batch_size=2", "steps=2", "n_critic=1", "callback=[evaluate,log]")
+SMALL = ("batch_size=2", "steps=2", "n_critic=1", "callback=[evaluate,log]", "metric=[]")
 CRITIC = ("network=dcgan_critic",)
 NARROW = ("model.generator.width=2", "model.discriminator.width=2")
 

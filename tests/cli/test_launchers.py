@@ -27,7 +27,7 @@ from gantrain.errors import ConfigError
 from hydra_plugins.gantrain_devices import Children, DevicesLauncher
 
 SLURM = Path(__file__).parents[1] / "slurm"
-SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "checkpoint.every=50")
+SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "metric=[]", "checkpoint.every=50")
 TWO = ("hydra/launcher=devices", "hydra.launcher.runs_per_device=2")
 
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4")
+SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "metric=[]")
 SCALARS = {
     "loss/discriminator",
     "loss/generator",

@@ -11,7 +11,7 @@ from PIL import Image
 from gantrain.models import conditional_dcgan, dcgan
 from gantrain.seeding import generator
 
-SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4")
+SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "metric=[]")
 
 
 @pytest.fixture
