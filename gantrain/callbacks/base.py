@@ -76,6 +76,9 @@ class Callback:
     def markdown(self, state: TrainState, tag: str, text: str) -> None:
         """Receive a text in Markdown."""
 
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Receive the progress of work between two steps, for example ("generated samples", 640, 50000)."""
+
     def finish(self, state: TrainState, status: str) -> None:
         """Write the remaining output at the end of the run, also after an error.
 

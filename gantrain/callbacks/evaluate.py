@@ -54,6 +54,7 @@ class Evaluate(Callback):
 
     @override
     def start(self, run: Run) -> None:
+        run.evaluator.report = run.publish_progress
         if self.every is None and self.first is None:
             self.first = max(1, round(FIRST_FRACTION * run.steps))
         self.started, self.started_at = time.perf_counter(), run.state.step

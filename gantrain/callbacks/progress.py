@@ -3,7 +3,7 @@
 import time
 from datetime import timedelta
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from typing_extensions import override
 
@@ -42,6 +42,8 @@ class Progress(Callback):
             disable=not console.is_terminal,
         )
         self.task = self.bar.add_task(run.name, total=run.steps, completed=run.state.step, text="")
+        self.between: TaskID | None = None
+        self.reported = float("-inf")
 
     @override
     def __call__(self, state: TrainState, logs: object) -> None:
@@ -64,6 +66,31 @@ class Progress(Callback):
         self.line = f"step {state.step}/{self.steps}  {self.text}  {timedelta(seconds=round(seconds_left))} left"
         if now - self.printed >= self.seconds_between_lines:
             self.print_line(now)
+
+    @override
+    def progress(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if console.is_terminal:
+            if now - self.reported >= self.SECONDS_BETWEEN_UPDATES or done == total:
+                self.reported = now
+                self.show_between(what, done, total)
+        elif self.reported == float("-inf"):
+            self.reported = now  # work that takes less than the interval prints no line
+        elif now - self.reported >= self.seconds_between_lines:
+            console.print(f"{what}: {done:,} of {total:,}", highlight=False, markup=False, soft_wrap=True)
+            self.reported = now
+        if done == total:
+            self.reported = float("-inf")
+
+    def show_between(self, what: str, done: int, total: int) -> None:
+        """Show a second bar below that of the run, until the work is done."""
+        self.bar.start()
+        if self.between is None:
+            self.between = self.bar.add_task(what, text="")
+        self.bar.update(self.between, description=what, completed=done, total=total)
+        if done == total:
+            self.bar.remove_task(self.between)
+            self.between = None
 
     @override
     def finish(self, state: TrainState, status: str) -> None:

@@ -17,7 +17,7 @@ from gantrain.evaluation.features.base import Extractor
 from gantrain.evaluation.real import RealImages
 from gantrain.evaluation.receipts import Receipt
 from gantrain.evaluation.sampling import LabelFunction
-from gantrain.evaluation.statistics import Collector, Request
+from gantrain.evaluation.statistics import Collector, Report, Request, ignore
 from gantrain.metrics.base import Better, FeatureMetric, Metric, Statistics
 
 Block = tuple[int, Float[Tensor, "n *shape"], Int64[Tensor, " n"] | None]
@@ -67,6 +67,8 @@ class Evaluator:
         for name, metric in on_features.items():
             self.by_extractor.setdefault(metric.extractor or "features", {})[name] = metric
         self.all = metrics
+        self.report: Report = ignore
+        """Called with the progress of an evaluation on this rank."""
         self.real: dict[str, tuple[dict[str, Statistics], dict[str, dict[str, float]]]] = {}
 
     def __bool__(self) -> bool:
@@ -133,7 +135,10 @@ class Evaluator:
             key: Collector(Request(metric.num_samples, metric.needs) for metric in metrics.values())
             for key, metrics in self.by_extractor.items()
         }
+        done, total = 0, -(-self.num_samples // self.processes.world_size)
         for start, x, labels in blocks:
+            done += len(x)
+            self.report("generated samples", done, max(done, total))
             if self.on_samples:
                 kept.append((start, x))
             images = to_bytes(x).to(self.device) if collectors else None
@@ -153,7 +158,12 @@ class Evaluator:
                 extractor = self.extractors[key]
                 extractor.load(self.device)
                 real = RealImages(
-                    self.dataset, extractor, device=self.device, folder=self.folder, processes=self.processes
+                    self.dataset,
+                    extractor,
+                    device=self.device,
+                    folder=self.folder,
+                    processes=self.processes,
+                    report=self.report,
                 )
                 self.real[key] = real.measure(metrics)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from gantrain.datasets.base import ImageDataset
 from gantrain.engine.distributed import Processes
 from gantrain.evaluation.features.base import Extracted, Extractor
-from gantrain.evaluation.statistics import Collector, Request
+from gantrain.evaluation.statistics import Collector, Report, Request, ignore
 from gantrain.files import atomic_write
 from gantrain.metrics.base import FeatureMetric, Statistics
 from gantrain.seeding import generator
@@ -35,6 +35,7 @@ class RealImages:
         device: of the extractor, which is loaded.
         folder: of the cache; None: no cache.
         processes: they share the images; only rank 0 gets statistics.
+        report: called with what is done, and how many of how many images of this rank are done.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class RealImages:
         device: torch.device,
         folder: Path | None,
         processes: Processes,
+        report: Report = ignore,
     ):
+        self.report = report
         self.dataset, self.extractor, self.device = dataset, extractor, device
         self.folder, self.processes = folder, processes
         self.order = torch.randperm(dataset.num_images, generator=generator("real images"))
@@ -87,6 +90,7 @@ class RealImages:
             for collector, first in ((even, 0), (odd, 1)):
                 features = extracted.features[first::2]
                 collector.add(start // 2, Extracted(features), None)
+            self.report("real images", every.num, self.num_of_rank(num))
         for collector in (every, even, odd):
             gathered = self.processes.gather(collector)
             if gathered:
@@ -101,6 +105,11 @@ class RealImages:
             chosen = indices[start : start + BLOCK_SIZE]
             labels = self.dataset.labels
             yield start, self.dataset.gather(chosen), None if labels is None else labels[chosen]
+
+    def num_of_rank(self, num: int | None) -> int:
+        """Return how many of the first `num` images belong to this rank."""
+        starts = range(0, len(self.order[:num]), BLOCK_SIZE)[self.processes.rank :: self.processes.world_size]
+        return sum(min(BLOCK_SIZE, len(self.order[:num]) - start) for start in starts)
 
     def path(self, kind: str, content: object) -> Path | None:
         """Return the path of a cached file; its name depends on the data and on the extractor."""

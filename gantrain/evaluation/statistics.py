@@ -1,6 +1,6 @@
 """Collect statistics of the features of a set of images, block after block, also over several processes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +9,13 @@ from torch import Tensor
 
 from gantrain.evaluation.features.base import Extracted
 from gantrain.metrics.base import Need, Statistics
+
+Report = Callable[[str, int, int], None]
+"""Called with what is done, and with how many of how many images are done."""
+
+
+def ignore(what: str, done: int, total: int) -> None:
+    """Report nothing."""
 
 
 @dataclass(frozen=True)

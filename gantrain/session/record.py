@@ -15,6 +15,7 @@ import torch
 from typing_extensions import override
 
 from gantrain.callbacks.base import Callback
+from gantrain.datasets.base import Dataset
 from gantrain.evaluation.receipts import Receipt, differ
 from gantrain.files import atomic_write
 from gantrain.session.run import Run
@@ -107,6 +108,7 @@ class Record(Callback):
                 "num_images": run.dataset.num_images,
                 "image_shape": list(run.dataset.image_shape),
                 "fingerprint": run.dataset.fingerprint,
+                "held_out": held_out(run.dataset),
             },
             "parameters": {"generator": num_parameters(state.G), "discriminator": num_parameters(state.D)},
             "steps": state.step,
@@ -122,6 +124,14 @@ class Record(Callback):
         with atomic_write(run.folder / "run.json") as file:
             file.write(json.dumps(content, indent=2).encode() + b"\n")
         self.written = time.monotonic()
+
+
+def held_out(dataset: Dataset) -> dict[str, Any] | None:
+    """Describe the held-out images of a dataset; None if there are none."""
+    part = dataset.held_out
+    if part is None:
+        return None
+    return {"split": part.split, "num_images": part.num_images, "fingerprint": part.fingerprint}
 
 
 def num_parameters(module: torch.nn.Module) -> int:

@@ -47,6 +47,10 @@ class Listener(Protocol):
         """Receive a text in Markdown."""
         ...
 
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Receive the progress of work between two steps."""
+        ...
+
     def flush(self) -> None:
         """Write everything received so far to disk."""
         ...
@@ -173,6 +177,11 @@ class Run:
         """Send values for a histogram to every callback."""
         for listener in self.listeners:
             listener.histogram(self.state, tag, values)
+
+    def publish_progress(self, what: str, done: int, total: int) -> None:
+        """Send the progress of work between two steps, such as an evaluation, to every callback."""
+        for listener in self.listeners:
+            listener.progress(what, done, total)
 
     def publish_markdown(self, tag: str, text: str) -> None:
         """Send a text in Markdown to every callback."""

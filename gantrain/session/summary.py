@@ -23,6 +23,8 @@ def summary(run: Run, choices: dict[str, Any]) -> RenderableType:
     config, state, dataset = run.config, run.state, run.dataset
     shape = "x".join(map(str, dataset.image_shape))
     count = "sampled afresh" if dataset.num_images is None else f"{dataset.num_images:,} images"
+    if dataset.held_out is not None:
+        count += f" (and {dataset.held_out.num_images:,} held out)"
     classes = f", {dataset.num_classes} classes" if dataset.num_classes else ""
     nodes = config.regularizer | config.augment
     extras = [f"{name} {_options(nodes[name])}".rstrip() for name in (*choices["regularizer"], *choices["augment"])]

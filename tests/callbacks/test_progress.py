@@ -76,3 +76,37 @@ def test_progress_costs_microseconds_per_step(make_run: MakeRun, monkeypatch: py
         seconds.append(time.process_time() - start)
     callbacks.finish("stopped")
     assert min(seconds) / 1000 < 20e-6
+
+
+def test_long_work_between_steps_prints_lines_and_short_work_none(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, clock: list[float]
+) -> None:
+    text = use_console(monkeypatch, terminal=False)
+    run, callbacks = make_run(Progress(seconds_between_lines=10.0), steps=10)
+    callbacks.start()
+    for _ in range(3):  # each takes nine seconds
+        for done in range(1, 10):
+            run.publish_progress("generated samples", done, 9)
+            clock[0] += 1
+    assert not text.getvalue()
+    for done in range(1, 26):
+        run.publish_progress("generated samples", 1000 * done, 25_000)
+        clock[0] += 1
+    assert text.getvalue().splitlines() == [f"generated samples: {n}1,000 of 25,000" for n in (1, 2)]
+
+
+def test_work_between_steps_has_a_bar_until_it_is_done(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, clock: list[float]
+) -> None:
+    use_console(monkeypatch, terminal=True)
+    run, callbacks = make_run(callback := Progress(seconds_between_lines=10.0), steps=10)
+    callbacks.start()
+    for what in ("real images", "generated samples"):
+        for done in range(1, 5):
+            clock[0] += 1
+            run.publish_progress(what, done, 5)
+            (_, bar) = callback.bar.tasks
+            assert (bar.description, bar.completed, bar.total) == (what, done, 5)
+        run.publish_progress(what, 5, 5)
+        assert len(callback.bar.tasks) == 1
+    callbacks.finish("finished")

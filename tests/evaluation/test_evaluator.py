@@ -238,3 +238,12 @@ def test_receipts_of_metrics_on_vectors_have_their_options() -> None:
         evaluator = Evaluator(metrics, {}, data, device=CPU, folder=None, processes=SINGLE_PROCESS)
         receipts.append(evaluate(evaluator, torch.randn(100, 2))["high_quality"].receipt)
     assert "radius_stds" in (differ(*receipts) or "")
+
+
+def test_progress_of_real_and_generated_images_is_reported() -> None:
+    evaluator = make_evaluator()
+    reported: list[tuple[str, int, int]] = []
+    evaluator.report = lambda *report: reported.append(report)
+    evaluate(evaluator, generated(150))
+    real_images = [("real images", n, 600) for n in (256, 512, 600)]
+    assert reported == [*real_images, *(("generated samples", n, 150) for n in (64, 128, 150))]
