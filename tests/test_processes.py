@@ -22,7 +22,7 @@ from gantrain.errors import ConfigError
 
 __all__ = ["gantrain", "server", "start", "work"]
 
-IMAGES = ("model.generator.width=4", "model.discriminator.width=4", "batch_size=8")
+IMAGES = ("model.generator.width=4", "model.discriminator.width=4", "batch_size=8", "metric=[]")
 NUMBERS = ("dataset=gaussian", "network=mlp", "model.generator.width=8", "model.discriminator.width=8", "batch_size=8")
 OFTEN = ("log_every=1", "sample_every=10", "checkpoint.every=10", "evaluate_every=10", "callback.samples.num=4")
 

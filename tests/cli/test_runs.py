@@ -29,6 +29,9 @@ SCALARS = {
     "throughput/images_per_second",
 }
 
+ESTIMATE = {f"wasserstein/{name}" for name in ("train", "more_trained", "lipschitz", "normalized", "readable")}
+"""With a Wasserstein loss, every 500 steps and at the last step."""
+
 
 def csv_rows(run: Path) -> list[dict[str, str]]:
     with (run / "metrics.csv").open() as file:
@@ -75,7 +78,8 @@ def test_contents_of_a_run_folder(gantrain, tmp_path: Path) -> None:
     logged = csv_rows(run)
     assert [row["step"] for row in logged] == ["1", "2", "4", "6"]
     assert [row["images"] for row in logged] == ["8", "16", "32", "48"]
-    assert set(logged[0]) == {"step", "images", "seconds", "penalty/gradient_penalty", *SCALARS}
+    assert set(logged[0]) == {"step", "images", "seconds", "penalty/gradient_penalty", *SCALARS, *ESTIMATE}
+    assert [[bool(row[tag]) for tag in ESTIMATE] for row in logged] == [[False] * 5] * 3 + [[True] * 5]
     for row in logged:
         gap = float(row["logits/real"]) - float(row["logits/fake"])
         assert float(row["wasserstein/estimate"]) == pytest.approx(gap, abs=1e-6)
