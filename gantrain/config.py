@@ -174,14 +174,16 @@ class Config:
     """start a new run with the weights of another run: its folder or one of its checkpoints"""
     trust: list[str] = outside_training(list)
     """your own Python modules that configs may use, for example [my_losses]; can only be set on the command line"""
-    run: str | None = for_task(None, "sample")
-    """task=sample: folder of the run, or one of its checkpoints"""
+    run: str | None = for_task(None, "sample", "evaluate")
+    """task=sample, task=evaluate: folder of the run, or one of its checkpoints"""
     num: int = for_task(64, "sample")
     """task=sample: number of samples"""
     labels: Any = for_task(None, "sample")
     """task=sample: classes of the samples, for example [3]; all: every class; null: class frequencies of the data"""
-    output: str | None = for_task(None, "sample", "benchmark")
-    """file to write: .npz or .png for task=sample, .json for task=benchmark"""
+    checkpoints: str = for_task("last", "evaluate")
+    """task=evaluate: which checkpoints of the run: last, best (of checkpoint.best) or all"""
+    output: str | None = for_task(None, "sample", "evaluate", "benchmark")
+    """file to write: .npz or .png for task=sample, .json for task=evaluate and task=benchmark"""
 
 
 @dataclass(frozen=True)

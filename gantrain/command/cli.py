@@ -101,7 +101,7 @@ def reject_sweep() -> None:
     Raises:
         ConfigError: always.
     """
-    raise ConfigError("-m: task=sample and task=benchmark cannot be swept; run the command once for each run.")
+    raise ConfigError("-m: only task=train can be swept; run the command once for each run.")
 
 
 class Task:
