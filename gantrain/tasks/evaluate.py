@@ -1,140 +1,148 @@
-"""task=evaluate: compute metrics of the checkpoints of a run."""
+"""task=evaluate: compute metrics of the checkpoints of a run, or of images that gantrain did not make."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import replace
+import logging
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-from rich.table import Table
+import torch
 
 from gantrain.assemble import build_dataset, build_evaluator, build_metrics, prepare_data
+from gantrain.command.overrides import key_of
+from gantrain.command.typed import check_effect, config_of_run, is_typed
 from gantrain.config import Config, from_saved
 from gantrain.config_rules import check_one_of
 from gantrain.console import console
+from gantrain.datasets.base import Dataset
 from gantrain.engine.device import choose_device
 from gantrain.engine.distributed import SINGLE_PROCESS, require_single_process
-from gantrain.errors import ConfigError, DataError
-from gantrain.evaluation.evaluator import Evaluator, Score, numbered
+from gantrain.errors import ConfigError
+from gantrain.evaluation.evaluator import Evaluator, numbered
+from gantrain.evaluation.given_images import given_images
+from gantrain.evaluation.given_scores import require_fit, require_no_labels, score_images, use_all_images
 from gantrain.evaluation.grids import save_png
-from gantrain.evaluation.plots import curves
-from gantrain.evaluation.receipts import in_words
 from gantrain.evaluation.sampling import BLOCK_SIZE, labels_like_data, sample_blocks
-from gantrain.files import atomic_write, require_new_file
-from gantrain.session import checkpoint
-from gantrain.session.saved import load_config, require_regular_files
+from gantrain.evaluation.score_plots import score_curves
+from gantrain.evaluation.table import Scores, compare, table, write_json
+from gantrain.files import require_new_file
+from gantrain.session.loading import (
+    LoadedGenerator,
+    arithmetic_of,
+    folder_of,
+    load_generators,
+    require_data_of_its_shape,
+)
+from gantrain.session.saved import load_config
 from gantrain.tasks.job import Job
-from gantrain.tasks.sample import load_generator
 
-Scores = dict[str, Score]
+logger = logging.getLogger(__name__)
+
+READS = {"task", "metric", "dataset", "features", "statistics_dir", "output", "trust"}
+READS |= {"runtime.device", "runtime.num_workers", "runtime.spin"}
+READS_OF_RUN = READS | {"run", "checkpoints", "seed"}
+READS_OF_IMAGES = READS | {"images", "real"}
 
 
 def evaluate(job: Job) -> None:
-    """Compute the metrics of the run `run`, for its last, its best or all of its checkpoints; print a table.
+    """Compute the metrics of a run's last, best or all checkpoints, or of `images`; print a table.
 
-    `output` names a .json file for the scores with their receipts; with several checkpoints, a plot of the scores
-    against the step is written beside it, as .png.
+    `output` names a .json file for the scores with their receipts; with checkpoints=all, a plot of the scores against
+    the step is written beside it, as .png.
 
     Raises:
-        ConfigError: a key is missing or has no effect, or the metrics do not apply to the run.
-        DataError: the run has no such checkpoint, or only damaged ones.
+        ConfigError: a key is missing or has no effect, or the metrics do not apply.
+        DataError: the run has no such checkpoint, or only damaged ones, or images cannot be used.
     """
     require_single_process("task=evaluate")
     config = job.config
-    output = check(config)
-    folder, paths = chosen_checkpoints(Path(str(config.run)), config.checkpoints)
-    saved = from_saved(load_config(folder))
-    device = choose_device(config.runtime.device)
-    dataset = build_dataset(config.dataset if is_typed(job.typed, "dataset") else saved.dataset)
-    prepare_data(dataset, config.runtime, SINGLE_PROCESS)
-    metrics = build_metrics(config.metric if is_typed(job.typed, "metric") else saved.metric)
-    if not metrics:
-        raise ConfigError(f"run={folder} was trained without metrics; choose some, for example metric=[fid].")
-    features = config.features if is_typed(job.typed, "features") else saved.features
-    evaluator = build_evaluator(replace(config, features=features), metrics, dataset, device, SINGLE_PROCESS)
-    found = {path: score_checkpoint(evaluator, path, device, config.seed) for path in paths}
-    console.print(table(list(found.values())))
-    if output is not None:
-        write(output, [(step, scores) for step, scores in found.values()])
+    check(config, job.typed)
+    found, evaluator, criterion = evaluate_run(job) if config.images is None else evaluate_images(job)
+    comparisons = compare(found, evaluator.better)
+    console.print(table(comparisons, criterion=criterion), soft_wrap=True, highlight=False)
+    if config.output is not None:
+        write_json(Path(config.output), found)
+        if len(found) > 1:
+            save_png(Path(config.output).with_suffix(".png"), score_curves(comparisons))
 
 
-def check(config: Config) -> Path | None:
-    """Check the options; return the output, or None if nothing is to be written."""
-    check_one_of(config, "checkpoints", ("last", "best", "all"))
-    if not config.run:
-        raise ConfigError("run is not set: task=evaluate needs it, for example run=outputs/2026-01-31/12-00-00.")
-    if config.output is None:
-        return None
-    output = Path(config.output)
-    if output.suffix != ".json":
-        raise ConfigError(f"output={output}: the name must end in .json.")
-    require_new_file(output, "output")
-    return output
-
-
-def is_typed(typed: Sequence[str], group: str) -> bool:
-    """Return whether the user typed an override of a group."""
-    return any(override.lstrip("+~").split("=")[0].split(".")[0].split("@")[0] == group for override in typed)
-
-
-def chosen_checkpoints(run: Path, which: str) -> tuple[Path, list[Path]]:
-    """Return the folder of the run, and the checkpoints to evaluate.
+def check(config: Config, typed: list[str]) -> None:
+    """Check the options.
 
     Raises:
-        ConfigError: the folder does not hold a run.
-        DataError: there is no such checkpoint.
+        ConfigError: one is missing, has no effect, or excludes another, or the output already exists.
     """
-    folder = run.absolute().parents[1] if run.is_file() else run
-    if not (folder / ".hydra" / "config.yaml").is_file():
-        raise ConfigError(f"run={run} is not the folder of a run: it has no .hydra/config.yaml.")
-    require_regular_files(folder)
-    if run.is_file():
-        return folder, [run]
-    best = folder / "checkpoints" / "best.pt"
-    paths = {"last": checkpoint.paths(folder)[-1:], "best": [best] * best.exists(), "all": checkpoint.paths(folder)}
-    if not paths[which]:
-        hint = "; checkpoint.best keeps one while training" if which == "best" else ""
-        raise DataError(f"checkpoints={which}: {folder} has no such checkpoint{hint}.")
-    return folder, paths[which]
+    check_one_of(config, "checkpoints", ("last", "best", "all"))
+    if bool(config.run) == bool(config.images):
+        both = f"run={config.run} and images={config.images} exclude each other" if config.run else "run is not set"
+        raise ConfigError(f"{both}: task=evaluate needs either run=FOLDER, or images=PATH and real=PATH.")
+    if config.run:
+        check_effect(typed, READS_OF_RUN, task="task=evaluate run=... loads the networks of the run")
+        if Path(config.run).is_file() and is_typed(typed, "checkpoints"):
+            raise ConfigError(f"checkpoints={config.checkpoints}: run={config.run} is a checkpoint; leave one out.")
+    else:
+        check_effect(typed, READS_OF_IMAGES, task="task=evaluate images=... does not use a run")
+        if bool(config.real) == is_typed(typed, "dataset"):
+            raise ConfigError(
+                f"images={config.images}: what are they compared with? Set "
+                f"{'only one of ' if config.real else ''}real=PATH (a folder, a zip or a .npz) or dataset=NAME."
+            )
+    if config.output is not None:
+        output = Path(config.output)
+        if output.suffix != ".json":
+            raise ConfigError(f"output={output}: the name must end in .json.")
+        require_new_file(output, "output")
+        if config.checkpoints == "all":
+            require_new_file(output.with_suffix(".png"), "output")
 
 
-def score_checkpoint(evaluator: Evaluator, path: Path, device: Any, seed: int) -> tuple[int, Scores]:
-    """Return the step of a checkpoint, and its scores."""
-    loaded = load_generator(path, device)
-    evaluator.check(conditional=loaded.class_counts is not None)
-    content = checkpoint.read(path)
+def evaluate_run(job: Job) -> tuple[list[Scores], Evaluator, str | None]:
+    """Evaluate checkpoints; return their scores by step, the evaluator, and the score that checkpoint.best names."""
+    run = Path(str(job.config.run)).expanduser()
+    folder = folder_of(run)
+    saved = from_saved(load_config(folder))
+    config = config_of_run(job.config, saved, job.typed)
+    if not (metrics := build_metrics(config.metric)):
+        raise ConfigError(f"run={folder} was trained without metrics; choose some, for example metric=[fid].")
+    device, dataset = choose_device(config.runtime.device), build_dataset(config.dataset)
+    evaluator = build_evaluator(config, metrics, dataset, device, SINGLE_PROCESS)
+    found: list[Scores] = []
+    for loaded in load_generators(run, config.checkpoints, device):
+        if not found:
+            require_data_of_its_shape(loaded, dataset)
+            prepare_data(dataset, config.runtime, SINGLE_PROCESS)
+            evaluator.check(conditional=loaded.class_counts is not None)
+            if config.dataset == saved.dataset and dataset.fingerprint != loaded.fingerprint:
+                logger.warning("dataset=%s: these are not the data that the run was trained on.", dataset.name)
+        with arithmetic_of(folder, loaded.G):
+            found.append(score(evaluator, loaded, device, config.seed))
+    return found, evaluator, saved.checkpoint.best
+
+
+def score(evaluator: Evaluator, loaded: LoadedGenerator, device: torch.device, seed: int) -> Scores:
+    """Compute the metrics of a generator, of the same samples as during training."""
     key = (seed, "evaluate")
     labels = None if loaded.class_counts is None else labels_like_data(loaded.class_counts, key)
-    num = evaluator.num_samples
-    blocks = sample_blocks(loaded.G, loaded.latent, num, device=device, key=key, labels=labels)
-    scores = evaluator(
-        numbered(blocks, labels, block_size=BLOCK_SIZE), ema=content["G_ema"] is not None, seed=seed
-    )
-    return int(content["step"]), scores
+    blocks = sample_blocks(loaded.G, loaded.latent, evaluator.num_samples, device=device, key=key, labels=labels)
+    scores = evaluator(numbered(blocks, labels, block_size=BLOCK_SIZE), ema=loaded.is_ema, seed=seed)
+    return Scores(loaded.path, loaded.step, scores)
 
 
-def table(found: Sequence[tuple[int, Scores]]) -> Table:
-    """Return a table with a row for each checkpoint and score."""
-    made = Table("step", "score", "value", "real images", "protocol", box=None)
-    for step, scores in found:
-        for name, score in scores.items():
-            real = "" if score.real is None else f"{score.real:.5g}"
-            made.add_row(f"{step:,}", name, f"{score.value:.5g}", real, in_words(score.receipt))
-    return made
-
-
-def write(output: Path, found: Sequence[tuple[int, Scores]]) -> None:
-    """Write the scores of the last checkpoint as {"metrics": {name: ...}}, and those of all under "checkpoints"."""
-    listed = [
-        {"step": step, "metrics": {name: as_json(score) for name, score in scores.items()}} for step, scores in found
-    ]
-    with atomic_write(output) as file:
-        file.write(json.dumps({**listed[-1], "checkpoints": listed}, indent=2).encode() + b"\n")
-    rows = [{"step": float(step)} | {f"metric/{n}": s.value for n, s in scores.items()} for step, scores in found]
-    if len(rows) > 1 and (picture := curves(rows)) is not None:
-        save_png(output.with_suffix(".png"), picture)
-
-
-def as_json(score: Score) -> dict[str, Any]:
-    """Return a score as in the JSON file."""
-    return {"value": score.value, "receipt": score.receipt | {"real": score.real}}
+def evaluate_images(job: Job) -> tuple[list[Scores], Evaluator, None]:
+    """Evaluate given images against other given ones or a dataset; return their scores, the evaluator, and None."""
+    config, given = job.config, str(job.config.images)
+    if not (metrics := build_metrics(config.metric)):
+        raise ConfigError(f"images={given}: choose metrics, for example metric=[fid].")
+    require_no_labels(metrics)
+    device, num_workers = choose_device(config.runtime.device), config.runtime.num_workers
+    with ExitStack() as stack:
+        images = stack.enter_context(given_images("images", given, num_workers=num_workers))
+        use_all_images(metrics, images.num_images, {*map(key_of, job.typed)})
+        if config.real:
+            dataset: Dataset = stack.enter_context(given_images("real", config.real, num_workers=num_workers))
+        else:
+            dataset = build_dataset(config.dataset)
+        evaluator = build_evaluator(config, metrics, dataset, device, SINGLE_PROCESS)
+        require_fit(images, dataset, evaluator)
+        prepare_data(dataset, config.runtime, SINGLE_PROCESS)
+        evaluator.check(conditional=False)
+        scores = score_images(evaluator, images, given, real=config.real)
+    return [Scores(Path(given), None, scores)], evaluator, None
