@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -172,7 +172,7 @@ def member_name(source: str, names: Sequence[str]) -> str:
     )
 
 
-def read_header(source: str, member: IO[bytes]) -> tuple[int, int, int, int]:
+def read_header(source: str, member: zipfile.ZipExtFile) -> tuple[int, int, int, int]:
     """Read the header of an array of images, and return its shape as (n, h, w, c).
 
     Raises:
@@ -194,7 +194,7 @@ def read_header(source: str, member: IO[bytes]) -> tuple[int, int, int, int]:
     return n, h, w, c
 
 
-def rows(member: IO[bytes], h: int, w: int, c: int) -> Pixels:
+def rows(member: zipfile.ZipExtFile, h: int, w: int, c: int) -> Pixels:
     """Read the next image of an array.
 
     Raises:

@@ -61,7 +61,7 @@ def require_fit(images: ImageDataset, dataset: Dataset, evaluator: Evaluator) ->
             )
     if size != real_size:
         logger.warning(
-            "The images have %sx%s pixels and the real ones %sx%s: metrics resize both, and the smaller ones look blurred.",
+            "The images have %sx%s pixels and the real ones %sx%s: metrics resize both, so the smaller are blurred.",
             *(*size[::-1], *real_size[::-1]),
         )
 
