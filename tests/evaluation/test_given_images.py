@@ -11,7 +11,6 @@ from PIL import Image
 
 from gantrain.datasets.cache import fingerprint
 from gantrain.errors import ConfigError, DataError
-from gantrain.evaluation import given_images as module
 from gantrain.evaluation.given_images import given_images
 from gantrain.evaluation.given_scores import blocks_of
 
@@ -145,8 +144,8 @@ def test_broken_archives_are_refused(tmp_path: Path) -> None:
         archive.writestr("images.npy", content)
     with pytest.raises(DataError, match="is neither stored nor deflated"):
         read(path)
-    with pytest.raises(DataError, match="images=.* is empty; put PNG, JPEG or WebP images there"):
-        (tmp_path / "empty").mkdir()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"images=.* is empty; put PNG, JPEG or WebP images there"):
         read(tmp_path / "empty")
 
 
@@ -155,4 +154,3 @@ def test_a_small_disk_is_refused_before_anything_is_decoded(tmp_path: Path, monk
     monkeypatch.setattr("gantrain.files.free_bytes", lambda path: 100)
     with pytest.raises(ConfigError, match=r"images=.*x\.npz, decoded, needs 120 B, but .* has only 100 B free"):
         read(tmp_path / "x.npz")
-    assert module.ARRAYS == ("images", "arr_0")
