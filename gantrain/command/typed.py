@@ -35,7 +35,7 @@ def check_effect(typed: Sequence[str], reads: Collection[str], *, task: str, ign
 
 
 def config_of_run(config: Config, saved: Config, typed: Sequence[str]) -> Config:
-    """Return the config of a command, with the metrics, data, features and seed of a saved run unless others are typed.
+    """Return the config of a command, with metrics, data, features and seed of a saved run unless others are typed.
 
     Raises:
         ConfigError: an option is typed that the run does not have.
@@ -45,7 +45,8 @@ def config_of_run(config: Config, saved: Config, typed: Sequence[str]) -> Config
         metric=part_of_run(config, saved, typed, "metric"),
         dataset=part_of_run(config, saved, typed, "dataset"),
         features=part_of_run(config, saved, typed, "features"),
-        seed=config.seed if is_typed(typed, "seed") else saved.seed,
+        metric_split=(config if is_typed(typed, "metric_split") else saved).metric_split,
+        seed=(config if is_typed(typed, "seed") else saved).seed,
     )
 
 

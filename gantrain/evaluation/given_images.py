@@ -172,7 +172,7 @@ def member_name(source: str, names: Sequence[str]) -> str:
     )
 
 
-def read_header(source: str, member: zipfile.ZipExtFile) -> tuple[int, int, int, int]:
+def read_header(source: str, member: Any) -> tuple[int, int, int, int]:
     """Read the header of an array of images, and return its shape as (n, h, w, c).
 
     Raises:
@@ -194,7 +194,7 @@ def read_header(source: str, member: zipfile.ZipExtFile) -> tuple[int, int, int,
     return n, h, w, c
 
 
-def rows(member: zipfile.ZipExtFile, h: int, w: int, c: int) -> Pixels:
+def rows(member: Any, h: int, w: int, c: int) -> Pixels:
     """Read the next image of an array.
 
     Raises:

@@ -36,10 +36,9 @@ from gantrain.tasks.job import Job
 
 logger = logging.getLogger(__name__)
 
-READS = {"task", "metric", "dataset", "features", "statistics_dir", "output", "trust"}
+READS = {"task", "metric", "features", "statistics_dir", "output", "trust"}
 READS |= {"runtime.device", "runtime.num_workers", "runtime.spin"}
-READS_OF_RUN = READS | {"run", "checkpoints", "seed"}
-READS_OF_IMAGES = READS | {"images", "real"}
+OF_DATASET = {"dataset", "metric_split"}
 
 
 def evaluate(job: Job) -> None:
@@ -65,26 +64,28 @@ def evaluate(job: Job) -> None:
 
 
 def check(config: Config, typed: list[str]) -> None:
-    """Check the options.
+    """Check that the options fit together and have an effect, and that the output does not exist.
 
     Raises:
-        ConfigError: one is missing, has no effect, or excludes another, or the output already exists.
+        ConfigError: they do not, or it does.
     """
     check_one_of(config, "checkpoints", ("last", "best", "all"))
+    check_one_of(config, "metric_split", ("train", "held_out"))
     if bool(config.run) == bool(config.images):
         both = f"run={config.run} and images={config.images} exclude each other" if config.run else "run is not set"
         raise ConfigError(f"{both}: task=evaluate needs either run=FOLDER, or images=PATH and real=PATH.")
     if config.run:
-        check_effect(typed, READS_OF_RUN, task="task=evaluate run=... loads the networks of the run")
+        reads = READS | OF_DATASET | {"run", "checkpoints", "seed"}
+        check_effect(typed, reads, task="task=evaluate run=... loads the networks of the run")
         if Path(config.run).is_file() and is_typed(typed, "checkpoints"):
             raise ConfigError(f"checkpoints={config.checkpoints}: run={config.run} is a checkpoint; leave one out.")
+    elif config.real:
+        check_effect(typed, READS | {"images", "real"}, task="task=evaluate images=... real=... compares these two")
     else:
-        check_effect(typed, READS_OF_IMAGES, task="task=evaluate images=... does not use a run")
-        if bool(config.real) == is_typed(typed, "dataset"):
-            raise ConfigError(
-                f"images={config.images}: what are they compared with? Set "
-                f"{'only one of ' if config.real else ''}real=PATH (a folder, a zip or a .npz) or dataset=NAME."
-            )
+        check_effect(typed, READS | OF_DATASET | {"images", "real"}, task="task=evaluate images=... does not use a run")
+        if not is_typed(typed, "dataset"):
+            what = "what are they compared with? Set real=PATH (a folder, a zip or a .npz) or dataset=NAME"
+            raise ConfigError(f"images={config.images}: {what}.")
     if config.output is not None:
         output = Path(config.output)
         if output.suffix != ".json":

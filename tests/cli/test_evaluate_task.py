@@ -100,10 +100,11 @@ def test_damaged_checkpoints_are_skipped_and_best_is_listed_at_its_step(gantrain
 
 
 def test_what_is_typed_replaces_the_protocol_of_the_run(gantrain, run: Path) -> None:
-    typed = ("metric.fid.num_samples=40", "seed=7")
+    typed = ("metric.fid.num_samples=40", "seed=7", "dataset.holdout=0.009", "metric_split=held_out")
     assert gantrain("task=evaluate", "run=run", *typed, "output=a.json").status == 0
     receipt = read("a.json")["metrics"]["fid_digits"]["receipt"]
-    assert (receipt["num_generated"], receipt["num_real"], receipt["seed"]) == (40, 100, 7)
+    assert (receipt["num_generated"], receipt["num_real"], receipt["seed"]) == (40, 90, 7)
+    assert receipt["split"] == "held_out"
     typed = (
         "metric=[precision_recall]",
         "metric.precision_recall.num_samples=20",
@@ -157,8 +158,12 @@ def test_scores_with_labels_and_of_vectors_equal_those_of_the_training(gantrain,
             ("images=fakes", "dataset=digits", "checkpoints=all"),
             "checkpoints=all: task=evaluate images=... does not use a run",
         ),
+        (("run=run", "metric_split=test"), "metric_split=test: must be one of train, held_out"),
         (("images=fakes", "metric=[fid]"), "what are they compared with? Set real=PATH"),
-        (("images=fakes", "real=a", "dataset=digits", "metric=[fid]"), "Set only one of real=PATH"),
+        (
+            ("images=fakes", "real=a", "dataset=digits", "metric=[fid]"),
+            "dataset=digits: task=evaluate images=... real=... compares these two and reads",
+        ),
         (("images=fakes", "dataset=digits"), "images=fakes: choose metrics, for example metric=[fid]"),
         (
             ("images=fakes", "dataset=digits", "metric=[intra_class_fid]"),
