@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from gantrain.evaluation.grids import Picture
 from gantrain.evaluation.plots import GENERATED, LINES, REAL, make_figure, render, spans_decades
+from gantrain.evaluation.receipts import PROTOCOL
 from gantrain.evaluation.table import Comparison
 
 
@@ -24,14 +25,16 @@ def score_curves(comparisons: Sequence[Comparison]) -> Picture:
 
 
 def draw(axes: Axes, comparison: Comparison) -> None:
-    """Draw one score."""
+    """Draw one score, with a line for each protocol."""
     steps = np.array([found.step for found in comparison.found], np.float64)
     values = np.array([score.value for score in comparison.all])
-    if comparison.refusal is None:
-        axes.plot(steps, values, color=GENERATED, marker=".", markersize=8)
-    else:
-        for step, value, color in zip(steps, values, LINES * len(steps), strict=False):
-            axes.plot(step, value, color=color, marker=".", markersize=8, linestyle="none")
+    protocols = [repr([score.receipt.get(key) for key in PROTOCOL]) for score in comparison.all]
+    kinds = list(dict.fromkeys(protocols))
+    for i, kind in enumerate(kinds):
+        chosen = [protocol == kind for protocol in protocols]
+        label = f"protocol {i + 1}" if comparison.refusal else None
+        color = LINES[i % len(LINES)] if comparison.refusal else GENERATED
+        axes.plot(steps[chosen], values[chosen], color=color, marker=".", markersize=8, label=label)
     if comparison.best is not None:
         i = comparison.best
         style: Any = {"marker": "*", "markersize": 16, "linestyle": "none", "color": GENERATED}

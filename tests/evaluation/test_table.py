@@ -96,18 +96,16 @@ def test_the_json_has_the_last_checkpoint_and_all(tmp_path: Path) -> None:
 
 
 def test_the_plot_marks_the_best_value_of_one_protocol_and_says_if_there_are_several() -> None:
-    for nums, title, num_lines, labels in (
-        ((60, 60, 60), "fid\nlower is better", 3, ["best: 2 at step 20", "real images: 1.5"]),
-        ((60, 60, 70), "fid\nnot ranked: protocols differ", 3, []),
+    for nums, title, lengths, labels in (
+        ((60, 60, 60), "fid\nlower is better", [3, 1, 2], ["best: 2 at step 20", "real images: 1.5"]),
+        ((60, 60, 70), "fid\nnot ranked: protocols differ", [2, 1], ["protocol 1", "protocol 2"]),
     ):
         _, (axes,) = make_figure(1, "")
         (comparison,) = compare(scores(3.0, 2.0, 2.5, nums=nums), {"fid": "lower"})
         draw(axes, comparison)
         assert axes.get_title() == title
         assert axes.get_legend_handles_labels()[1] == labels
-        assert len(axes.lines) == num_lines
-        connected = [line for line in axes.lines if len(line.get_xdata()) == 3]
-        assert len(connected) == (1 if labels else 0)
+        assert [len(line.get_xdata()) for line in axes.lines] == lengths
     found = [Scores(s.file, s.step, {"a": s.scores["fid"], "b": s.scores["fid"]}) for s in scores(3.0, 2.0, 2.5)]
     picture = score_curves(compare(found, {}))
     assert picture.dtype == np.uint8
