@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,11 @@ def given_images(option: str, given: str, *, num_workers: int | None) -> Iterato
     path = Path(given).expanduser()
     is_array = path.suffix.lower() == ".npz" and not path.is_dir()
     opened = read_array(option, path) if is_array else read_files(option, path, num_workers)
-    with tempfile.TemporaryDirectory(prefix="gantrain-", ignore_cleanup_errors=True) as folder:
+    with ExitStack() as stack:
         with opened as (shape, images):
-            stored = store(images, shape, Path(folder) / "images.npy", option, path)
+            folder = tempfile.TemporaryDirectory(prefix="gantrain-", ignore_cleanup_errors=True)
+            file = Path(stack.enter_context(folder)) / "images.npy"
+            stored = store(images, shape, file, option, path)
         yield stored
 
 

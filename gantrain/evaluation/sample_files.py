@@ -26,9 +26,9 @@ PNG_BYTES = 200
 
 
 def is_folder(output: str) -> bool:
-    """Return whether an output names a folder: it ends with a slash, has no suffix, or is a folder."""
+    """Return whether an output names a folder: it ends with a slash, has no dot, or is a folder."""
     path = Path(output)
-    return output.endswith("/") or not path.suffix or path.is_dir()
+    return output.endswith("/") or "." not in path.name or path.is_dir()
 
 
 def write_grid(
