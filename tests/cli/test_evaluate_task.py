@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from composing import composed
 from conftest import SMALL
 from inception_weights import write_random_weights
 from PIL import Image
@@ -123,6 +124,11 @@ def test_scores_with_labels_and_of_vectors_equal_those_of_the_training(gantrain,
         assert values(f"{name}.json", name) == in_training(tmp_path / name, name)
 
 
+def test_the_usual_protocols_are_the_defaults_whatever_the_default_dataset_has() -> None:
+    assert composed("task=evaluate").metric == {}
+    assert composed("task=evaluate", "metric=[fid]").metric["fid"]["num_samples"] == 50_000
+
+
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
@@ -164,7 +170,7 @@ def test_scores_with_labels_and_of_vectors_equal_those_of_the_training(gantrain,
             ("images=fakes", "real=a", "dataset=digits", "metric=[fid]"),
             "dataset=digits: task=evaluate images=... real=... compares these two and reads",
         ),
-        (("images=fakes", "dataset=digits"), "images=fakes: choose metrics, for example metric=[fid]"),
+        (("images=fakes", "dataset=cifar10"), "images=fakes: choose metrics, for example metric=[fid]"),
         (
             ("images=fakes", "dataset=digits", "metric=[intra_class_fid]"),
             "metric=[intra_class_fid] needs to know the class",
