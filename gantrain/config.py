@@ -174,14 +174,22 @@ class Config:
     """start a new run with the weights of another run: its folder or one of its checkpoints"""
     trust: list[str] = outside_training(list)
     """your own Python modules that configs may use, for example [my_losses]; can only be set on the command line"""
-    run: str | None = for_task(None, "sample")
-    """task=sample: folder of the run, or one of its checkpoints"""
+    run: str | None = for_task(None, "sample", "evaluate")
+    """task=sample, task=evaluate: folder of the run, or one of its checkpoints"""
     num: int = for_task(64, "sample")
     """task=sample: number of samples"""
     labels: Any = for_task(None, "sample")
     """task=sample: classes of the samples, for example [3]; all: every class; null: class frequencies of the data"""
-    output: str | None = for_task(None, "sample", "benchmark")
-    """file to write: .npz or .png for task=sample, .json for task=benchmark"""
+    array: str | None = for_task(None, "sample")
+    """task=sample: name of the array in a .npz file, for example arr_0; null: images, or samples for vectors"""
+    checkpoints: str = for_task("last", "evaluate")
+    """task=evaluate: which checkpoints of the run: last, best (of checkpoint.best) or all"""
+    images: str | None = for_task(None, "evaluate")
+    """task=evaluate: images to judge instead of a run's: a folder, a zip, or a .npz with images or arr_0"""
+    real: str | None = for_task(None, "evaluate")
+    """task=evaluate images=...: the images to compare with, given in the same way; null: those of dataset=..."""
+    output: str | None = for_task(None, "sample", "evaluate", "benchmark")
+    """file to write: .npz, .png or FOLDER/ (PNGs) for task=sample, .json for task=evaluate and task=benchmark"""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,26 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path` if the block succeeds, and is removed if the block fails.
+
+    Args:
+        path: a folder that does not exist, or is empty.
+    """
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        if path.is_dir():
+            path.rmdir()
+        temporary.rename(path)
+        _sync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
 def _sync_folder(folder: Path) -> None:
     # Until the folder is synced too, a power failure can undo the rename. Some file systems cannot sync folders.
     with suppress(OSError):
@@ -112,6 +132,27 @@ def require_new_file(path: Path, option: str) -> None:
             raise ConfigError(f"{option}={path}: there is no folder {path.parent}; create it first.")
         # Named like atomic_write's, because a file system limits the length of names.
         tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp").close()
+    except OSError as error:
+        raise ConfigError(f"{option}={path} cannot be written ({error.strerror}); choose another path.") from error
+
+
+def require_new_folder(path: Path, option: str) -> None:
+    """Check that a new folder can be written to `path`, or that it is an empty one, before any work is done.
+
+    Args:
+        option: name of the option that holds the path, for messages.
+
+    Raises:
+        ConfigError: it has content, is the working directory, or its parent does not exist or cannot be written to.
+    """
+    try:
+        empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+        if path.resolve() == Path.cwd():
+            raise ConfigError(f"{option}={path} is the working directory; name a folder in it, for example samples/.")
+        if not empty:
+            require_new_file(path, option)
+        else:
+            tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp").cleanup()
     except OSError as error:
         raise ConfigError(f"{option}={path} cannot be written ({error.strerror}); choose another path.") from error
 

@@ -126,7 +126,7 @@ def test_boundary_values_pass(default: Config, key: str, value: object) -> None:
         (
             "output",
             "x.npz",
-            "output=x.npz has an effect only with task=sample or task=benchmark; add that",
+            "output=x.npz has an effect only with task=sample or task=evaluate or task=benchmark; add that",
         ),
         *(
             (f"{group}.lr", rate, rf"{group}.lr={rate}: a learning rate is a number above 0")

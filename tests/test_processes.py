@@ -241,6 +241,7 @@ def test_divergence_rolls_back_all_processes(ranks: Ranks, work: Path) -> None:
             "-m: each run of a sweep is a single process, but torchrun started 2; run gantrain -m without",
         ),
         ("task=sample", "task=sample runs in one process, but torchrun started 2; run gantrain without torchrun"),
+        ("task=evaluate", "task=evaluate runs in one process, but torchrun started 2; run gantrain without torchrun"),
         ("task=benchmark", "task=benchmark runs in one process, but torchrun started 2; run gantrain without torchrun"),
         ("init_from=nowhere", "nowhere has no checkpoint"),
     ],

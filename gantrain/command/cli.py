@@ -23,7 +23,7 @@ from gantrain.command.checks import check_flags, check_keys, check_overrides
 from gantrain.command.explain import explain
 from gantrain.command.folders import claimed_sweep, created, register
 from gantrain.command.help import config_folders, help_text
-from gantrain.command.overrides import key_of, quote, shell_command, with_saved_overrides
+from gantrain.command.overrides import key_of, quote, shell_command, with_options_of_run, with_saved_overrides
 from gantrain.config import CONF, LIST_GROUPS, Config, selected_options
 from gantrain.console import console
 from gantrain.engine.openmp import bound_spin
@@ -101,7 +101,7 @@ def reject_sweep() -> None:
     Raises:
         ConfigError: always.
     """
-    raise ConfigError("-m: task=sample and task=benchmark cannot be swept; run the command once for each run.")
+    raise ConfigError("-m: only task=train can be swept; run the command once for each run.")
 
 
 class Task:
@@ -203,9 +203,10 @@ def main() -> None:
                 "without torchrun."
             )
         check_overrides(given.overrides, config_folders(arguments))
-        overrides = with_saved_overrides(given.overrides)
+        typed = with_options_of_run(given.overrides)
+        overrides = with_saved_overrides(typed)
         check_overrides(overrides, config_folders(arguments))
-        if given.multirun and overrides != given.overrides:
+        if given.multirun and overrides != typed:
             raise ConfigError(
                 "-m resume=...: resume= names a single run; resume a sweep by its own command with run_dir=FOLDER."
             )

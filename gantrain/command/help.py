@@ -18,6 +18,8 @@ gantrain trains generative adversarial networks.
   gantrain -m model=dcgan,wgan_gp seed=0,1     a sweep: one run for every combination
   gantrain task=sample run=outputs/DATE/TIME num=10000 output=samples.npz
                                                samples of a run
+  gantrain task=evaluate run=outputs/DATE/TIME checkpoints=all output=scores.json
+                                               its metrics
   gantrain --cfg job                           print the composed config and stop
   gantrain --version                           print the version
 

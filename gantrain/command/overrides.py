@@ -52,6 +52,22 @@ def with_saved_overrides(typed: Sequence[str]) -> list[str]:
     return [*kept, *typed, f"run_dir={quote(str(folder))}"]
 
 
+SAVED_PARTS = ("metric", "dataset", "features")
+"""The groups that task=evaluate takes from the run, unless the command chooses another option."""
+
+
+def with_options_of_run(typed: Sequence[str]) -> list[str]:
+    """Let task=evaluate run=... change options of the run's parts: `metric.fid.num_samples=100` without `metric=[fid]`.
+
+    The composed config has no such keys, because the run is not read yet, so Hydra must be told to add them.
+    """
+    wanted = {key_of(override): value_of(override) for override in typed}
+    if wanted.get("task") != "evaluate" or "run" not in wanted:
+        return list(typed)
+    groups = [f"{group}." for group in SAVED_PARTS if group not in wanted]
+    return [f"++{override}" if override.startswith(tuple(groups)) else override for override in typed]
+
+
 def key_of(override: str) -> str:
     """Return the key or group of an override."""
     return override.lstrip("+~").partition("=")[0].partition("@")[0].strip()

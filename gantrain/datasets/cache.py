@@ -173,10 +173,11 @@ def _explain_write_errors(cache_dir: Path) -> Iterator[None]:
 
 def fingerprint(images: UInt8[np.ndarray, "n c h w"], labels: Int64[np.ndarray, " n"] | None) -> str:
     """Return the SHA-256 of pixels, labels and shape."""
-    return _finish_fingerprint(hashlib.sha256(np.ascontiguousarray(images).data), images.shape, labels)
+    return finish_fingerprint(hashlib.sha256(np.ascontiguousarray(images).data), images.shape, labels)
 
 
-def _finish_fingerprint(digest: Any, shape: tuple[int, ...], labels: Int64[np.ndarray, " n"] | None) -> str:
+def finish_fingerprint(digest: Any, shape: tuple[int, ...], labels: Int64[np.ndarray, " n"] | None) -> str:
+    """Return the fingerprint, given a digest of the pixels."""
     if labels is not None:
         digest.update(labels.astype("<i8").data)
     digest.update(repr(tuple(map(int, shape))).encode())
@@ -214,7 +215,7 @@ def _load(source: Source, stem: Path, key: str) -> tuple[str, dict[str, str], An
                 raise _MismatchError(f"the file has {stamp['num_bytes']:,} bytes")
             if images.nbytes <= VERIFIED_BYTES or stamp != recorded_stamp:
                 file.seek(images.offset)  # hash the file, because pages read through the map would count as used memory
-                if _finish_fingerprint(hashlib.file_digest(file, "sha256"), images.shape, labels) != digest:
+                if finish_fingerprint(hashlib.file_digest(file, "sha256"), images.shape, labels) != digest:
                     raise _MismatchError("pixels or labels differ")
         if stamp != recorded_stamp:
             with suppress(OSError):  # without write permission the cache is verified again at the next load
@@ -283,7 +284,7 @@ def _build(source: Source, stem: Path, key: str, num_workers: int | None) -> Non
         "shape": [len(good), *source.image_shape],
         "num_bad": len(bad),
         "bad": bad,
-        "fingerprint": _finish_fingerprint(digest, (len(good), *source.image_shape), labels),
+        "fingerprint": finish_fingerprint(digest, (len(good), *source.image_shape), labels),
         "file": stamp,
     }
     try:

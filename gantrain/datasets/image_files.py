@@ -45,32 +45,35 @@ class ImageFiles:
     read: Callable[[int], bytes]
 
 
-def open_image_files(path: Path) -> ImageFiles:
+def open_image_files(path: Path, option: str = "dataset.root") -> ImageFiles:
     """List the image files below a folder or inside a zip, at any depth.
 
     Skips hidden files and the __MACOSX folders that macOS adds to zips. A zip stays open while the result is in use.
+
+    Args:
+        option: name of the option that holds the path, for messages.
 
     Raises:
         DataError: the path is missing, unreadable, or holds no images; the message says what it holds instead.
     """
     try:
         if path.is_dir():
-            return _of_folder(path)
+            return _of_folder(path, option)
         exists = path.exists()
     except OSError as error:
-        raise DataError(f"dataset.root={path} cannot be read ({error.strerror}); choose another.") from error
+        raise DataError(f"{option}={path} cannot be read ({error.strerror}); choose another.") from error
     if exists:
-        return _of_zip(path, _open_zip(path))
-    raise DataError(f"{path} does not exist; set dataset.root to the folder or zip that holds the images.")
+        return _of_zip(path, _open_zip(path), option)
+    raise DataError(f"{path} does not exist; set {option} to the folder or zip that holds the images.")
 
 
-def _of_folder(root: Path) -> ImageFiles:
+def _of_folder(root: Path, option: str) -> ImageFiles:
     flaws: dict[str, str] = {}
     try:
-        found = list(_walk(root, flaws))
+        found = list(_walk(root, flaws, option))
     except OSError as error:
         raise DataError(f"{error.filename} cannot be listed: {error.strerror}.") from error
-    listing = _images_among(root, found)
+    listing = _images_among(root, found, option)
     folder = os.path.join(root, "")  # noqa: PTH118 (pathlib would take 1% of the decoding time)
 
     def read(i: int) -> bytes:
@@ -84,7 +87,7 @@ def _of_folder(root: Path) -> ImageFiles:
     return ImageFiles(root, [name for name, *_ in listing], listing, flaws, read)
 
 
-def _walk(root: Path, flaws: dict[str, str]) -> Iterator[tuple[str, int, int]]:
+def _walk(root: Path, flaws: dict[str, str], option: str) -> Iterator[tuple[str, int, int]]:
     # Follows links, because datasets are often folders of links, but not into a folder that contains the link.
     pending: list[tuple[Path, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
     num_folders = 0
@@ -97,7 +100,7 @@ def _walk(root: Path, flaws: dict[str, str]) -> Iterator[tuple[str, int, int]]:
         num_folders += 1
         if num_folders > MAX_FOLDERS:
             raise DataError(
-                f"dataset.root={root} leads into more than {MAX_FOLDERS:,} folders, "
+                f"{option}={root} leads into more than {MAX_FOLDERS:,} folders, "
                 "perhaps through links; choose a folder with fewer."
             )
         with os.scandir(folder) as entries:
@@ -172,10 +175,10 @@ def _check_directory(file: BufferedReader) -> None:
         raise zipfile.BadZipFile(f"its directory takes more than {MAX_DIRECTORY_BYTES:,} bytes")
 
 
-def _of_zip(path: Path, archive: zipfile.ZipFile) -> ImageFiles:
+def _of_zip(path: Path, archive: zipfile.ZipFile, option: str) -> ImageFiles:
     members = {info.filename: info for info in archive.infolist() if not info.filename.endswith("/")}
     flaws = _zip_flaws(archive)
-    listing = _images_among(path, [(name, info.file_size, info.CRC) for name, info in members.items()])
+    listing = _images_among(path, [(name, info.file_size, info.CRC) for name, info in members.items()], option)
 
     def read(i: int) -> bytes:
         info = members[listing[i][0]]
@@ -212,18 +215,18 @@ def _points_outside(name: str) -> bool:
     return bool(path.anchor) or ".." in path.parts
 
 
-def _images_among(root: Path, found: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+def _images_among(root: Path, found: list[tuple[str, int, int]], option: str) -> list[tuple[str, int, int]]:
     visible = [entry for entry in found if _is_visible(entry[0])]
     images = sorted(entry for entry in visible if _suffix(entry[0]) in SUFFIXES)
     if images:
         return images
     if not visible:
-        raise DataError(f"dataset.root={root} is empty; put PNG, JPEG or WebP images there.")
+        raise DataError(f"{option}={root} is empty; put PNG, JPEG or WebP images there.")
     counts = Counter(_suffix(name) or "without a suffix" for name, *_ in visible)
     others = ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common(8))
     raise DataError(
         f"{root} holds no PNG, JPEG or WebP images, only other files ({others}); "
-        "put images there, or set dataset.root to the folder or zip that holds them."
+        f"put images there, or set {option} to the folder or zip that holds them."
     )
 
 

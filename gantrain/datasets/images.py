@@ -48,6 +48,23 @@ def load_image(content: bytes, *, channels: int) -> Image.Image:
         raise BadImageError(f"cannot be decoded ({printable(error)})") from error
 
 
+def size_and_color(content: bytes) -> tuple[int, int, bool]:
+    """Return width and height of the upright image, and whether it has colors, from the header of a PNG, JPEG or WebP.
+
+    Raises:
+        BadImageError: the content is broken or of another format.
+    """
+    try:
+        with Image.open(BytesIO(content), formats=_FORMATS) as image:
+            is_turned = image.getexif().get(_ORIENTATION, 1) >= 5
+            width, height = reversed(image.size) if is_turned else image.size
+            return width, height, not image.mode.startswith(("1", "L", "I", "F"))
+    except UnidentifiedImageError as error:
+        raise BadImageError("is not a PNG, JPEG or WebP image") from error
+    except Exception as error:  # a broken image can raise any exception
+        raise BadImageError(f"cannot be decoded ({printable(error)})") from error
+
+
 def _convert(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit values at 255; dividing by 257 scales 65535 to 255.

@@ -56,7 +56,7 @@ class Density:
     """
 
     def __init__(self, real: Float[Tensor, " n"]):
-        self.figure, (self.axes,) = _figure(1, "", width=6.4, height=4.4, margins=(0.11, 0.13, 0.97, 0.91))
+        self.figure, (self.axes,) = make_figure(1, "", width=6.4, height=4.4, margins=(0.11, 0.13, 0.97, 0.91))
         canvas: Any = FigureCanvasAgg(self.figure)
         (low, high), self.bins = _frame(real)
         self.x = torch.linspace(low, high, 400)
@@ -98,13 +98,13 @@ def _density_against(real: Tensor) -> Density:
 def histograms(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"] | None, *, title: str) -> Picture:
     """Draw histogram and kernel density of each of the first twelve coordinates."""
     num_panels = min(real.shape[1], MAX_PANELS)
-    figure, panels = _figure(num_panels, title)
+    figure, panels = make_figure(num_panels, title)
     for i, axes in enumerate(panels):
         _draw_density(axes, real[:, i], None if fake is None else fake[:, i])
         axes.set(xlabel=f"$x_{{{i}}}$ of {real.shape[1]}" if real.shape[1] > num_panels else f"$x_{{{i}}}$")
     panels[0].set_ylabel("probability density")
     panels[0].legend(loc="upper right", frameon=False)
-    return _render(figure)
+    return render(figure)
 
 
 def scatter(
@@ -114,7 +114,7 @@ def scatter(
 
     Source: Gulrajani 2017, figure 2.
     """
-    figure, (axes,) = _figure(1, title, width=6.0, height=6.4, margins=(0.1, 0.14, 0.97, 0.95))
+    figure, (axes,) = make_figure(1, title, width=6.0, height=6.4, margins=(0.1, 0.14, 0.97, 0.95))
     center, reach = (real.amin(0) + real.amax(0)) / 2, 0.65 * float((real.amax(0) - real.amin(0)).max())
     (left, bottom), (right, top) = (center - reach).tolist(), (center + reach).tolist()
 
@@ -140,7 +140,7 @@ def scatter(
     axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xlabel="$x_0$", ylabel="$x_1$")
     axes.grid(visible=False)
     figure.legend(loc="lower center", ncols=3, frameon=False, markerscale=3)  # outside the axes, to hide no points
-    return _render(figure)
+    return render(figure)
 
 
 def _series(real: Tensor, fake: Tensor | None) -> list[tuple[Tensor, str, str]]:
@@ -220,7 +220,7 @@ def curves(rows: Sequence[dict[str, float]]) -> Picture | None:
             panels[panel].append(tag)
     if not panels:
         return None
-    figure, all_axes = _figure(len(panels), "")
+    figure, all_axes = make_figure(len(panels), "")
     for axes, (panel, tags) in zip(all_axes, panels.items(), strict=True):
         drawn = []
         for tag, color in zip(tags, LINES * len(tags), strict=False):
@@ -232,7 +232,7 @@ def curves(rows: Sequence[dict[str, float]]) -> Picture | None:
             axes.set_yscale("log")
         if len(tags) > 1 or not panel.endswith(tags[0].split("/")[1].replace("_", " ")):
             axes.legend(frameon=False)
-    return _render(figure)
+    return render(figure)
 
 
 PANELS = {
@@ -276,7 +276,7 @@ def spans_decades(values: Float[ndarray, " n"]) -> bool:
 # Drawing
 
 
-def _figure(
+def make_figure(
     num_panels: int,
     title: str,
     *,
@@ -306,7 +306,8 @@ def _figure(
     return figure, panels
 
 
-def _render(figure: Figure) -> Picture:
+def render(figure: Figure) -> Picture:
+    """Draw a figure."""
     # Not with pyplot, which would keep every figure in memory and choose a backend for the process.
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()

@@ -34,10 +34,14 @@ def differ(a: Receipt | None, b: Receipt | None) -> str | None:
 def in_words(receipt: Receipt) -> str:
     """Describe a receipt in a line, without the resizer, the fingerprint and the versions.
 
-    For example "digits features 3f1a02b9, 5,000 generated against 10,000 real (train), EMA weights".
+    For example "digits features 3f1a02b9, 5,000 generated against 10,000 real (train), EMA weights". Images that no
+    generator of gantrain made have their path and the start of their SHA-256 instead of the weights.
     """
     sha = (receipt.get("weights_sha256") or "")[:8]
     features = f"{receipt['features']} features {sha}".rstrip() if receipt.get("features") else ""
-    real = f" against {receipt['num_real']:,} real ({receipt['split']})" if receipt.get("num_real") else ""
+    split = f" ({receipt['split']})" if receipt.get("split") else ""
+    real = f" against {receipt['num_real']:,} real{split}" if receipt.get("num_real") else ""
     weights = "EMA weights" if receipt["ema"] else "current weights"
+    if given := receipt.get("generated"):
+        weights = f"images {given['sha256'][:8]} of {given['source']}"
     return ", ".join(filter(None, [features, f"{receipt['num_generated']:,} generated{real}", weights]))

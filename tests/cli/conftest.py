@@ -32,6 +32,37 @@ def without_first_line(stderr: str) -> str:
 Command = Callable[..., Result]
 
 
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run the command in this process, and return its exit status."""
+    GlobalHydra.instance().clear()
+    claim_folder.cache_clear()
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(sys, "argv", ["gantrain", *map(str, arguments)])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    try:
+        main()
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    return 0
+
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Train a run that several tests share; they copy its folder."""
+
+    def run(*arguments: object) -> Path:
+        folder = tmp_path_factory.mktemp("trained")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            assert call(patch, *arguments, "run_dir=run", f"statistics_dir={folder}/statistics") == 0
+        return folder / "run"
+
+    return run
+
+
 @pytest.fixture
 def gantrain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Run the command in this process, in an empty folder, because importing torch takes seconds."""
@@ -39,17 +70,8 @@ def gantrain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments: object) -> Result:
-        GlobalHydra.instance().clear()
-        claim_folder.cache_clear()
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        monkeypatch.setattr(sys, "argv", ["gantrain", *map(str, arguments)])
-        monkeypatch.setattr(sys, "path", list(sys.path))
         capsys.readouterr()
-        try:
-            main()
-            status = 0
-        except SystemExit as leaving:
-            status = int(leaving.code or 0)
+        status = call(monkeypatch, *arguments)
         captured = capsys.readouterr()
         return Result(status, captured.out, captured.err)
 

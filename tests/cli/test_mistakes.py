@@ -70,7 +70,7 @@ MISTAKES = {
     "optimizer=rmsprop +optimizer.betas=[0,0.9]": "optimizer.betas is not an option of RMSprop, which takes",
     "task=sample": "run is not set: task=sample needs run and output",
     "task=sample run=nowhere output=x.npz": "run=nowhere is not the folder of a run",
-    "task=sample run=nowhere output=x.txt": "must end in .npz (an array) or .png (a grid)",
+    "task=sample run=nowhere output=x.txt": "must end in .npz (an array), .png (a grid) or / (a folder",
     "+foo=1": "foo: there is no such key; leave it out.",
     "++sede=1": "sede: there is no such key; leave it out. Did you mean seed?",
     "+runtime.devise=cpu": "there is no such key; leave it out. Did you mean runtime.device?",
@@ -97,7 +97,7 @@ MISTAKES = {
     "run_dir=null": "run_dir=null: every run needs a folder; name one",
     "optimizer.weight_decay=0.1": "If the class has such an option, add it with +: +optimizer.weight_decay=0.1",
     "optimzer.lr=1": "optimzer.lr: there is no such key or group. Did you mean optimizer.lr?",
-    "-m task=sample run=a output=x.npz,y.npz": "task=sample and task=benchmark cannot be swept; run the command once",
+    "-m task=sample run=a output=x.npz,y.npz": "-m: only task=train can be swept; run the command once",
     "task=sample run=nowhere output=x.npz model=wgan": "model=wgan: task=sample loads the networks of the run",
 }
 

@@ -1,5 +1,7 @@
 """task=sample: its output files, and what each sample depends on."""
 
+import errno
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +16,14 @@ from gantrain.seeding import generator
 SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "metric=[]")
 
 
+@pytest.fixture(scope="module")
+def trained(train) -> Path:
+    return train(*SMALL, "steps=3")
+
+
 @pytest.fixture
-def run(gantrain, tmp_path: Path) -> Path:
-    assert gantrain(*SMALL, "steps=3", "run_dir=run").status == 0
-    return tmp_path / "run"
+def run(trained: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 def images(path: str | Path) -> np.ndarray:
@@ -71,9 +77,10 @@ def test_npz_holds_float32_vectors(gantrain, tmp_path: Path) -> None:
     with np.load("a.npz") as archive:
         assert archive["samples"].shape == (100, 1)
         assert archive["samples"].dtype == np.float32
-    refused = gantrain("task=sample", "run=run", "output=a.png")
-    assert refused.status == 2
-    assert "vectors cannot be drawn" in refused.stderr
+    for output in ("a.png", "a/"):
+        refused = gantrain("task=sample", "run=run", f"output={output}")
+        assert refused.status == 2
+        assert "vectors cannot be drawn; write an array with output=a.npz" in refused.stderr
 
 
 def test_ema_generator_is_sampled_if_the_run_has_one(gantrain, tmp_path: Path) -> None:
@@ -108,10 +115,14 @@ def test_memory_does_not_grow_with_the_number_of_samples(gantrain, run: Path, mo
     assert peaks[1] < peaks[0] + 2_000_000
 
 
+@pytest.fixture(scope="module")
+def trained_with_classes(train) -> Path:
+    return train(*SMALL, "network=cdcgan", "steps=3")
+
+
 @pytest.fixture
-def conditional_run(gantrain, tmp_path: Path) -> Path:
-    assert gantrain(*SMALL, "network=cdcgan", "steps=3", "run_dir=run").status == 0
-    return tmp_path / "run"
+def conditional_run(trained_with_classes: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained_with_classes, tmp_path / "run")
 
 
 def generator_of(run: Path) -> conditional_dcgan.Generator:
@@ -192,3 +203,73 @@ def test_labels_of_an_unconditional_run_are_refused(gantrain, run: Path) -> None
     result = gantrain("task=sample", "run=run", "output=a.npz", "labels=[3]")
     assert result.status == 2
     assert "labels=[3]: the generator of this run is unconditional; leave labels out" in result.stderr
+
+
+def pictures(folder: str | Path) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(path)) for path in sorted(Path(folder).iterdir())])
+
+
+def test_a_folder_has_a_png_for_each_sample(gantrain, run: Path) -> None:
+    assert gantrain("task=sample", "run=run", "num=70", "output=a.npz").status == 0
+    Path("empty.d").mkdir()
+    for output in ("new", "with.dot/", "empty.d"):
+        result = gantrain("task=sample", "run=run", "num=70", f"output={output}")
+        assert result.status == 0, result.stderr
+        assert sorted(path.name for path in Path(output).iterdir()) == [f"{i:06d}.png" for i in range(70)]
+        np.testing.assert_array_equal(pictures(output), images("a.npz")[..., 0])
+    assert Path("new").stat().st_mode & 0o777 == Path("run").stat().st_mode & 0o777
+    assert not list(Path().glob(".*"))
+
+
+def test_file_names_carry_the_class_if_labels_are_set(gantrain, conditional_run: Path) -> None:
+    assert gantrain("task=sample", "run=run", "labels=[7,3]", "num=6", "output=a/").status == 0
+    names = [f"{i:06d}_class{label}.png" for i, label in enumerate([7, 7, 7, 3, 3, 3])]
+    assert sorted(path.name for path in Path("a").iterdir()) == names
+    assert gantrain("task=sample", "run=run", "labels=[7,3]", "num=6", "output=a.npz").status == 0
+    np.testing.assert_array_equal(pictures("a"), images("a.npz")[..., 0])
+
+
+def test_array_is_the_name_in_the_npz(gantrain, run: Path) -> None:
+    assert gantrain("task=sample", "run=run", "num=3", "output=a.npz", "array=arr_0").status == 0
+    with np.load("a.npz") as archive:
+        assert archive.files == ["arr_0"]
+        assert archive["arr_0"].shape == (3, 28, 28, 1)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["output=x.png", "array=arr_0"], "array=arr_0: only a .npz file has an array; leave it out"),
+        (["output=x/", "array=arr_0"], "array=arr_0: only a .npz file has an array; leave it out"),
+        (["output=x.npz", "array=a/b"], "array=a/b: must consist of letters, digits and _, for example array=arr_0"),
+        (["output=x.jpg"], "output=x.jpg: the name must end in .npz (an array), .png (a grid) or / (a folder"),
+        (["output=run"], "output=run already exists, and gantrain never overwrites it"),
+        (["output=."], "output=. is the working directory; name a folder in it"),
+        (["output=a/b/"], "output=a/b: there is no folder a; create it first"),
+        (["output=x/", f"num={10**15}"], "output=x/ needs 4.1e+06 TB, but x has only"),
+        (["output=x/", "checkpoints=all"], "checkpoints=all: task=sample loads the networks of the run and reads only"),
+    ],
+)
+def test_outputs_that_cannot_be_written_are_refused(gantrain, run: Path, typed: list[str], message: str) -> None:
+    result = gantrain("task=sample", "run=run", *typed)
+    assert result.status == 2
+    assert message in result.stderr
+    assert [path.name for path in Path().iterdir()] == ["run"]
+
+
+def test_nothing_is_left_of_a_folder_that_could_not_be_completed(
+    gantrain, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = Image.Image.save, []
+
+    def save(self: Image.Image, path: Path, **options: object) -> None:
+        calls.append(path)
+        if len(calls) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        original(self, path, **options)
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    result = gantrain("task=sample", "run=run", "num=70", "output=a/")
+    assert result.status == 1
+    assert "The disk is full" in result.stderr
+    assert [path.name for path in Path().iterdir()] == ["run"]

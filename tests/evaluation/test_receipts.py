@@ -41,3 +41,9 @@ def test_receipt_in_words() -> None:
     assert words == "digits features abababab, 5,000 generated against 10,000 real (train), current weights"
     vectors = {"num_generated": 10, "num_real": None, "ema": True}
     assert in_words(vectors) == "10 generated, EMA weights"
+
+
+def test_images_that_no_generator_made_are_named_in_words() -> None:
+    given = {"source": "fakes.zip", "sha256": "cd" * 32, "num_images": 7000}
+    words = in_words(RECEIPT | {"ema": None, "seed": None, "split": None, "generated": given})
+    assert words == "digits features abababab, 5,000 generated against 10,000 real, images cdcdcdcd of fakes.zip"

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch_fidelity.feature_extractor_inceptionv3 as reference
 import yaml
+from inception_weights import write_random_weights
 from oracles import load, oracle_files
 from torch import Tensor, nn
 from torch_fidelity.utils import create_feature_extractor
@@ -31,19 +32,8 @@ def images(*shape: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a file as torch-fidelity publishes it, with random weights whose activations neither vanish nor explode."""
     path = tmp_path_factory.mktemp("weights") / "weights-inception.pth"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference, "load_state_dict_from_url", lambda *args, **kwargs: {})
-        patch.setattr(reference.FeatureExtractorInceptionV3, "load_state_dict", lambda *args: None)
-        network = reference.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=GENERATOR)
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(generator=GENERATOR).mul_(0.1)
-            module.bias.normal_(generator=GENERATOR).mul_(0.1)
-    torch.save(network.state_dict(), path)
+    write_random_weights(path, GENERATOR)
     return path
 
 

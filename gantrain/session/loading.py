@@ -1,0 +1,171 @@
+"""Load the generator of a run from its checkpoints, to sample from it."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gantrain.assemble import build_generator, build_latent
+from gantrain.config import from_saved
+from gantrain.datasets.base import Dataset
+from gantrain.errors import ConfigError, DataError
+from gantrain.models.interface import takes_labels
+from gantrain.models.latent import Latent
+from gantrain.session import checkpoint
+from gantrain.session.checkpoint import DamagedError
+from gantrain.session.saved import load_config, load_record, require_regular_files
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedGenerator:
+    """The generator of a run, loaded from a checkpoint.
+
+    Attributes:
+        G: the generator with averaged weights (EMA), if the run has them.
+        class_counts: number of samples of each class in the run's data; None if G is unconditional.
+        path: the checkpoint.
+        step: when it was saved.
+        is_ema: whether the weights are averaged.
+        fingerprint: of the data that the run was trained on.
+    """
+
+    G: nn.Module
+    latent: Latent
+    image_shape: tuple[int, ...]
+    class_counts: list[int] | None
+    path: Path
+    step: int
+    is_ema: bool
+    fingerprint: str
+
+
+def folder_of(run: Path) -> Path:
+    """Return the folder of a run, given that folder or a checkpoint in it.
+
+    Raises:
+        ConfigError: it is not the folder of a run.
+        DataError: the folder has a file that gantrain never creates.
+    """
+    folder = run.absolute().parents[1] if run.is_file() else run
+    if not (folder / ".hydra" / "config.yaml").is_file():
+        raise ConfigError(f"run={run} is not the folder of a run: it has no .hydra/config.yaml.")
+    require_regular_files(folder)
+    return folder
+
+
+def load_generator(run: Path, device: torch.device) -> LoadedGenerator:
+    """Load the generator of a run from its newest checkpoint or the given one.
+
+    Args:
+        run: the folder of a run, or a checkpoint in it.
+
+    Raises:
+        ConfigError: the folder does not hold a run.
+        DataError: it has no checkpoint, or only damaged ones, or the checkpoint does not fit the config.
+    """
+    folder = folder_of(run)
+    config = from_saved(load_config(folder))
+    path, content = checkpoint.find(run)
+    latent, image_shape = build_latent(config.latent), tuple(content["image_shape"])
+    class_counts = content.get("class_counts")
+    num_classes = len(class_counts) if class_counts else None
+    G = build_generator(config.model["generator"], image_shape, latent, num_classes).to(device)
+    try:
+        G.load_state_dict(content["G_ema"] or content["G"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} does not fit the network of {folder}: {error}") from error
+    return LoadedGenerator(
+        *(G, latent, image_shape, class_counts if takes_labels(G) else None),
+        path=path,
+        step=content["step"],
+        is_ema=bool(content["G_ema"]),
+        fingerprint=content["fingerprint"],
+    )
+
+
+def load_generators(run: Path, which: str, device: torch.device) -> Iterator[LoadedGenerator]:
+    """Load the generators of a run one after the other; damaged checkpoints are skipped with a warning.
+
+    Args:
+        run: the folder of a run, or a checkpoint in it, which is then the only one.
+        which: last, best or all.
+
+    Raises:
+        DataError: there is no such checkpoint, or all are damaged.
+    """
+    if run.is_file() or which == "last":
+        yield load_generator(run, device)
+        return
+    best = run / "checkpoints" / "best.pt"
+    paths = [best] * best.exists() if which == "best" else in_order_of_steps(checkpoint.paths(run), best)
+    if not paths:
+        hint = "; checkpoint.best keeps one while training" if which == "best" else ""
+        raise DataError(f"checkpoints={which}: {run} has no such checkpoint{hint}.")
+    failures = []
+    for path in paths:
+        try:
+            yield load_generator(path, device)
+        except DamagedError as error:
+            failures.append(error)
+            logger.warning("%s It is left out.", error)
+    if len(failures) == len(paths):
+        raise DataError(f"checkpoints={which}: none of the checkpoints of {run} can be read. {failures[-1]}")
+
+
+def in_order_of_steps(numbered: Sequence[Path], best: Path) -> list[Path]:
+    """Add best.pt to the checkpoints of a run, at the place of its step, unless one of them has the same generator."""
+    if not best.exists():
+        return list(numbered)
+    try:
+        content = checkpoint.read(best)
+        step = content["step"]
+        same = [path for path in numbered if checkpoint.step_of(path) == step]
+        if any(have_same_generator(content, checkpoint.read(path)) for path in same):
+            return list(numbered)
+    except DamagedError:  # reported when it is loaded
+        return [*numbered, best]
+    before = [path for path in numbered if checkpoint.step_of(path) <= step]
+    return [*before, best, *numbered[len(before) :]]
+
+
+def have_same_generator(a: checkpoint.Content, b: checkpoint.Content) -> bool:
+    """Return whether two checkpoints have the same weights of the generator from which samples are made."""
+    first, second = a["G_ema"] or a["G"], b["G_ema"] or b["G"]
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@contextmanager
+def arithmetic_of(run: Path, G: nn.Module) -> Iterator[None]:
+    """Run a generator as its training did while the block runs, with TF32 and channels_last or without.
+
+    Otherwise the last bits of its samples would differ from those that were evaluated during training.
+    """
+    record = load_record(folder_of(run))
+    if record.get("layout") == "channels_last":
+        G.to(memory_format=torch.channels_last)
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = record.get("precision", "float32") != "float32"
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def require_data_of_its_shape(loaded: LoadedGenerator, dataset: Dataset) -> None:
+    """Check that the generator makes samples of the data's shape.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if tuple(dataset.image_shape) != loaded.image_shape:
+        raise ConfigError(
+            f"dataset={dataset.name} has the shape {list(dataset.image_shape)}, but the generator of the run makes "
+            f"samples of the shape {list(loaded.image_shape)}; choose data of its shape."
+        )
