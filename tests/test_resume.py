@@ -51,8 +51,10 @@ CASES = {
     ),
     "wgan_gp": ("model=wgan_gp", "n_critic=2"),
     "wgan": ("model=wgan", "n_critic=2", "critic_warmup={n_critic: 3, steps: 2, every: 4}"),
-    "vanilla": ("model=vanilla", "model.discriminator.dropout=0.5", "optimizer=adamw"),
-    "noise": ("model=dcgan", "regularizer=[input_noise,label_noise]"),
+    "vanilla": (
+        *("model=vanilla", "model.discriminator.dropout=0.5", "optimizer=adamw"),
+        "regularizer=[input_noise,label_noise]",
+    ),
     "lsgan": ("model=lsgan", "optimizer=sgd", "discriminator_optimizer=rmsprop"),
     "gaussian": (
         *("experiment=gaussian", "metric=[moments]", "sample_every=9", "evaluate_every=4"),

@@ -20,7 +20,7 @@ PAGE = resource.getpagesize()
 @pytest.mark.parametrize(
     ("arguments", "steps"),
     [
-        pytest.param(("experiment=gaussian", "n_critic=1"), 20_000 if FULL else 3000, id="gaussian"),
+        pytest.param(("experiment=gaussian", "n_critic=1"), 20_000 if FULL else 2000, id="gaussian"),
         pytest.param((*SMALL, "dataset=digits"), 3000 if FULL else 300, id="digits"),
     ],
 )

@@ -39,7 +39,7 @@ from gantrain.session.signals import Stopped
 from gantrain.train import train as algorithm
 
 pytestmark = [pytest.mark.timeout(1800, method="thread"), pytest.mark.filterwarnings("ignore")]  # it uses signals
-NUM_SHARDS, NUM_EXAMPLES, SECONDS = 3, 20, 30
+NUM_SHARDS, NUM_EXAMPLES, SECONDS = 3, 60 if os.environ.get("GANTRAIN_FULL") == "1" else 12, 30
 SMALL = (
     *("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "steps=2"),
     "callback=[evaluate,log,samples,checkpoint,csv,progress]",
