@@ -8,7 +8,7 @@ from gantrain.losses.base import Logits
 from gantrain.verdicts.base import Finding, Verdict
 from gantrain.verdicts.evidence import Evidence
 
-MIN_LOGITS = 16
+MIN_LOGITS = 8
 """Minimum number of logits of each kind."""
 
 
@@ -23,7 +23,7 @@ class DiscriminatorOverfits(Verdict):
     Args:
         ratio: in (0, 1), above this r D overfits.
         errors: the difference of training and held-out images must also be larger than this number of its standard
-            errors.
+            errors. Few training images are all looked at, and their mean has no error.
         checks: number of successive checks.
     """
 
@@ -38,7 +38,7 @@ class DiscriminatorOverfits(Verdict):
         real, fake = evidence.real_logits, evidence.fake_logits
         gap, difference = float(real.mean() - fake.mean()), float(real.mean() - held_out.mean())
         r = difference / gap if gap > 0 else 0.0
-        if r <= self.ratio or difference <= self.errors * standard_error(real, held_out):
+        if r <= self.ratio or difference <= self.errors * self.standard_error(evidence, held_out):
             return None
         return Finding(
             f"D has learned the training images by heart: its mean logit is {real.mean():.3g} for them, "
@@ -48,7 +48,9 @@ class DiscriminatorOverfits(Verdict):
             "regularizer=[r1] or regularizer=[lecam], a smaller D, or fewer steps.",
         )
 
-
-def standard_error(a: Logits, b: Logits) -> float:
-    """Return the standard error of the difference of two means."""
-    return math.sqrt(float(a.var() / len(a) + b.var() / len(b)))
+    def standard_error(self, evidence: Evidence, held_out: Logits) -> float:
+        """Return the standard error of the difference of the means of training and held-out logits."""
+        real, reference = evidence.real_logits, evidence.reference
+        seen = len(reference.real.x) / (reference.dataset.num_images or math.inf)
+        variance = real.var() / len(real) * max(0.0, 1 - seen) + held_out.var() / len(held_out)
+        return math.sqrt(float(variance))
