@@ -44,6 +44,7 @@ from gantrain.session.run import Run
 from gantrain.tasks.job import Job
 from gantrain.train import TrainState, train
 from gantrain.updates import Logs
+from gantrain.verdicts.base import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ def assemble(job: Job, config: Config, processes: Processes = SINGLE_PROCESS) ->
         device = choose_device(config.runtime.device)
         objective, ema = build_objective(config), build_ema(config)
         metrics, callbacks = build_metrics(config.metric), build_callbacks(config.callback)
+        verdicts = cast(dict[str, Verdict], make_all("verdict", config.verdict, Verdict))
         latent, dataset = build_latent(config.latent), build_dataset(config.dataset)
         require_memory("batch_size", config.batch_size, [dataset.image_shape] * 2 + [(latent.z_dim,)], device)
         state = build_state(config, dataset, latent, device)
@@ -142,6 +144,7 @@ def assemble(job: Job, config: Config, processes: Processes = SINGLE_PROCESS) ->
         command=job.resume_command,
         processes=processes,
         class_counts=class_counts,
+        verdicts=verdicts,
     )
     fake_labels = make_fake_labels(config.fake_labels, class_counts, device) if class_counts else None
     active = [callback for callback in callbacks if processes.is_main or callback.shared]

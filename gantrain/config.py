@@ -26,8 +26,11 @@ CONF = next(
 Node = dict[str, Any]
 """A part of the config as a dict, with its class under the key `_target_`; or a config as nested dicts."""
 
-LIST_GROUPS = ("regularizer", "augment", "schedule", "metric", "callback")
+LIST_GROUPS = ("regularizer", "augment", "schedule", "metric", "verdict", "callback")
 """Config groups from which several options can be selected; the others take exactly one."""
+
+SETTINGS_OF_GROUPS = {"verdict": ("stop",)}
+"""Keys of a group in LIST_GROUPS that are settings of the group itself, beside its options."""
 
 
 def outside_training(default: Any = MISSING, **options: Any) -> Any:
@@ -107,6 +110,7 @@ class Config:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     callback: dict[str, Any] = outside_training(dict)
     metric: dict[str, Any] = outside_training(dict)
+    verdict: dict[str, Any] = outside_training(dict)
     latent: dict[str, Any] = group()
     model: dict[str, Any] = group()
     loss: dict[str, Any] = group()
@@ -298,10 +302,11 @@ def selected_options(nodes: Node, group: str) -> list[str]:
     Raises:
         ConfigError: an option's value is not a mapping.
     """
-    for name, node in nodes.items():
+    options = {name: node for name, node in nodes.items() if name not in SETTINGS_OF_GROUPS.get(group, ())}
+    for name, node in options.items():
         if not isinstance(node, dict):
             raise ConfigError(f"{group}.{name}={node}: must be a mapping of options; remove it with ~{group}.{name}.")
-    return [name for name, node in nodes.items() if "_target_" in node]
+    return [name for name, node in options.items() if "_target_" in node]
 
 
 def lookup(config: Any, key: str) -> Any:

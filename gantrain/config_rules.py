@@ -31,6 +31,7 @@ def check(config: Config) -> None:
         raise ConfigError(
             "on_divergence=rollback needs checkpoints, and none are written: add checkpoint to callback=[...]."
         )
+    check_verdicts(config)
     for key in ("epochs", "ema_halflife_images", "ema_rampup"):
         check_positive(config, key)
     if config.ema_rampup is not None and config.ema_halflife_images is None:
@@ -49,6 +50,20 @@ def check(config: Config) -> None:
             )
     for key, node in (("optimizer", config.optimizer), ("discriminator_optimizer", config.discriminator_optimizer)):
         check_optimizer(key, node)
+
+
+def check_verdicts(config: Config) -> None:
+    """Check that verdict.stop lists verdicts in use, and that they are called.
+
+    Raises:
+        ConfigError: it does not, or they are not.
+    """
+    stop, used = config.verdict.get("stop", []), selected_options(config.verdict, "verdict")
+    typed = f"verdict.stop=[{','.join(map(str, stop))}]" if isinstance(stop, list) else f"verdict.stop={stop}"
+    if not isinstance(stop, list) or not set(map(str, stop)) <= set(used):
+        raise ConfigError(f"{typed}: must be a list of the verdicts in use: {', '.join(used) or 'there are none'}.")
+    if stop and "verdicts" not in selected_options(config.callback, "callback"):
+        raise ConfigError(f"{typed} needs the callback that calls the verdicts: add verdicts to callback=[...].")
 
 
 def check_batch_size(config: Config, num_processes: int = 1) -> None:

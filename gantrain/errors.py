@@ -29,6 +29,12 @@ class LostPeerError(GantrainError):
     """Another process of the run no longer responds."""
 
 
+class StoppedByVerdictError(GantrainError):
+    """A verdict that is named in verdict.stop has ended the run; a checkpoint is saved."""
+
+    exit_status = 4
+
+
 class DivergedError(GantrainError):
     """Training diverged: a loss, weight or buffer became NaN or Inf."""
 

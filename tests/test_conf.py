@@ -147,7 +147,7 @@ def test_no_value_is_the_string_none(path: Path) -> None:
     assert "None" not in list(values(yaml.safe_load(path.read_text())))
 
 
-BUNDLES = {"callback": ("default",)}
+BUNDLES = {"callback": ("default",), "verdict": ("default",)}
 """Options that only select others."""
 
 

@@ -217,6 +217,25 @@ def test_signal_to_one_process_stops_all_after_the_same_step(ranks: Ranks, work:
     assert [r.status for r in finished] == [0, 0], finished[0].stderr
 
 
+@pytest.mark.parametrize("signalled", [False, True])
+def test_verdict_stops_all_processes_after_the_same_step(ranks: Ranks, work: Path, signalled: bool) -> None:
+    """Also if one of them gets a signal in the same step."""
+    command = ("model=dcgan", *IMAGES, *OUTPUTS, "steps=500", "run_dir=run", "dataset.holdout=0.01")
+    command += ("optimizer.lr=1e-9", "callback.verdicts.every=3", "verdict.stop=[generator_stalls]")
+    stop = on_call(EACH_STEP, "os.kill(os.getpid(), signal.SIGTERM)", call=9)
+    leader, follower = wait(ranks(*command, before={1: stop} if signalled else {}))
+    assert (leader.status, follower.status) == (4, 4), leader.stderr
+    assert leader.stderr.count("stopped after step 9 by the verdict generator_stalls") == 1
+    assert follower.stderr == ""
+    saved = run_json(work / "run")
+    assert (saved["status"], saved["steps"]) == ("stopped", 9)
+    assert (work / "run/checkpoints/step_00000009.pt").exists()
+    if not signalled:
+        resumed = wait(ranks("resume=run", "steps=12"))
+        assert [result.status for result in resumed] == [0, 0], resumed[0].stderr
+        assert run_json(work / "run")["verdicts"] == saved["verdicts"]
+
+
 def test_divergence_rolls_back_all_processes(ranks: Ranks, work: Path) -> None:
     command = ("model=dcgan", *IMAGES, *OUTPUTS, "steps=12", "log_every=1", "run_dir=run", "on_divergence=rollback")
     spoil = on_call("gantrain.losses.nonsaturating:NonSaturating.generator", "args[1].mul_(float('nan'))", call=8)

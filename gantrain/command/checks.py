@@ -15,7 +15,7 @@ from gantrain.command import trust
 from gantrain.command.explain import options
 from gantrain.command.help import groups
 from gantrain.command.suggest import nearest
-from gantrain.config import LIST_GROUPS, Node, selected_options, settings
+from gantrain.config import LIST_GROUPS, SETTINGS_OF_GROUPS, Node, selected_options, settings
 from gantrain.errors import ConfigError
 
 USER_HYDRA_KEYS = re.compile(r"hydra/(launcher|sweeper)|hydra\.(launcher|sweeper)\..+|hydra\.verbose")
@@ -62,7 +62,7 @@ def check_keys(config: Node, overrides: Sequence[str]) -> None:
             override.startswith("+")
             and group in LIST_GROUPS
             and key
-            and key.split(".")[0] not in selected_options(config[group], group)
+            and key.split(".")[0] not in (*selected_options(config[group], group), *SETTINGS_OF_GROUPS.get(group, ()))
         ):
             taken = ",".join(selected_options(config[group], group))
             raise ConfigError(

@@ -34,7 +34,7 @@ More of Hydra's own flags: gantrain --hydra-help."""
 
 ORDER = (
     *("model", "network", "latent", "loss", "regularizer", "augment"),
-    *("optimizer", "discriminator_optimizer", "schedule", "schedule/shape", "dataset", "metric", "features"),
+    *("optimizer", "discriminator_optimizer", "schedule", "schedule/shape", "dataset", "metric", "features", "verdict"),
 )
 
 

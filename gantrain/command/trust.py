@@ -25,6 +25,7 @@ GROUP_PACKAGES = {
     "task": "gantrain.tasks",
     "callback": "gantrain.callbacks",
     "metric": "gantrain.metrics",
+    "verdict": "gantrain.verdicts",
     "features": "gantrain.evaluation.features",
     "latent": "gantrain.models",
     "model": "gantrain.models",

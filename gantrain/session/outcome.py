@@ -10,7 +10,7 @@ from gantrain.assemble import Training
 from gantrain.console import console
 from gantrain.engine.distributed import Processes
 from gantrain.engine.memory import is_out_of_memory
-from gantrain.errors import ConfigError, DivergedError, GantrainError, LostPeerError
+from gantrain.errors import ConfigError, DivergedError, GantrainError, LostPeerError, StoppedByVerdictError
 from gantrain.files import explain_os_error
 from gantrain.session import checkpoint
 from gantrain.session.record import Record
@@ -27,7 +27,7 @@ def record_outcome(training: Training, record: Record) -> Iterator[StopOnSignal]
     """Record the status of the run in run.json when the block starts and ends, and finish the callbacks.
 
     Raises:
-        GantrainError: the error that ended the run, as a message for the user.
+        GantrainError: the error that ended the run, as a message for the user; or a verdict stopped it.
         SystemExit: a signal stopped the run; the status is 128 + its number.
     """
     run = training.run
@@ -35,7 +35,7 @@ def record_outcome(training: Training, record: Record) -> Iterator[StopOnSignal]
     first_step = run.state.step
     record.write("running")
     stopped_at_once = "stopped at once by a second signal"
-    with StopOnSignal(run.processes, lambda: record.write("stopped", stopped_at_once)) as stop:
+    with StopOnSignal(run.processes, lambda: record.write("stopped", stopped_at_once), lambda: run.stopped_by) as stop:
         try:
             yield stop
             status = "finished"
@@ -67,6 +67,14 @@ def raise_or_exit(run: Run, stop: StopOnSignal, status: str, failure: BaseExcept
     """Raise the error that ended the run; if a signal was received, print how to resume and exit; else return."""
     if failure is not None:
         raise failure
+    is_saved = checkpoint.paths(run.folder)
+    without = "No checkpoint was saved, because callback=[...] lacks checkpoint."
+    if stop.by_verdict:
+        again = f"To go on, resume with: {run.command} (it stops again only for a new finding)"
+        raise StoppedByVerdictError(
+            f"stopped after step {run.state.step:,} by the verdict {run.stopped_by}, which verdict.stop names. The run "
+            f"is in {run.folder}. {again if is_saved else without}"
+        )
     if stop.received is not None:
         name = signal.Signals(stop.received).name
         step = f"step {run.state.step:,}"
@@ -74,8 +82,6 @@ def raise_or_exit(run: Run, stop: StopOnSignal, status: str, failure: BaseExcept
         how = (
             f"Stopped by {name} after {step}." if is_stopped else f"Finished at {step}; {name} was received meanwhile."
         )
-        is_saved = checkpoint.paths(run.folder)
-        without = "No checkpoint was saved, because callback=[...] lacks checkpoint."
         text = f"{how} The run is in {run.folder}. {f'Resume with: {run.command}' if is_saved else without}"
         console.print(text, markup=False, soft_wrap=True, highlight=False)
         stop.forward()

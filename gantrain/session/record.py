@@ -69,13 +69,15 @@ class Record(Callback):
     def state_dict(self) -> dict[str, Any]:
         best = {tag: dict(best) for tag, best in self.best.items()}
         receipts = {"receipts": dict(self.run.receipts), "best_receipts": dict(self.best_receipts)}
-        return {"last": dict(self.last), "best": best, **receipts}
+        findings = [dict(finding) for finding in self.run.findings]
+        return {"last": dict(self.last), "best": best, **receipts, "findings": findings}
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.last, self.best = dict(state.get("last", {})), dict(state.get("best", {}))
         self.run.receipts = dict(state.get("receipts", {}))
         self.best_receipts = dict(state.get("best_receipts", {}))
+        self.run.findings = [dict(finding) for finding in state.get("findings", [])]
 
     def add_event(self, event: str, **facts: object) -> None:
         """Add an event, "resumed" or "rolled back", to the history of the run."""
@@ -117,6 +119,7 @@ class Record(Callback):
             "images_per_second": run.images_seen / seconds,
             "wall_seconds": seconds,
             "metrics": {"last": self.last, "best": self.best, "receipts": run.receipts},
+            "verdicts": run.findings,
             "history": self.history,
             "started": self.first_started,
             "ended": None if status == "running" else timestamp(time.time()),

@@ -20,6 +20,7 @@ from gantrain.evaluation.receipts import Receipt
 from gantrain.game import Objective
 from gantrain.models.latent import Latent
 from gantrain.train import TrainState
+from gantrain.verdicts.base import Verdict
 
 
 @runtime_checkable
@@ -101,6 +102,9 @@ class Run:
         previous: the session before the run was resumed or rolled back; None in a new run.
         started: time at which this session started, in seconds since 1970.
         listeners: the callbacks, in the order in which they are called.
+        verdicts: by name.
+        findings: what the verdicts have found, as in run.json.
+        stopped_by: the verdict that ends the run after this step, on rank 0; None: the run goes on.
     """
 
     name: str
@@ -123,6 +127,9 @@ class Run:
     started: float = field(default_factory=time.time)
     listeners: list[Listener] = field(default_factory=list)
     receipts: dict[str, Receipt] = field(default_factory=dict)
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    stopped_by: str | None = None
 
     @property
     def device(self) -> torch.device:

@@ -13,7 +13,7 @@ from gantrain.updates import Logs
 
 
 class Stopped(Exception):
-    """The run stops after the current step, because a signal was received."""
+    """The run stops after the current step, because a signal was received or a verdict ends it."""
 
 
 class RolledBack(Exception):
@@ -22,6 +22,9 @@ class RolledBack(Exception):
 
 ROLL_BACK = 1000
 """Sent by rank 0 instead of a signal number when it rolls back."""
+
+BY_VERDICT = 999
+"""Sent by rank 0 instead of a signal number when a verdict ends the run."""
 
 
 class StopOnSignal:
@@ -33,11 +36,18 @@ class StopOnSignal:
 
     Args:
         before_exit: called before a second signal ends the process.
+        verdict: returns on rank 0 the verdict that ends the run after this step, or None.
     """
 
-    def __init__(self, processes: Processes = SINGLE_PROCESS, before_exit: Callable[[], None] = lambda: None):
-        self.processes, self.before_exit = processes, before_exit
+    def __init__(
+        self,
+        processes: Processes = SINGLE_PROCESS,
+        before_exit: Callable[[], None] = lambda: None,
+        verdict: Callable[[], str | None] = lambda: None,
+    ):
+        self.processes, self.before_exit, self.verdict = processes, before_exit, verdict
         self.received: int | None = None
+        self.by_verdict = False
 
     def __enter__(self) -> "StopOnSignal":
         # Python can install handlers only in the main thread; in another thread the existing handlers stay.
@@ -82,15 +92,18 @@ class StopOnSignal:
                 os.write(2, text.encode())
 
     def __call__(self, state: TrainState, logs: Logs) -> None:
-        """Stop after this step if any rank has received a signal.
+        """Stop after this step if any rank has received a signal, or if a verdict ends the run.
 
         Raises:
-            Stopped: a rank received a signal.
+            Stopped: a rank received a signal, or a verdict ends the run.
             RolledBack: rank 0 rolls the run back.
         """
-        received = self.processes.all_reduce_max(self.received or 0)
+        received = self.processes.all_reduce_max(BY_VERDICT if self.verdict() is not None else self.received or 0)
         if received == ROLL_BACK:
             raise RolledBack
+        if received == BY_VERDICT:
+            self.received, self.by_verdict = None, True  # the same outcome on all ranks, also on one with a signal
+            raise Stopped
         if received:
             self.received = received
             raise Stopped

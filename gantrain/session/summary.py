@@ -56,7 +56,7 @@ MUCH_WORSE = 0.25
 
 
 def closing(run: Run, record: Record) -> str:
-    """Return the message at the end of a run: its scores, where its files are, and commands to look at them."""
+    """Return the message at the end of a run: scores, findings of verdicts, files, and commands to look at them."""
     folder = run.folder
     quoted = shlex.quote(str(folder))
     grids = sorted(folder.glob("samples/step_*.png"))[-1:]
@@ -64,6 +64,7 @@ def closing(run: Run, record: Record) -> str:
     pictures += [("animation", folder / "samples.gif"), ("curves", folder / "curves.png")]
     lines = [f"\nDone: {run.state.step:,} steps. The files are in {folder}"]
     lines += score_lines(run, record)
+    lines += [f"  verdict   {text}" for text in open_findings(run)]
     lines += [f"  {name:<9} {path}" for name, path in pictures if path.exists()]
     if (folder / "tensorboard").exists():
         lines.append(f"  watch     tensorboard --logdir {quoted}")
@@ -89,6 +90,12 @@ def score_lines(run: Run, record: Record) -> list[str]:
         name = tag.removeprefix("metric/")
         lines.append(f"  score     {name}: {', '.join(texts)}{warning} ({in_words(receipt)})")
     return lines
+
+
+def open_findings(run: Run) -> list[str]:
+    """Return a line for each finding of a verdict that holds at the end of the run."""
+    findings = [finding for finding in run.findings if finding["cleared"] is None]
+    return [f"{finding['verdict']}, since step {finding['step']:,}: {finding['evidence']}" for finding in findings]
 
 
 def _options(node: dict[str, Any]) -> str:

@@ -1,0 +1,298 @@
+"""Each verdict on evidence with closed forms, on both sides of each threshold."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from making import images, make_evidence
+from torch import Tensor, nn
+
+from gantrain.datasets.base import ImageDataset
+from gantrain.datasets.toys import gaussians_8
+from gantrain.losses.hinge import Hinge
+from gantrain.losses.lsgan import LeastSquares
+from gantrain.losses.minimax import Minimax
+from gantrain.losses.nonsaturating import NonSaturating
+from gantrain.losses.ralsgan import RelativisticAverageLeastSquares
+from gantrain.losses.relativistic import Relativistic
+from gantrain.losses.wasserstein import Wasserstein
+from gantrain.regularizers.weight_clip import WeightClip
+from gantrain.verdicts.base import Verdict
+from gantrain.verdicts.clipping import Clipping
+from gantrain.verdicts.collapse import Collapse
+from gantrain.verdicts.discriminator_overfits import DiscriminatorOverfits
+from gantrain.verdicts.discriminator_wins import DiscriminatorWins, loss_at_equal_logits
+from gantrain.verdicts.evidence import Scores
+from gantrain.verdicts.generator_stalls import GeneratorStalls
+from gantrain.verdicts.memorization import Memorization
+from gantrain.verdicts.metric_worsens import MetricWorsens
+from gantrain.verdicts.reference import Neighbors
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def collapse() -> Collapse:
+    return Collapse(pixels=0.3, features=0.2, checks=2, after=1000)
+
+
+class TestCollapse:
+    REAL = normal(30, 4)
+
+    def judge(self, verdict: Collapse, pixels: float, features: float | None = None, **options: Any) -> Any:
+        known = {} if features is None else {"features": (features * self.REAL, self.REAL)}
+        # Scaling all points by c scales every distance by c.
+        made = make_evidence(
+            thumbnails=7 + pixels * self.REAL, reference={"real_thumbnails": self.REAL}, **known, **options
+        )
+        return verdict(made)
+
+    @pytest.mark.parametrize(("pixels", "found"), [(0.29, True), (0.31, False), (0.0, True), (1.0, False)])
+    def test_in_pixels(self, pixels: float, found: bool) -> None:
+        finding = self.judge(collapse(), pixels)
+        assert (finding is not None) == found
+        assert not found or f"is {pixels:.0%} in pixels (limit 30%)." in finding.evidence
+
+    @pytest.mark.parametrize(("features", "found"), [(0.19, True), (0.21, False)])
+    def test_in_features(self, features: float, found: bool) -> None:
+        finding = self.judge(collapse(), 0.9, features)
+        assert (finding is not None) == found
+        assert not found or "is 90% in pixels (limit 30%) and 19% in features (limit 20%)." in finding.evidence
+
+    def test_features_count_until_they_are_computed_again(self) -> None:
+        verdict, resumed = collapse(), collapse()
+        assert self.judge(verdict, 0.9, 0.1)
+        assert self.judge(verdict, 0.9)
+        resumed.load_state_dict(verdict.state_dict())
+        assert self.judge(resumed, 0.9)
+        assert self.judge(resumed, 0.9, 0.8) is None
+        assert self.judge(resumed, 0.9) is None
+
+    @pytest.mark.parametrize(("step", "found"), [(999, False), (1000, True)])
+    def test_not_before_enough_steps(self, step: int, found: bool) -> None:
+        assert (self.judge(collapse(), 0.1, step=step) is not None) == found
+
+    def test_of_vectors(self) -> None:
+        finding = self.judge(collapse(), 0.1, dataset=gaussians_8(radius=2.0, std=0.02, scale=1.414))
+        assert "is 10% (limit 30%)." in finding.evidence
+
+    def test_equal_samples_of_equal_data_are_right(self) -> None:
+        same = torch.ones(9, 4)
+        assert collapse()(make_evidence(thumbnails=same, reference={"real_thumbnails": same})) is None
+
+
+def rows(loss: float, norm: float) -> list[dict[str, float]]:
+    return [{"loss/discriminator": loss, "gradient_norm/generator": norm}] * 3
+
+
+def wins() -> DiscriminatorWins:
+    return DiscriminatorWins(loss=0.01, gradient=0.001, checks=2)
+
+
+class TestDiscriminatorWins:
+    @pytest.mark.parametrize(
+        ("loss", "equal"),
+        [
+            (NonSaturating(), 2 * math.log(2)),
+            (Minimax(), 2 * math.log(2)),
+            (Relativistic(), math.log(2)),
+            (Hinge(), 2.0),
+            (LeastSquares(fake_label=0.0, real_label=1.0, generator_label=1.0), 0.25),
+            (LeastSquares(fake_label=-1.0, real_label=1.0, generator_label=0.0), 1.0),
+            (RelativisticAverageLeastSquares(), 1.0),
+            (Wasserstein(), 0.0),
+        ],
+    )
+    def test_saturated_loss(self, loss: Any, equal: float) -> None:
+        assert loss_at_equal_logits(make_evidence(loss=loss)) == pytest.approx(equal, rel=1e-6)
+        finding = wins()(make_evidence(loss=loss, rows=rows(0.009 * equal, 1.0)))
+        assert (finding is not None) == (equal > 0)  # a Wasserstein loss has no lower bound
+        assert wins()(make_evidence(loss=loss, rows=rows(0.011 * equal, 1.0))) is None
+
+    def test_evidence_names_the_numbers(self) -> None:
+        verdict = wins()
+        assert verdict(make_evidence(rows=rows(1.0, 4.0))) is None
+        finding = verdict(make_evidence(rows=rows(0.002, 2.0)))
+        assert finding is not None
+        assert "mean loss is 0.002 (1.4 if" in finding.evidence
+        assert "norm of 2 (0.5 times its largest so far)" in finding.evidence
+
+    @pytest.mark.parametrize(
+        ("norm", "highest_fake", "found"), [(0.0009, 0.9, True), (0.0011, 0.9, False), (0.0009, 1.1, False)]
+    )
+    def test_vanished_gradient(self, norm: float, highest_fake: float, found: bool) -> None:
+        before, verdict = wins(), wins()
+        assert before(make_evidence(loss=Wasserstein(), rows=rows(-5.0, 1.0))) is None
+        verdict.load_state_dict(before.state_dict())
+        logits = {"real_logits": torch.tensor([1.0, 2.0]), "fake_logits": torch.tensor([0.0, highest_fake])}
+        finding = verdict(make_evidence(loss=Wasserstein(), rows=rows(-5.0, norm), **logits))
+        assert (finding is not None) == found
+
+    def test_needs_logged_values(self) -> None:
+        assert wins()(make_evidence()) is None
+
+
+class TestDiscriminatorOverfits:
+    VERDICT = DiscriminatorOverfits(ratio=0.5, errors=4.0, checks=2)
+
+    MANY, FEW = images(100_000, side=1), images(40)
+
+    def judge(self, held_out: float, spread: float, num: int = 100, data: ImageDataset = MANY) -> Any:
+        noise = spread * torch.linspace(-1, 1, num)
+        logits = {"real_logits": 2 + noise, "fake_logits": noise, "held_out_logits": 2 - 2 * held_out + noise}
+        return self.VERDICT(make_evidence(dataset=data, **logits))
+
+    @pytest.mark.parametrize(("ratio", "found"), [(0.49, False), (0.51, True), (1.5, True), (-1.0, False)])
+    def test_ratio(self, ratio: float, found: bool) -> None:
+        finding = self.judge(ratio, spread=0.1)
+        assert (finding is not None) == found
+        assert not found or f"{ratio:.0%} of the way to samples (limit 50%)" in finding.evidence
+
+    @pytest.mark.parametrize(("errors", "found"), [(3.9, False), (4.1, True)])
+    @pytest.mark.parametrize(("data", "means"), [(MANY, 2), (FEW, 1)])
+    def test_standard_errors(self, data: ImageDataset, means: int, errors: float, found: bool) -> None:
+        """The mean of all images of a small training set has no error."""
+        # The variance of n evenly spaced numbers in [-1, 1] is (n + 1) / (3 (n - 1)).
+        error = math.sqrt(means * 101 / (3 * 99) / 100)
+        assert (self.judge(0.6, spread=1.2 / (errors * error), data=data) is not None) == found
+
+    def test_needs_held_out_images_and_enough_of_them(self) -> None:
+        assert self.judge(0.9, spread=0.1, num=8) is not None
+        assert self.judge(0.9, spread=0.1, num=7) is None
+        assert self.VERDICT(make_evidence(held_out_logits=None)) is None
+
+    def test_d_that_takes_samples_for_real_does_not_overfit(self) -> None:
+        logits = {"real_logits": torch.zeros(20), "fake_logits": torch.ones(20), "held_out_logits": -torch.ones(20)}
+        assert self.VERDICT(make_evidence(**logits)) is None
+
+
+class TestGeneratorStalls:
+    REAL = normal(30, 4)
+
+    def judge(self, verdict: GeneratorStalls, moved: float, **options: Any) -> Any:
+        scale = float(torch.pdist(self.REAL).mean())
+        x = normal(50, 4, seed=1) + moved * scale * torch.tensor([0.6, 0.8, 0.0, 0.0])  # a vector of length 1
+        return verdict(make_evidence(current_thumbnails=x, reference={"real_thumbnails": self.REAL}, **options))
+
+    @pytest.mark.parametrize(("moved", "found"), [(0.0, True), (0.009, True), (0.011, False)])
+    def test_distance(self, moved: float, found: bool) -> None:
+        before, verdict = (GeneratorStalls(distance=0.01, checks=2) for _ in range(2))
+        assert self.judge(before, 0.0, step=100) is None
+        verdict.load_state_dict(before.state_dict())
+        finding = self.judge(verdict, moved, step=200)
+        assert (finding is not None) == found
+        assert not found or f"since step 100 its samples from the same latents have moved by {moved:.2g}" in str(
+            finding
+        )
+
+    def test_learning_rate_that_a_schedule_has_lowered(self) -> None:
+        verdict = GeneratorStalls(distance=0.01, checks=2)
+        for lr, found in ((1e-3, False), (1.1e-4, True), (0.9e-4, False), (1e-3, True)):
+            assert (self.judge(verdict, 0.0, lr=lr) is not None) == found
+
+
+class TestMetricWorsens:
+    VERDICT = MetricWorsens(relative=0.25, progress=0.3, evaluations=3)
+
+    def judge(self, *values: float, sign: int = -1) -> Any:
+        steps = [100 * (i + 1) for i in range(len(values))]
+        return self.VERDICT(make_evidence(scores={"fid": Scores(sign, list(zip(steps, values, strict=True)))}))
+
+    @pytest.mark.parametrize(
+        ("values", "found"),
+        [
+            ((100, 20, 46, 46, 46), True),  # 26 worse; 30 % of 80 is 24
+            ((100, 20, 44, 99, 99), False),  # not all three
+            ((100, 20, 46, 46), False),  # too few
+            ((100, 20, 46, 46, 46, 21), False),
+            ((30, 20, 24.9, 24.9, 24.9), False),  # 25 % of 20 is 5
+            ((30, 20, 25.1, 25.1, 25.1), True),
+            ((20, 30, 40, 50), True),  # the first is the best
+            ((5, 4, 3, 2), False),
+            ((), False),
+        ],
+    )
+    def test_margins(self, values: tuple[float, ...], found: bool) -> None:
+        assert (self.judge(*values) is not None) == found
+        assert (self.judge(*(-value for value in values), sign=1) is not None) == found
+
+    def test_evidence_names_the_best_and_the_last(self) -> None:
+        finding = self.judge(100, 20, 46, 47, 48)
+        assert "fid was 20 at step 200 and is now 48" in finding.evidence
+        assert "checkpoint.best=fid" in finding.advice
+
+
+class TestClipping:
+    def judge(self, num_at_bound: int, limit: float = 0.01, clipped: bool = True) -> Any:
+        D = nn.Linear(10, 10)
+        weights = torch.linspace(-0.5, 0.5, 100) * limit
+        weights[:num_at_bound] = limit * (-1) ** torch.arange(num_at_bound)
+        D.weight.data.copy_(weights.view(10, 10))
+        D.bias.data.fill_(limit)  # does not count
+        regularizers = {"clip": WeightClip(limit=limit)} if clipped else {}
+        return Clipping(share=0.8, checks=2)(make_evidence(D=D, regularizers=regularizers))
+
+    @pytest.mark.parametrize(("num", "found"), [(80, False), (81, True), (100, True), (0, False)])
+    def test_share(self, num: int, found: bool) -> None:
+        finding = self.judge(num)
+        assert (finding is not None) == found
+        assert not found or f"{num}% of D's weights are at the clipping bound of 0.01" in finding.evidence
+
+    def test_only_with_clipping(self) -> None:
+        assert self.judge(100, clipped=False) is None
+
+
+class TestMemorization:
+    VERDICT = Memorization(quantile=0.05, ratio=0.5, share=0.1, checks=2)
+    TRAINING = Neighbors(torch.linspace(1, 2, 101), torch.full((101,), 2.0))  # the quantile 0.05 is 1.05
+
+    def judge(self, num: int, first: float, second: float, training: Neighbors | None = TRAINING) -> Any:
+        """Judge 100 samples, `num` of which have these distances and the others those of real images."""
+        nearest = Neighbors(torch.full((100,), 1.5), torch.full((100,), 2.0))
+        nearest.first[:num], nearest.second[:num] = first, second
+        made = make_evidence(thumbnails=torch.zeros(100, 64), reference={"neighbors_of_training": training})
+        made.reference.neighbors = lambda _: nearest  # type: ignore[method-assign]
+        return self.VERDICT(made)
+
+    @pytest.mark.parametrize(
+        ("num", "first", "second", "found"),
+        [
+            (11, 1.04, 2.09, True),
+            (10, 1.04, 2.09, False),  # too few
+            (100, 1.06, 9.0, False),  # no closer than training images are to each other
+            (100, 0.1, 0.19, False),  # close to several images, as blurred samples are
+        ],
+    )
+    def test_copies(self, num: int, first: float, second: float, found: bool) -> None:
+        finding = self.judge(num, first, second)
+        assert (finding is not None) == found
+        assert not found or "11% of the samples are nearly copies of a training image (limit 10%)" in finding.evidence
+
+    def test_near_duplicates_in_the_data_raise_the_limit(self) -> None:
+        first, second = torch.ones(100), torch.full((100,), 1.5)
+        first[:4] = 0.1  # pairs of near-duplicates
+        assert self.judge(13, 0.05, 1.0, Neighbors(first, second)) is None
+        assert self.judge(15, 0.05, 1.0, Neighbors(first, second)) is not None
+
+    def test_vectors_have_no_training_set(self) -> None:
+        vectors = gaussians_8(radius=2.0, std=0.02, scale=1.414)
+        assert self.VERDICT(make_evidence(dataset=vectors, thumbnails=torch.zeros(100, 2))) is None
+
+    def test_copies_and_new_images(self) -> None:
+        data = images(60)
+        copies = torch.cat([data.images[:30], images(70, seed=1).images]).float() / 127.5 - 1
+        finding = self.VERDICT(make_evidence(dataset=data, thumbnails=copies.flatten(1)))
+        assert finding is not None
+        assert finding.evidence.startswith("30% of the samples")
+        assert self.VERDICT(make_evidence(dataset=data, thumbnails=copies[30:].flatten(1))) is None
+
+
+@pytest.mark.parametrize(
+    "verdict", [collapse(), wins(), GeneratorStalls(distance=0.01, checks=2)], ids=lambda v: type(v).__name__
+)
+def test_state_of_a_checkpoint_without_the_verdict_is_accepted(verdict: Verdict) -> None:
+    before = verdict.state_dict()
+    verdict.load_state_dict({})
+    assert verdict.state_dict() == before
