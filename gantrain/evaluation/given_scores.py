@@ -10,10 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gantrain.datasets.base import Dataset, ImageDataset
+from gantrain.datasets.batches import to_signed
 from gantrain.errors import ConfigError
 from gantrain.evaluation.evaluator import Evaluator, Score, numbered
 from gantrain.evaluation.sampling import BLOCK_SIZE
 from gantrain.metrics.base import FeatureMetric, Metric
+from gantrain.seeding import generator
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ def require_no_labels(metrics: Mapping[str, Metric | FeatureMetric]) -> None:
 
 
 def use_all_images(metrics: Mapping[str, Metric | FeatureMetric], num: int, typed_keys: Collection[str]) -> None:
-    """Let each metric use all `num` given images, or as many of the first ones as its num_samples was typed."""
+    """Let each metric use all `num` given images, or as many of them as its num_samples was typed."""
     for name, metric in metrics.items():
         key, wanted = f"metric.{name}.num_samples", metric.num_samples
         if key in typed_keys and wanted > num:
@@ -86,7 +88,12 @@ def score_images(evaluator: Evaluator, images: ImageDataset, given: str, *, real
 
 
 def blocks_of(images: ImageDataset, num: int) -> Iterator[Float[Tensor, "n c h w"]]:
-    """Yield the first `num` images in [-1, 1], in blocks as those of samples, so that memory is bounded."""
-    for start in range(0, min(num, images.num_images), BLOCK_SIZE):
-        indices = torch.arange(start, min(start + BLOCK_SIZE, num, images.num_images))
-        yield images.gather(indices).float() / 127.5 - 1
+    """Yield `num` images in [-1, 1], in blocks as those of samples, so that memory is bounded.
+
+    If there are more images, it is a random part of them, the same at every call: files are often sorted by class.
+    """
+    order = torch.arange(images.num_images)
+    if num < images.num_images:
+        order = torch.randperm(images.num_images, generator=generator("given images"))[:num]
+    for start in range(0, len(order), BLOCK_SIZE):
+        yield to_signed(images.gather(order[start : start + BLOCK_SIZE]))

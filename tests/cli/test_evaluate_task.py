@@ -21,6 +21,7 @@ from runs import csv_rows
 from gantrain.datasets.digits import digits
 from gantrain.evaluation.features.digits import Digits
 from gantrain.metrics.frechet import frechet_distance_of_features
+from gantrain.seeding import generator
 
 FID = ("metric=[fid]", "metric.fid.num_samples=60", "metric.fid.num_real=100")
 SAVED = ("evaluate_every=2", "checkpoint.every=2", "checkpoint.best=fid_digits", "log_every=1")
@@ -237,6 +238,12 @@ def test_all_images_are_used_unless_num_samples_is_typed(gantrain, tmp_path: Pat
         assert score["receipt"]["split"] == "train"
         warning = "metric.fid.num_samples=40: there are only 30 images; all of them are used"
         assert (warning in done.stderr) == (name == "more")
+    chosen = torch.randperm(30, generator=generator("given images"))[:20]
+    np.savez("chosen.npz", images=pixels[chosen.numpy()])
+    given = ("task=evaluate", "images=chosen.npz", "dataset=digits", "metric=[fid]", "output=chosen.json")
+    assert gantrain(*given).status == 0
+    values = [read(f"{name}.json")["metrics"]["fid_digits"]["value"] for name in ("few", "chosen")]
+    assert values[0] == pytest.approx(values[1], rel=1e-9)
     done = gantrain("task=evaluate", "images=a.npz", "dataset=digits", "metric=[kid]")
     assert done.status == 2
     assert "metric.kid: 30 generated images, but with these options it needs at least 1000" in done.stderr
