@@ -37,7 +37,7 @@ class Failure:
 
 POINTS = "dataset=gaussians_8 network=mlp_toy model.generator.width=64 model.discriminator.width=64 batch_size=64"
 FEW_IMAGES = (
-    "model=vanilla dataset.image_size=8 dataset.holdout=0.999 loss=relativistic regularizer=[r1] "
+    "model=vanilla dataset.image_size=8 loss=relativistic regularizer=[r1] "
     "regularizer.r1.gamma=0.1 model.generator.width=128 model.discriminator.width=128 model.discriminator.dropout=0 "
     "optimizer.lr=1e-3 optimizer.betas=[0,0.99] batch_size=16"
 )
@@ -53,7 +53,7 @@ PROVOKED = (
         "model=vanilla loss=minimax optimizer.lr=1e-5 discriminator_optimizer.lr=2e-3 batch_size=32 "
         "model.generator.width=32 model.discriminator.width=32",
     ),
-    Failure("discriminator_overfits", "ten training images", 500, FEW_IMAGES),
+    Failure("discriminator_overfits", "ten training images", 500, f"{FEW_IMAGES} dataset.holdout=0.999"),
     Failure(
         "generator_stalls",
         "the learning rate of G is 1e-8",
@@ -73,7 +73,7 @@ PROVOKED = (
         "model=wgan regularizer.weight_clip.limit=0.0005 optimizer.lr=5e-4 critic_warmup=null batch_size=8 "
         "model.generator.width=2 model.discriminator.width=4",
     ),
-    Failure("memorization", "ten training images, trained for longer", 1200, FEW_IMAGES),
+    Failure("memorization", "five training images", 1000, f"{FEW_IMAGES} dataset.holdout=0.9995"),
 )
 EVERY = 50
 """Interval of the verdicts in the provoked runs, in steps."""
