@@ -6,8 +6,6 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from gantrain.datasets.base import Dataset
@@ -57,6 +55,9 @@ class Wasserstein:
 
 def wasserstein(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> float:
     """Return the mean distance of the best assignment of the rows of x to those of y; NaN if any is NaN or Inf."""
+    from scipy.optimize import linear_sum_assignment  # here, because every run imports this module: takes a second
+    from scipy.stats import wasserstein_distance
+
     if not (x.isfinite().all() and y.isfinite().all()):
         return math.nan
     x, y = x.double(), y.double()
