@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +111,16 @@ class Server:
         self.process.wait(10)
 
 
+@cache
+def shared_server() -> Server:
+    """Start the server at its first use. It ends with this process, which closes its input."""
+    return Server()
+
+
 @pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
+def server() -> Server:
+    """Return the shared server: pytest makes a session's fixture once for each module that imports it."""
+    return shared_server()
 
 
 @pytest.fixture
@@ -177,12 +183,13 @@ def serve() -> None:
     """Fork a process for every request. Do not compute with torch here: its threads do not survive a fork."""
     # Modules that a run imports lazily.
     from importlib import import_module
+    from pkgutil import walk_packages
 
-    for name in ("tasks.train", "models.dcgan", "models.mlp", "losses.wasserstein", "datasets.digits"):
-        import_module(f"gantrain.{name}")
-    for path in Path(import_module("gantrain.callbacks").__path__[0]).glob("[!_]*.py"):
-        import_module(f"gantrain.callbacks.{path.stem}")
-    for name in ("matplotlib.pyplot", "matplotlib.backends.backend_agg", "torch._dynamo", "torch.optim"):
+    for module in walk_packages(import_module("gantrain").__path__, "gantrain."):
+        if not module.name.endswith("__main__"):
+            import_module(module.name)
+    libraries = ("matplotlib.pyplot", "matplotlib.backends.backend_agg", "torch._dynamo", "torch.optim")
+    for name in (*libraries, "scipy.optimize", "scipy.stats"):
         import_module(name)
     # Fill the caches that are filled at first use.
     from hydra.core.override_parser.overrides_parser import OverridesParser
