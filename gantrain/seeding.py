@@ -4,7 +4,8 @@ So a run can be resumed or split over processes without saving the states of ran
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +80,20 @@ def own_rows(draw: Callable[[Sequence[int]], Tensor], shape: Sequence[int]) -> T
     whole = draw([n * shard.num_shards, *rest])
     shards = whole.view(groups, shard.world_size, shard.num_micro_batches, n // groups, *whole.shape[1:])
     return shards[:, shard.rank, shard.micro_batch].flatten(0, 1)
+
+
+@contextmanager
+def unsharded() -> Iterator[None]:
+    """Draw and compute as a single process while the block runs, for work that only one rank does.
+
+    Otherwise a loss over the whole batch would wait for the other ranks.
+    """
+    global shard
+    previous, shard = shard, Shard()
+    try:
+        yield
+    finally:
+        shard = previous
 
 
 def whole_batch(x: Float[Tensor, "n *shape"]) -> Float[Tensor, "m *shape"]:

@@ -172,7 +172,9 @@ def test_changed_intervals_apply_from_the_resumed_step(gantrain, work: Path) -> 
     assert Image.open(work / "out/samples.gif").n_frames == 5
     assert run["events"].items() <= straight["events"].items()
     assert {step for tag, step in run["events"] if tag == "loss/generator"} == {1, 2, 4, 6, 9, 12, 14}
-    assert all(value == straight[name] for name, value in run.items() if name.startswith("checkpoint"))
+    # Verdicts remember what was logged since their last check.
+    saved = {name: value for name, value in run.items() if name.startswith("checkpoint") and "verdicts" not in name}
+    assert all(value == straight[name] for name, value in saved.items())
 
 
 @pytest.fixture(scope="module")

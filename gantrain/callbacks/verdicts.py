@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from gantrain.callbacks.base import Callback, is_regular_record
 from gantrain.evaluation.receipts import differ
+from gantrain.seeding import unsharded
 from gantrain.session.run import Run
 from gantrain.train import TrainState
 from gantrain.updates import Logs
@@ -124,8 +125,9 @@ class Verdicts(Callback):
             scores={n: Scores(better[n], [(s, v) for s, v in xs]) for n, xs in self.scores.items() if n in better},
             with_features=any(tag.startswith(METRIC) for tag in logs),
         )
-        for name, verdict in self.run.verdicts.items():
-            self.update(name, verdict(evidence), verdict.checks)
+        with unsharded():  # only rank 0 is here
+            for name, verdict in self.run.verdicts.items():
+                self.update(name, verdict(evidence), verdict.checks)
         self.rows = []
 
     def update(self, name: str, finding: Finding | None, checks: int) -> None:

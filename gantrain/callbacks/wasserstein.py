@@ -17,7 +17,7 @@ from gantrain.evaluation.critic import Reading, read_critic
 from gantrain.evaluation.sampling import labels_like_data, sample
 from gantrain.metrics.wasserstein import wasserstein
 from gantrain.schedules.base import Clock
-from gantrain.seeding import generator
+from gantrain.seeding import generator, unsharded
 from gantrain.session.run import Run
 from gantrain.train import TrainState, train
 from gantrain.updates import Logs
@@ -120,8 +120,9 @@ class WassersteinEstimate(Callback):
         more_trained = self.train_copy(state) if self.extra_updates else None
         if not self.run.processes.is_main:
             return
-        fake = self.generate(state)
-        reading = self.read(state, fake, more_trained)
+        with unsharded():  # only rank 0 is here
+            fake = self.generate(state)
+            reading = self.read(state, fake, more_trained)
         doubts = reading.doubts(max_gain=self.max_gain, max_gap=self.max_gap)
         logs["wasserstein/train"] = reading.train
         if reading.held_out is not None:

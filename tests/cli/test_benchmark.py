@@ -177,7 +177,7 @@ def test_time_of_own_callback_is_averaged_over_its_interval(gantrain, tmp_path: 
 def test_flops_of_a_lazy_penalty_are_averaged_over_its_interval(gantrain, tmp_path: Path) -> None:
     def flops(*typed: str) -> int:
         (tmp_path / "speed.json").unlink(missing_ok=True)
-        own = ("model.discriminator.norm=none", "callback=[]", "n_critic=3", "steps=1", "output=speed.json")
+        own = ("model.discriminator.norm=none", "callback=[]", "n_critic=3", "steps=3", "output=speed.json")
         result = gantrain("task=benchmark", *SMALL, *own, *typed)
         assert result.status == 0, result.stderr
         made: int = json.loads((tmp_path / "speed.json").read_text())["flops_per_step"]

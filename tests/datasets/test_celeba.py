@@ -87,7 +87,7 @@ def test_failed_download_names_the_reason(tmp_path: Path, monkeypatch: pytest.Mo
     def fail(*args: object) -> None:
         raise RuntimeError("too many users have viewed this file")
 
-    monkeypatch.setattr(module, "download_file_from_google_drive", fail)
+    monkeypatch.setattr("torchvision.datasets.utils.download_file_from_google_drive", fail)
     with pytest.raises(DataError, match=r"The download failed \(too many users.*by hand"):
         load(tmp_path, tmp_path / "cache", download=True)
 
