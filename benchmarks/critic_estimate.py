@@ -1,6 +1,6 @@
 """Compare a Wasserstein critic's estimate with the exact distance, while it trains on vectors.
 
-python benchmarks/critic_estimate.py docs/pictures/critic_estimate.png    # about ten minutes on one core
+python benchmarks/critic_estimate.py docs/pictures/critic_estimate.png
 
 It prints, for WGAN and WGAN-GP on two data sets, Spearman's rank correlation of the estimate with the exact distance
 over the training: of all values, and of those that gantrain calls readable. The plot shows both against the step.

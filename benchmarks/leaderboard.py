@@ -2,7 +2,7 @@
 
 python benchmarks/leaderboard.py --root data --table docs/leaderboard.md --picture docs/pictures/leaderboard.png
 
-It takes about 25 minutes on one core. The time of a step is measured first, so every recipe gets the steps that take
+The time of a step is measured first, so every recipe gets the steps that take
 `--seconds` of CPU time on one thread. Runs that exist in `--folder` already are not repeated.
 """
 

@@ -1,6 +1,6 @@
 """Train healthy runs, in which no verdict may find anything, and provoked failures, and print two tables in Markdown.
 
-    python benchmarks/verdicts.py                         # both tables; about half an hour on one core
+    python benchmarks/verdicts.py                         # both tables
     python benchmarks/verdicts.py healthy --out runs      # one of them; keeps the runs, to look at their samples
     python benchmarks/verdicts.py healthy wgan lsgan      # some of its runs
 

@@ -13,7 +13,7 @@ from gantrain.session.run import Run
 from gantrain.train import TrainState
 from gantrain.updates import Logs
 from gantrain.verdicts.base import Finding
-from gantrain.verdicts.evidence import Evidence, Scores
+from gantrain.verdicts.evidence import Evidence, History
 from gantrain.verdicts.reference import Reference
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class Verdicts(Callback):
             self.reference,
             self.run.objective,
             rows=[scalars for _, scalars in self.rows],
-            scores={n: Scores(better[n], [(s, v) for s, v in xs]) for n, xs in self.scores.items() if n in better},
+            scores={n: History(better[n], [(s, v) for s, v in xs]) for n, xs in self.scores.items() if n in better},
             with_features=any(tag.startswith(METRIC) for tag in logs),
         )
         with unsharded():  # only rank 0 is here

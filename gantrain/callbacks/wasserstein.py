@@ -1,5 +1,6 @@
 """Measure how far a Wasserstein critic's estimate of the distance can be trusted."""
 
+import logging
 from copy import deepcopy
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from gantrain.datasets.labels import make_fake_labels
 from gantrain.engine.memory import is_out_of_memory, require_memory
 from gantrain.errors import ConfigError
 from gantrain.evaluation.critic import Reading, read_critic
-from gantrain.evaluation.sampling import labels_like_data, sample
+from gantrain.evaluation.sampling import BLOCK_SIZE, labels_like_data, sample
 from gantrain.metrics.wasserstein import wasserstein
 from gantrain.schedules.base import Clock
 from gantrain.seeding import generator, unsharded
@@ -22,15 +23,18 @@ from gantrain.session.run import Run
 from gantrain.train import TrainState, train
 from gantrain.updates import Logs
 
+logger = logging.getLogger(__name__)
+
 
 class WassersteinEstimate(Callback):
     """Publish the critic's estimate on training and on held-out samples, and whether it can be read as a distance.
 
     It does nothing if the loss is not a Wasserstein loss. The estimate is E[D(x)] - E[D(G(z))] on always the same real
-    samples and latents, with D and G in evaluation mode and without penalties: above 0 if the critic gives real samples
-    higher values. It is a distance only up to the critic's Lipschitz constant, which the norms of its gradient at real,
-    generated and interpolated samples bound from below; wasserstein/normalized is the estimate divided by that bound.
-    For vectors, the exact distance between the same real and generated samples is published beside it.
+    samples and latents: above 0 if the critic gives real samples higher values. G is in evaluation mode; D has no
+    dropout, and its BatchNorm uses the statistics of its input, as in training. The estimate is a distance only up to
+    the critic's Lipschitz constant, which the norms of its gradient at real, generated and interpolated samples bound
+    from below; wasserstein/normalized is the estimate divided by that bound. For vectors, the exact distance between
+    the same real and generated samples is published beside it.
 
     The critic counts as undertrained if its estimate is not above 0, or if some more updates of a copy raise it by more
     than the fraction max_gain; as overfitted if the estimate on training samples exceeds that on held-out samples by
@@ -143,7 +147,8 @@ class WassersteinEstimate(Callback):
         run, key = self.run, (self.run.config.seed, "wasserstein")
         labels = labels_like_data(run.class_counts, key) if run.class_counts else None
         x = sample(state.G, run.latent, self.num_used, device=run.device, key=key, labels=labels)
-        y = None if labels is None else torch.cat([labels(i, 64) for i in range(0, self.num_used, 64)])[: self.num_used]
+        starts = range(0, self.num_used, BLOCK_SIZE)
+        y = None if labels is None else torch.cat([labels(i, BLOCK_SIZE) for i in starts])[: self.num_used]
         return Batch(x.to(run.device), None if y is None else y.to(run.device))
 
     def read(self, state: TrainState, fake: Batch, more_trained: nn.Module | None) -> Reading:
@@ -189,6 +194,9 @@ class WassersteinEstimate(Callback):
             if run.processes.world_size > 1 or not is_out_of_memory(error):
                 raise
             self.has_memory = False
+            logger.warning(
+                "There is no memory for a copy of the networks: wasserstein/readable is without extra updates."
+            )
             return None
         return copied.D
 

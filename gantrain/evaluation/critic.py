@@ -1,23 +1,24 @@
 """Read a critic: the distance that it estimates, and the norms of its gradient."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from math import sqrt
+from itertools import pairwise
+from math import ceil, sqrt
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gantrain.datasets.batches import Batch
 from gantrain.datasets.labels import Labels
-from gantrain.evaluation.sampling import evaluating
+from gantrain.evaluation.sampling import BLOCK_SIZE, evaluating
 from gantrain.losses.base import Logits
 from gantrain.models.interface import split_output, takes_labels
 from gantrain.regularizers.input_gradient import gradient_norms
 from gantrain.seeding import generator
-
-BLOCK_SIZE = 128
-"""Samples in a forward pass of the critic."""
 
 POINTS = ("real", "fake", "interpolated")
 """Where the norm of the critic's gradient is measured."""
@@ -25,7 +26,7 @@ POINTS = ("real", "fake", "interpolated")
 
 @dataclass(frozen=True)
 class Reading:
-    """What a critic says of some samples, in evaluation mode and without penalties.
+    """What a critic says of some samples, without penalties and dropout.
 
     Attributes:
         train: E[D(x)] - E[D(G(z))] over training samples x; above 0 if real samples get higher values.
@@ -116,22 +117,46 @@ def critic(D: nn.Module, augment: Callable[[Tensor], Tensor]) -> Callable[[Tenso
     return lambda x, y: split_output(D(augment(x), y) if takes_labels(D) else D(augment(x)))[0]
 
 
+@contextmanager
+def as_in_training(D: nn.Module) -> Iterator[None]:
+    """Let BatchNorm use the statistics of its input while the block runs, as in training, but change no state.
+
+    Dropout is off. The running statistics of D are those of real and generated batches mixed, so with them D's logits
+    are not those of the training.
+    """
+    layers = [module for module in D.modules() if isinstance(module, _BatchNorm)]
+    buffers = [(layer.running_mean, layer.running_var) for layer in layers]
+    with evaluating(D):
+        try:
+            for layer in layers:
+                layer.running_mean = layer.running_var = None
+            yield
+        finally:
+            for layer, (mean, var) in zip(layers, buffers, strict=True):
+                layer.running_mean, layer.running_var = mean, var
+
+
 @torch.no_grad()
 def logits(D: nn.Module, augment: Callable[[Tensor], Tensor], batch: Batch) -> Float[Tensor, " m"]:
-    """Compute the logits of samples, float64 on the CPU."""
-    with evaluating(D):
-        parts = [critic(D, augment)(block.x, block.y) for block in blocks(batch)]
+    """Compute the logits of samples, float64 on the CPU; with packing, m = n / packing."""
+    with as_in_training(D):
+        parts = [critic(D, augment)(block.x, block.y) for block in blocks(batch, D)]
     return torch.cat(parts).double().cpu()
 
 
 def norms(D: nn.Module, augment: Callable[[Tensor], Tensor], batch: Batch) -> Float[Tensor, " m"]:
     """Compute the norm of the gradient of each logit with respect to its input, on the CPU."""
-    with evaluating(D):
-        return torch.cat([gradient_norms(critic(D, augment), b.x, b.y).detach() for b in blocks(batch)]).cpu()
+    with as_in_training(D):
+        return torch.cat([gradient_norms(critic(D, augment), b.x, b.y).detach() for b in blocks(batch, D)]).cpu()
 
 
-def blocks(batch: Batch) -> list[Batch]:
-    """Split a batch, so that memory is bounded."""
+def blocks(batch: Batch, D: nn.Module) -> list[Batch]:
+    """Split a batch into blocks of whole packs, so that memory is bounded.
+
+    The blocks are of nearly equal size, because BatchNorm cannot normalize a block of one sample.
+    """
+    packing = int(getattr(D, "packing", 1))
+    num_packs = len(batch.x) // packing
+    bounds = np.linspace(0, num_packs, ceil(num_packs * packing / BLOCK_SIZE) + 1).astype(int) * packing
     x, y = batch
-    starts = range(0, len(x), BLOCK_SIZE)
-    return [Batch(x[i : i + BLOCK_SIZE], None if y is None else y[i : i + BLOCK_SIZE]) for i in starts]
+    return [Batch(x[i:j], None if y is None else y[i:j]) for i, j in pairwise(bounds.tolist())]

@@ -1,29 +1,23 @@
 """What is known at a check: logged values, samples, logits, features and scores, each computed at its first use."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from gantrain.datasets.base import ImageDataset
-from gantrain.datasets.batches import to_bytes
-from gantrain.evaluation.sampling import BLOCK_SIZE, evaluating
+from gantrain.datasets.batches import Batch, to_bytes
+from gantrain.evaluation.critic import logits
 from gantrain.game import Objective
 from gantrain.losses.base import Logits
-from gantrain.models.interface import split_output, takes_labels
 from gantrain.train import TrainState
-from gantrain.verdicts.reference import Reference, Samples, thumbnails
+from gantrain.verdicts.reference import Reference, thumbnails
 
 
 @dataclass(frozen=True)
-class Scores:
+class History:
     """The values of one metric, all by the same protocol.
 
     Attributes:
@@ -55,7 +49,7 @@ class Evidence:
         objective: Objective,
         *,
         rows: Sequence[Mapping[str, float]] = (),
-        scores: Mapping[str, Scores] | None = None,
+        scores: Mapping[str, History] | None = None,
         with_features: bool = False,
     ):
         self.state, self.reference, self.objective = state, reference, objective
@@ -76,12 +70,12 @@ class Evidence:
         return [row[tag] for row in self.rows if tag in row]
 
     @cached_property
-    def current(self) -> Samples:
+    def current(self) -> Batch:
         """Samples of G with its current weights, always from the same latents."""
         return self.reference.generated(self.state.G)
 
     @cached_property
-    def samples(self) -> Samples:
+    def samples(self) -> Batch:
         """Samples of the EMA of G, or of G if there is no EMA."""
         return self.current if self.state.G_ema is None else self.reference.generated(self.state.G_ema)
 
@@ -123,37 +117,8 @@ class Evidence:
         held_out = self.reference.held_out
         return None if held_out is None else self.logits(held_out)
 
-    @torch.no_grad()
-    def logits(self, samples: Samples) -> Logits:
+    def logits(self, samples: Batch) -> Logits:
         """Return D's logits of samples without augmentation, on the CPU; [n / packing] with packing."""
-        D, device = self.state.D, self.reference.device
-        packing = int(getattr(D, "packing", 1))
-        num_packs = len(samples.x) // packing
-        found = []
-        with as_in_training(D):
-            # Equal blocks, because BatchNorm cannot normalize a block of one sample.
-            for block in np.array_split(np.arange(num_packs), math.ceil(num_packs * packing / BLOCK_SIZE)):
-                rows = slice(int(block[0]) * packing, (int(block[-1]) + 1) * packing)
-                x, y = (None if part is None else part[rows].to(device) for part in samples)
-                output = D(x, y) if takes_labels(D) else D(x)
-                found.append(split_output(output)[0].float().cpu())
-        return torch.cat(found)
-
-
-@contextmanager
-def as_in_training(D: nn.Module) -> Iterator[None]:
-    """Let BatchNorm use the statistics of its input while the block runs, as in training, but change no state.
-
-    Dropout is off. The running statistics of D are those of real and generated batches mixed, so with them D's logits
-    are not those of the training.
-    """
-    layers = [module for module in D.modules() if isinstance(module, _BatchNorm)]
-    buffers = [(layer.running_mean, layer.running_var) for layer in layers]
-    with evaluating(D):
-        try:
-            for layer in layers:
-                layer.running_mean = layer.running_var = None
-            yield
-        finally:
-            for layer, (mean, var) in zip(layers, buffers, strict=True):
-                layer.running_mean, layer.running_var = mean, var
+        x, y = (None if part is None else part.to(self.reference.device) for part in samples)
+        assert x is not None
+        return logits(self.state.D, lambda x: x, Batch(x, y)).float()

@@ -3,7 +3,7 @@
 from typing_extensions import override
 
 from gantrain.verdicts.base import Finding, Verdict
-from gantrain.verdicts.evidence import Evidence, Scores
+from gantrain.verdicts.evidence import Evidence, History
 
 
 class MetricWorsens(Verdict):
@@ -33,7 +33,7 @@ class MetricWorsens(Verdict):
             "learning rate over time (schedule=[lr]), or use an EMA (ema_halflife_images=5000).",
         )
 
-    def compare(self, scores: Scores) -> tuple[int, float, float] | None:
+    def compare(self, scores: History) -> tuple[int, float, float] | None:
         """Return the step and value of the best score and the last value, if the last values are much worse."""
         sign, values = scores.sign, scores.values
         step, best = max(values, key=lambda item: sign * item[1], default=(0, 0.0))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from gantrain.datasets.base import Dataset, ImageDataset
-from gantrain.datasets.batches import to_signed
+from gantrain.datasets.batches import Batch, to_signed
 from gantrain.datasets.labels import Labels
 from gantrain.evaluation.features.arithmetic import full_float32
 from gantrain.evaluation.features.base import Extractor
@@ -35,18 +35,6 @@ CHUNK = 256
 """Images that are read at a time."""
 
 
-class Samples(NamedTuple):
-    """Samples on the CPU.
-
-    Attributes:
-        x: float32 [n, ...], images in [-1, 1].
-        y: int64 [n], or None if the data have no labels or no network takes them.
-    """
-
-    x: Float[Tensor, "n *shape"]
-    y: Labels = None
-
-
 class Neighbors(NamedTuple):
     """Distances to the nearest and to the second-nearest training image, between thumbnails."""
 
@@ -55,7 +43,7 @@ class Neighbors(NamedTuple):
 
 
 class Reference:
-    """The fixed samples of a run, which depend only on the data and the seed; all are made at their first use.
+    """The fixed samples of a run, on the CPU, which depend only on the data and the seed; made at their first use.
 
     Args:
         class_counts: number of samples of each class in the data; None if the run does not use labels.
@@ -84,30 +72,30 @@ class Reference:
             return None
         return labels_like_data(self.class_counts, (self.seed, "verdicts"))(0, NUM_SAMPLES)
 
-    def generated(self, G: nn.Module) -> Samples:
+    def generated(self, G: nn.Module) -> Batch:
         """Return samples of G, always from the same latents."""
         y = self.labels
         label_function = None if y is None else (lambda start, n: y[start : start + n])
         key = (self.seed, "verdicts")
-        return Samples(sample(G, self.latent, NUM_SAMPLES, device=self.device, key=key, labels=label_function), y)
+        return Batch(sample(G, self.latent, NUM_SAMPLES, device=self.device, key=key, labels=label_function), y)
 
     @cached_property
-    def real(self) -> Samples:
+    def real(self) -> Batch:
         """Random samples of the training data."""
         return self._draw(self.dataset)
 
     @cached_property
-    def held_out(self) -> Samples | None:
+    def held_out(self) -> Batch | None:
         """Random images on which nothing is trained; None: none are held out."""
         return None if self.dataset.held_out is None else self._draw(self.dataset.held_out)
 
-    def _draw(self, dataset: Dataset) -> Samples:
+    def _draw(self, dataset: Dataset) -> Batch:
         if not isinstance(dataset, ImageDataset):
-            return Samples(dataset.sample(NUM_SAMPLES, generator(self.seed, "verdicts", "real")))
+            return Batch(dataset.sample(NUM_SAMPLES, generator(self.seed, "verdicts", "real")))
         chosen = _random_indices(dataset, NUM_SAMPLES)
         with_labels = self.class_counts is not None and dataset.labels is not None
         y = dataset.labels[chosen] if with_labels and dataset.labels is not None else None
-        return Samples(to_signed(dataset.gather(chosen)), y)
+        return Batch(to_signed(dataset.gather(chosen)), y)
 
     @cached_property
     def real_thumbnails(self) -> Float[Tensor, "n d"]:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import seconds_waiting_for_cpu
+from processes import seconds_waiting_for_cpu, slowness
 
 from gantrain.config import CONF
 
@@ -127,7 +127,7 @@ def test_a_users_own_config_and_module_are_found(gantrain, tmp_path) -> None:
     assert (tmp_path / "out/run.json").is_file()
 
 
-def test_default_run_reaches_step_1_within_11_seconds(tmp_path: Path) -> None:
+def test_default_run_reaches_step_1_within_8_seconds(tmp_path: Path) -> None:
     """Measured from the start of the process, without waiting for a core; the best of three."""
 
     def seconds(run: str) -> float:
@@ -142,4 +142,5 @@ def test_default_run_reaches_step_1_within_11_seconds(tmp_path: Path) -> None:
         print(f"at step 1 after {taken:.1f} s")
         return taken
 
-    assert any(seconds(run) < 11 for run in "abc")
+    limit = 8 * slowness()
+    assert any(seconds(run) < limit for run in "abc")

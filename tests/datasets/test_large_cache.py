@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from processes import Process, gantrain, seconds_waiting_for_cpu, server, start, work
+from processes import Process, gantrain, seconds_waiting_for_cpu, server, slowness, start, work
 from runs import run_json
 
 from gantrain.datasets import cache as module
@@ -54,18 +54,6 @@ def photos(work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path(f"{stem}.json").write_text(json.dumps(facts))
     assert stamp["num_bytes"] > 20e9
     return folder
-
-
-def slowness() -> float:
-    """Return the CPU time of a loop relative to the machine on which the limit of 4 s was set; at least 1."""
-
-    def seconds() -> float:
-        began = time.thread_time()
-        for _ in range(2_000_000):
-            pass
-        return time.thread_time() - began
-
-    return max(1.0, min(seconds() for _ in range(5)) / 0.03)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -9,7 +9,7 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor, nn
 
 from gantrain.datasets.batches import Batch
-from gantrain.evaluation.critic import Reading, read_critic
+from gantrain.evaluation.critic import Reading, blocks, logits, read_critic
 from gantrain.models.packing import pack
 from gantrain.models.spectral_norm import spectral_norm
 
@@ -101,6 +101,23 @@ def test_packed_critic_has_a_value_for_each_pack() -> None:
     reading = read_critic(D, same, real=samples(8, 2), held_out=None, fake=samples(8, 2, seed=1))
     assert [len(norms) for norms in reading.norms.values()] == [4, 4, 4]
     assert reading.lipschitz == pytest.approx(2.0)  # of (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("num", [6, 126, 300])
+def test_any_packing_and_number_of_samples(num: int) -> None:
+    D = pack(lambda shape: Linear(torch.ones(shape[0])), (1,), 3)
+    batch = samples(num, 1)
+    expected = batch.x.view(-1, 3).sum(1).double()
+    torch.testing.assert_close(logits(D, same, batch), expected)
+    assert [len(block.x) % 3 for block in blocks(batch, D)] == [0] * len(blocks(batch, D))
+
+
+def test_batch_norm_uses_the_statistics_of_its_input() -> None:
+    D = nn.Sequential(nn.BatchNorm1d(1), nn.Flatten(0))
+    batch = samples(40, 1, mean=5.0)
+    expected = ((batch.x - batch.x.mean()) / (batch.x.var(correction=0) + D[0].eps).sqrt())[:, 0].double()
+    torch.testing.assert_close(logits(D, same, batch), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(D[0].running_mean, torch.zeros(1))
 
 
 def reading(train: float, *, gap: tuple[float, float] = (0.0, 0.0), more_trained: float | None = None) -> Reading:

@@ -10,7 +10,7 @@ from gantrain.game import Objective
 from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.models.latent import Normal
 from gantrain.train import TrainState
-from gantrain.verdicts.evidence import Evidence, Scores
+from gantrain.verdicts.evidence import Evidence, History
 from gantrain.verdicts.reference import Reference
 
 CPU = torch.device("cpu")
@@ -29,7 +29,7 @@ def make_evidence(
     D: nn.Module | None = None,
     lr: float = 1e-3,
     rows: Any = (),
-    scores: dict[str, Scores] | None = None,
+    scores: dict[str, History] | None = None,
     dataset: Dataset | None = None,
     reference: dict[str, Any] | None = None,
     **known: Any,

@@ -10,13 +10,14 @@ from making import CPU, images, make_evidence
 from torch import Tensor, nn
 
 from gantrain.datasets.base import ImageDataset
+from gantrain.datasets.batches import Batch
 from gantrain.datasets.holdout import hold_out
 from gantrain.datasets.toys import gaussian
 from gantrain.engine.batch_norm import synchronize_batch_norm
 from gantrain.models.dcgan import Discriminator
 from gantrain.models.latent import Normal
 from gantrain.models.packing import pack
-from gantrain.verdicts.reference import NUM_SAMPLES, Reference, Samples, thumbnails
+from gantrain.verdicts.reference import NUM_SAMPLES, Reference, thumbnails
 
 
 def discriminator(norm: str = "batch", channels: int = 1) -> nn.Module:
@@ -37,7 +38,7 @@ def test_logits_are_those_of_training_without_dropout_and_change_nothing() -> No
     D(x)  # running statistics that differ from those of the batch
     evidence = make_evidence(D=D)
     state, random = copy.deepcopy(D.state_dict()), torch.get_rng_state()
-    logits = evidence.logits(Samples(x))
+    logits = evidence.logits(Batch(x))
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, state[name]) for name, value in D.state_dict().items())
     assert all(module.training for module in D.modules())
@@ -51,9 +52,9 @@ def test_synchronized_batch_norm_does_not_communicate() -> None:
     """Only rank 0 computes evidence, so a collective operation would wait forever (or fail, without a group)."""
     D = discriminator()
     x = torch.randn(20, 1, 8, 8)
-    before = make_evidence(D=D).logits(Samples(x))
+    before = make_evidence(D=D).logits(Batch(x))
     synchronize_batch_norm(D)
-    torch.testing.assert_close(make_evidence(D=D).logits(Samples(x)), before)
+    torch.testing.assert_close(make_evidence(D=D).logits(Batch(x)), before)
 
 
 def test_logits_of_packs() -> None:
@@ -62,19 +63,19 @@ def test_logits_of_packs() -> None:
     D.eval()
     expected = D(x[:99]).detach()
     D.train()
-    torch.testing.assert_close(make_evidence(D=D).logits(Samples(x)), expected)
+    torch.testing.assert_close(make_evidence(D=D).logits(Batch(x)), expected)
 
 
 def test_blocks_have_no_remainder_of_one_sample() -> None:
     D = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1), nn.Flatten(0))
-    assert len(make_evidence(D=D).logits(Samples(torch.randn(65, 2)))) == 65
+    assert len(make_evidence(D=D).logits(Batch(torch.randn(65, 2)))) == 65
 
 
 def test_power_iteration_of_spectral_norm_is_not_advanced() -> None:
     options = {"activation": "leaky_relu", "slope": 0.2, "bias": "all", "init": "dcgan"}
     D = Discriminator((1, 16, 16), width=4, norm="spectral", **options)
     before = copy.deepcopy(D.state_dict())
-    make_evidence(D=D).logits(Samples(torch.randn(70, 1, 16, 16)))
+    make_evidence(D=D).logits(Batch(torch.randn(70, 1, 16, 16)))
     assert all(torch.equal(value, before[name]) for name, value in D.state_dict().items())
 
 

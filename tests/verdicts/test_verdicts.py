@@ -23,7 +23,7 @@ from gantrain.verdicts.clipping import Clipping
 from gantrain.verdicts.collapse import Collapse
 from gantrain.verdicts.discriminator_overfits import DiscriminatorOverfits
 from gantrain.verdicts.discriminator_wins import DiscriminatorWins, loss_at_equal_logits
-from gantrain.verdicts.evidence import Scores
+from gantrain.verdicts.evidence import History
 from gantrain.verdicts.generator_stalls import GeneratorStalls
 from gantrain.verdicts.memorization import Memorization
 from gantrain.verdicts.metric_worsens import MetricWorsens
@@ -198,7 +198,7 @@ class TestMetricWorsens:
 
     def judge(self, *values: float, sign: int = -1) -> Any:
         steps = [100 * (i + 1) for i in range(len(values))]
-        return self.VERDICT(make_evidence(scores={"fid": Scores(sign, list(zip(steps, values, strict=True)))}))
+        return self.VERDICT(make_evidence(scores={"fid": History(sign, list(zip(steps, values, strict=True)))}))
 
     @pytest.mark.parametrize(
         ("values", "found"),
