@@ -18,6 +18,8 @@ from gantrain.datasets.digits import digits
 
 pytestmark = pytest.mark.slow
 
+FULL = os.environ.get("GANTRAIN_FULL") == "1"
+
 
 def gantrain(folder: Path, *arguments: str) -> None:
     command = [sys.executable, "-m", "gantrain", *arguments]
@@ -32,7 +34,7 @@ def last_row(run: Path) -> dict[str, float]:
 
 
 def test_gaussian_reaches_mean_and_std(tmp_path: Path) -> None:
-    gantrain(tmp_path, "experiment=gaussian", "steps=3000", "run_dir=run")
+    gantrain(tmp_path, "experiment=gaussian", "steps=2000", "run_dir=run")
     gantrain(tmp_path, "task=sample", "run=run", "num=20000", "output=samples.npz", "seed=1")
     with np.load(tmp_path / "samples.npz") as archive:
         samples = archive["samples"].astype(np.float64)
@@ -43,7 +45,7 @@ def test_gaussian_reaches_mean_and_std(tmp_path: Path) -> None:
 
 def test_wgan_gp_reaches_all_eight_modes(tmp_path: Path) -> None:
     narrow = ("model.generator.width=128", "model.discriminator.width=128")
-    gantrain(tmp_path, "experiment=toy", "dataset=gaussians_8", *narrow, "steps=1500", "run_dir=run")
+    gantrain(tmp_path, "experiment=toy", "dataset=gaussians_8", *narrow, "steps=1250", "run_dir=run")
     gantrain(tmp_path, "task=sample", "run=run", "num=8000", "output=samples.npz", "seed=1")
     with np.load(tmp_path / "samples.npz") as archive:
         samples = archive["samples"].astype(np.float64)
@@ -51,7 +53,7 @@ def test_wgan_gp_reaches_all_eight_modes(tmp_path: Path) -> None:
     centers = 2 / 1.414 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     distances = np.linalg.norm(samples[:, None] - centers, axis=2)
     near = distances.min(axis=1) < 0.2
-    assert near.mean() > 0.6
+    assert near.mean() > 0.5
     counts = np.bincount(distances.argmin(axis=1)[near], minlength=8)
     assert counts.min() > 0.04 * len(samples)
     assert counts.max() < 0.30 * len(samples)
@@ -92,8 +94,8 @@ def classifier() -> nn.Module:
 
 
 def test_the_default_run_makes_all_ten_digits(tmp_path: Path, classifier: nn.Module) -> None:
-    """It does so after a third of its steps already."""
-    gantrain(tmp_path, "steps=1200", "run_dir=run")
+    """It does so after less than a quarter of its steps already."""
+    gantrain(tmp_path, "steps=800", "run_dir=run")
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["name"] == "dcgan-digits"
     # The default run shows a quality number. Noise has 401, black images 228.
@@ -113,7 +115,7 @@ def test_the_default_run_makes_all_ten_digits(tmp_path: Path, classifier: nn.Mod
 
 def test_relativistic_pairs_with_r1_and_r2_find_25_modes(tmp_path: Path) -> None:
     """With GANTRAIN_FULL=1, 7,500 steps must find nearly all modes; otherwise, 3,000 steps most of them."""
-    steps, modes, share = (7500, 24, 0.5) if os.environ.get("GANTRAIN_FULL") == "1" else (3000, 20, 0.15)
+    steps, modes, share = (7500, 24, 0.5) if FULL else (3000, 20, 0.15)
     small = ("model.generator.width=128", "model.discriminator.width=128", "n_critic=1", "runtime.threads=1")
     objective = ("loss=relativistic", "regularizer=[r1,r2]", "regularizer.r1.gamma=0.1", "regularizer.r2.gamma=0.1")
     data = ("experiment=toy", "dataset=gaussians_25", "metric=[modes]", "callback=[evaluate,log,csv]")
@@ -124,9 +126,11 @@ def test_relativistic_pairs_with_r1_and_r2_find_25_modes(tmp_path: Path) -> None
 
 
 def test_conditional_gan_makes_the_digits_of_its_labels(tmp_path: Path, classifier: nn.Module) -> None:
+    """With GANTRAIN_FULL=1, after 1,250 steps; otherwise, after 400 steps, far more often than by chance."""
+    steps, share = (1250, 0.85) if FULL else (400, 0.3)
     options = ("experiment=cgan_mnist", "dataset=digits", "metric=[]", "callback=[log,checkpoint]", "run_dir=run")
-    gantrain(tmp_path, *options, "steps=1250")
+    gantrain(tmp_path, *options, f"steps={steps}")
     gantrain(tmp_path, "task=sample", "run=run", "num=1000", "labels=all", "output=samples.npz", "seed=1")
     predicted = classifier(images(tmp_path / "samples.npz")).argmax(1)
     labels = torch.arange(10).repeat_interleave(100)
-    assert (predicted == labels).float().mean() >= 0.85
+    assert (predicted == labels).float().mean() >= share

@@ -4,11 +4,9 @@ import math
 import time
 from typing import Any
 
-import torch
 from typing_extensions import override
 
 from gantrain.callbacks.base import Callback, is_regular_record
-from gantrain.engine.memory import require_memory
 from gantrain.errors import ConfigError
 from gantrain.evaluation.evaluator import Score, numbered
 from gantrain.evaluation.receipts import in_words
@@ -47,10 +45,6 @@ class Evaluate(Callback):
     @override
     def check(self, run: Run) -> None:
         run.evaluator.check(conditional=run.class_counts is not None)
-        for name, metric in run.evaluator.on_samples.items():
-            # The samples are kept on the host.
-            host, shapes = torch.device("cpu"), [run.dataset.image_shape]
-            require_memory(f"metric.{name}.num_samples", metric.num_samples, shapes, host)
 
     @override
     def start(self, run: Run) -> None:

@@ -57,13 +57,16 @@ def _read_limit(path: Path) -> int | None:
     return int(text) if text.isdecimal() else None  # "max" means no limit
 
 
-def require_memory(what: str, num: int, shapes: Sequence[Sequence[int]], device: torch.device) -> None:
+def require_memory(
+    what: str, num: int, shapes: Sequence[Sequence[int]], device: torch.device, *, kept: str = "samples"
+) -> None:
     """Check that a number of samples fits into the total memory of the device.
 
     Args:
         what: the key that sets the number, for the message.
         num: number of samples.
         shapes: shapes of the float32 tensors that each sample needs at least.
+        kept: what these tensors are, for the message.
 
     Raises:
         ConfigError: the samples do not fit.
@@ -71,7 +74,7 @@ def require_memory(what: str, num: int, shapes: Sequence[Sequence[int]], device:
     needed, total = 4 * num * sum(map(prod, shapes)), total_bytes(device)
     if needed > total:
         raise ConfigError(
-            f"{what}={num}: the samples alone need {format_bytes(needed)}, but {device} has {format_bytes(total)}; "
+            f"{what}={num}: the {kept} alone need {format_bytes(needed)}, but {device} has {format_bytes(total)}; "
             "use a smaller number."
         )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from gantrain.datasets.base import Dataset, ImageDataset
 from gantrain.datasets.batches import to_bytes
 from gantrain.engine.distributed import Processes, interleave
+from gantrain.engine.memory import require_memory
 from gantrain.errors import ConfigError
 from gantrain.evaluation.features.base import Extractor
 from gantrain.evaluation.real import RealImages
@@ -69,6 +70,7 @@ class Evaluator:
         self.all = metrics
         self.report: Report = ignore
         """Called with the progress of an evaluation on this rank."""
+        self._loaded: set[str] = set()
         self.real: dict[str, tuple[dict[str, Statistics], dict[str, dict[str, float]]]] = {}
 
     def __bool__(self) -> bool:
@@ -117,6 +119,36 @@ class Evaluator:
                         f"metric=[{name}] needs samples with labels, but the networks are unconditional; use "
                         f"conditional networks (for example network=cdcgan) on labelled data, or remove {name}."
                     )
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        """Check that the samples and the features that metrics keep, on the host, can fit there.
+
+        Raises:
+            ConfigError: they cannot.
+        """
+        host = torch.device("cpu")
+        for name, metric in self.on_samples.items():
+            require_memory(f"metric.{name}.num_samples", metric.num_samples, [self.dataset.image_shape], host)
+        for key, metrics in self.by_extractor.items():
+            keeping = {name: metric for name, metric in metrics.items() if "features" in metric.needs}
+            shapes = [(self._num_features(key),)] if keeping else []
+            for name, feature_metric in keeping.items():
+                assert self.dataset.num_images is not None
+                for option, num in num_images_of(feature_metric, self.dataset.num_images).items():
+                    require_memory(f"metric.{name}.{option}", num, shapes, host, kept="features")
+
+    def _num_features(self, key: str) -> int:
+        """Return how many features an extractor finds in an image of the dataset."""
+        self._load(key)
+        one = torch.zeros(1, *self.dataset.image_shape, dtype=torch.uint8, device=self.device)
+        return self.extractors[key](one).features.shape[1]
+
+    def _load(self, key: str) -> None:
+        """Load an extractor if that has not been done yet."""
+        if key not in self._loaded:
+            self.extractors[key].load(self.device)
+            self._loaded.add(key)
 
     def __call__(self, blocks: Iterable[Block], *, ema: bool, seed: int) -> dict[str, Score]:
         """Return the scores by name, on rank 0; {} on the other ranks.
@@ -155,11 +187,10 @@ class Evaluator:
         for key, metrics in self.by_extractor.items():
             if key not in self.real:
                 assert isinstance(self.dataset, ImageDataset)
-                extractor = self.extractors[key]
-                extractor.load(self.device)
+                self._load(key)
                 real = RealImages(
                     self.dataset,
-                    extractor,
+                    self.extractors[key],
                     device=self.device,
                     folder=self.folder,
                     processes=self.processes,
@@ -222,14 +253,19 @@ class Evaluator:
         }
 
 
+def num_images_of(metric: FeatureMetric, num_images: int) -> dict[str, int]:
+    """Return how many generated and how many of the dataset's images a metric uses, by the option that says so."""
+    num_real = num_images if metric.num_real is None else min(metric.num_real, num_images)
+    return {"num_samples": metric.num_samples, "num_real": num_real}
+
+
 def check_sizes(name: str, metric: FeatureMetric, num_images: int) -> None:
     """Check that a metric gets as many images as it needs.
 
     Raises:
         ConfigError: it does not.
     """
-    num_real = num_images if metric.num_real is None else min(metric.num_real, num_images)
-    for option, num in (("num_samples", metric.num_samples), ("num_real", num_real)):
+    for option, num in num_images_of(metric, num_images).items():
         if num < metric.min_images:
             kind = "generated" if option == "num_samples" else "real"
             raise ConfigError(

@@ -140,12 +140,24 @@ class Collector:
         mean = covariance = None
         if "moments" in request.needs:
             mean, covariance = self.sums[request.num].moments()
-        features = joined(self.kept.features, num) if "features" in request.needs else None
-        logits = joined(self.kept.logits, num) if "logits" in request.needs else None
-        labels = joined(self.kept.labels, num) if self.kept.labels else None
+        features = joined(self.kept.features)[:num] if "features" in request.needs else None
+        logits = joined(self.kept.logits)[:num] if "logits" in request.needs else None
+        labels = joined(self.kept.labels)[:num] if self.kept.labels else None
         return Statistics(num, mean, covariance, features, logits, labels)
 
 
-def joined(blocks: dict[int, Tensor], num: int) -> Tensor:
-    """Join the blocks in the order of their images, and return the first `num` rows."""
-    return torch.cat([blocks[start] for start in sorted(blocks)])[:num]
+def joined(blocks: dict[int, Tensor]) -> Tensor:
+    """Join the blocks in the order of their images to a single block, which takes their place.
+
+    Each block is freed when it has been copied, so that memory holds the whole only once, for all requests.
+    """
+    if len(blocks) > 1:
+        one = next(iter(blocks.values()))
+        whole, row = one.new_empty(sum(map(len, blocks.values())), *one.shape[1:]), 0
+        for start in sorted(blocks):
+            block = blocks.pop(start)
+            whole[row : row + len(block)] = block
+            row += len(block)
+        blocks[0] = whole
+    (whole,) = blocks.values()
+    return whole

@@ -56,8 +56,7 @@ def vendi(x: Float[Tensor, "n d"], order: float) -> float:
     K has the same eigenvalues above 0 as the [d, d] Gram matrix of the rows; the smaller one is used. Eigenvalues below
     size * eps, which are rounding errors, count as 0. Rows of zeros are equal to each other, and similar to no others.
     """
-    gram = normalize(x.double(), eps=1e-300)
-    gram = gram @ gram.T if len(x) <= x.shape[1] else _sum_of_outer_products(x)
+    gram = _similarities(x) if len(x) <= x.shape[1] else _sum_of_outer_products(x)
     of_zeros = (x == 0).all(1).double().mean()[None]
     eigenvalues = torch.cat([torch.linalg.eigvalsh(gram / len(x)), of_zeros])
     p = eigenvalues[eigenvalues > len(gram) * torch.finfo(torch.float64).eps]
@@ -66,6 +65,11 @@ def vendi(x: Float[Tensor, "n d"], order: float) -> float:
     if math.isinf(order):
         return 1 / p.max().item()
     return float(p.pow(order).sum().item() ** (1 / (1 - order)))
+
+
+def _similarities(x: Float[Tensor, "n d"]) -> Float64[Tensor, "n n"]:
+    unit = normalize(x.double(), eps=1e-300)
+    return unit @ unit.T
 
 
 def _sum_of_outer_products(x: Float[Tensor, "n d"]) -> Float64[Tensor, "d d"]:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import seconds_waiting_for_cpu, slowness
+from processes import seconds_waiting_for_cpu
 
 from gantrain.config import CONF
 
@@ -127,8 +127,12 @@ def test_a_users_own_config_and_module_are_found(gantrain, tmp_path) -> None:
     assert (tmp_path / "out/run.json").is_file()
 
 
-def test_default_run_reaches_step_1_within_8_seconds(tmp_path: Path) -> None:
-    """Measured from the start of the process, without waiting for a core; the best of three."""
+def test_default_run_reaches_step_1_soon_after_the_imports(tmp_path: Path) -> None:
+    """Within 8 seconds where importing torch and its compiler takes 4: torch imports that at the first step.
+
+    Both are measured in turn, without waiting for a core, and the best of three pairs counts.
+    """
+    imports = "import time, torch, torch._dynamo; print(time.process_time())"
 
     def seconds(run: str) -> float:
         began = time.monotonic()
@@ -139,8 +143,12 @@ def test_default_run_reaches_step_1_within_8_seconds(tmp_path: Path) -> None:
                 if line.startswith("step 1/2"):
                     taken = time.monotonic() - began - seconds_waiting_for_cpu(process.pid)
             assert process.wait() == 0
-        print(f"at step 1 after {taken:.1f} s")
         return taken
 
-    limit = 8 * slowness()
-    assert any(seconds(run) < limit for run in "abc")
+    def ratio(run: str) -> float:
+        done = subprocess.run([sys.executable, "-c", imports], stdout=subprocess.PIPE, text=True, check=True)
+        taken, needed = seconds(run), float(done.stdout)
+        print(f"at step 1 after {taken:.1f} s; the imports take {needed:.1f} s")
+        return taken / needed
+
+    assert any(ratio(run) < 2 for run in "abc")

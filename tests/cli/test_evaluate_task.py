@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -274,15 +273,20 @@ FIDELITY = (
 )
 
 
-def test_scores_equal_those_of_the_command_of_torch_fidelity(gantrain, run: Path) -> None:
+def test_scores_equal_those_of_the_command_of_torch_fidelity(
+    gantrain, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """On the same two folders, with the same weights: of the published format, but random."""
+    from torch_fidelity.fidelity import main as fidelity_command  # imports torchvision, for seconds
+
     write_random_weights(Path("weights.pth"), torch.Generator().manual_seed(0))
     # The samples of this run hardly differ from each other, and would all have the same inception score.
     write_pngs("images", digits(image_size=None).images[:8, 0].numpy())
     assert gantrain("task=sample", "run=run", "num=8", "output=samples/").status == 0
-    module = [sys.executable, "-m", "torch_fidelity.fidelity", "--input1", "images", "--input2", "samples"]
-    theirs = subprocess.run([*module, *FIDELITY], capture_output=True, text=True, check=True)
-    expected = json.loads(theirs.stdout)
+    monkeypatch.setattr(sys, "argv", ["fidelity", "--input1", "images", "--input2", "samples", *FIDELITY])
+    capsys.readouterr()
+    fidelity_command()
+    expected = json.loads(capsys.readouterr().out)
     done = gantrain(
         *("task=evaluate", "images=images", "real=samples", "output=ours.json"),
         *("metric=[fid,kid,inception_score]", "metric.kid.subset_size=8", "metric.kid.num_subsets=1"),

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import torch
 from hydra.core.utils import JobStatus
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from processes import Process, Server, server
 from runs import differences, run_json
 
 from gantrain.command.cli import Task
@@ -26,85 +26,63 @@ from gantrain.config import CONF
 from gantrain.errors import ConfigError
 from hydra_plugins.gantrain_devices import Children, DevicesLauncher
 
+__all__ = ["server"]
+
 SLURM = Path(__file__).parents[1] / "slurm"
 SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "metric=[]", "checkpoint.every=50")
 TWO = ("hydra/launcher=devices", "hydra.launcher.runs_per_device=2")
 
 
-class Command:
-    """The command in a separate process, with its output so far."""
-
-    def __init__(self, folder: Path, arguments: tuple[str, ...], environment: dict[str, str]):
-        self.log = folder / "output.txt"
-        words = [sys.executable, "-m", "gantrain", *arguments]
-        env = os.environ | {"COLUMNS": "200"} | environment
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(words, cwd=folder, env=env, stdout=log, stderr=log)
-
-    def until(self, condition: Callable[[], object], timeout: float = 90) -> None:
-        deadline = time.monotonic() + timeout
-        while not condition():
-            assert time.monotonic() < deadline, self.log.read_text()
-            assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.05)
-
-    def wait(self) -> tuple[int, str]:
-        return self.process.wait(timeout=120), self.log.read_text()
-
-
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
-    started: list[Command] = []
+def start(server: Server, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Start the command in a forked process; the runs of the sweep are processes of their own."""
 
-    def begin(*arguments: str, **environment: str) -> Command:
-        started.append(Command(tmp_path, arguments, environment))
-        return started[-1]
+    def begin(*arguments: str, **environment: str) -> Process:
+        return server.start(tmp_path, arguments, before=f"import os; os.environ.update({environment!r})")
 
     yield begin
-    for command in started:
-        command.process.kill()
-        command.process.wait()
+    for pid in list(server.alive):
+        os.kill(pid, signal.SIGKILL)
+        server.wait(pid, 10)
 
 
-def test_sweep_runs_are_concurrent_and_a_refused_one_stops_no_other(start: Any, tmp_path: Path) -> None:
+def test_sweep_runs_are_concurrent_and_a_refused_one_stops_no_other(start: Any, gantrain: Any, tmp_path: Path) -> None:
+    """And a run of the sweep equals the same single run."""
     typed = (*TWO, "optimizer.lr=1e-3,2e-3,-1", *SMALL, "steps=200", "run_dir=sweep")
-    status, output = start("-m", *typed).wait()
-    assert status == 2
-    assert output.count("Run ") == 3
-    assert "[2] gantrain: optimizer.lr=-1: a learning rate is a number above 0" in output
+    swept = start("-m", *typed).wait()
+    assert swept.status == 2
+    assert swept.stderr.count("Run ") == 3
+    assert "[2] gantrain: optimizer.lr=-1: a learning rate is a number above 0" in swept.stderr
     refused = re.escape(f"run 2 (optimizer.lr=-1 {' '.join(SMALL)} steps=200 run_dir=sweep) ended with status 2")
-    assert len(re.findall(f"^gantrain: {refused}", output, re.M)) == 1
-    assert re.search(r"^\[1\] step 200/200  loss D", output, re.M)
-    assert "Traceback" not in output
+    assert len(re.findall(f"^gantrain: {refused}", swept.stderr, re.M)) == 1
+    assert re.search(r"^\[1\] step 200/200  loss D", swept.stderr, re.M)
+    assert "Traceback" not in swept.stderr
     assert {path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()} == {"0", "1"}
     records = [run_json(tmp_path / "sweep" / name) for name in "01"]
     assert [r["status"] for r in records] == ["finished"] * 2
     (_, ended), (started, _) = ([datetime.fromisoformat(r[key]) for key in ("started", "ended")] for r in records)
     assert started <= ended, "the runs were not concurrent"
-
-
-def test_sweep_run_equals_the_same_single_run(start: Any, gantrain: Any, tmp_path: Path) -> None:
-    assert start("-m", *TWO, "seed=1", *SMALL, "steps=60", "run_dir=sweep").wait()[0] == 0
-    assert gantrain("seed=1", *SMALL, "steps=60", "run_dir=alone").status == 0
-    assert not differences(tmp_path / "sweep/0", tmp_path / "alone")
+    assert gantrain("optimizer.lr=2e-3", *SMALL, "steps=200", "run_dir=alone").status == 0
+    assert not differences(tmp_path / "sweep/1", tmp_path / "alone")
 
 
 def test_signal_saves_all_runs_and_the_same_command_resumes_them(start: Any, tmp_path: Path) -> None:
     typed = ("-m", *TWO, "seed=0,1,2", *SMALL, "run_dir=sweep", "on_divergence=stop")
     command = start(*typed, "steps=100000")
     command.until(lambda: all((tmp_path / f"sweep/{i}/metrics.csv").exists() for i in (0, 1)))
-    command.process.send_signal(signal.SIGTERM)
-    status, output = command.wait()
-    assert status == 143, output
-    assert "Stopped by SIGTERM; 2 of 3 runs had started. Resume them with the same command and run_dir=sweep" in output
+    command.send(signal.SIGTERM)
+    swept = command.wait()
+    assert swept.status == 143, swept.stderr
+    told = "Stopped by SIGTERM; 2 of 3 runs had started. Resume them with the same command and run_dir=sweep"
+    assert told in swept.stderr
     done = [run_json(tmp_path / f"sweep/{i}") for i in (0, 1)]
     for number, r in enumerate(done):
         assert r["status"] == "stopped"
         assert (tmp_path / f"sweep/{number}/checkpoints/step_{r['steps']:08d}.pt").exists()
     assert not (tmp_path / "sweep/2").exists()
     steps = max(r["steps"] for r in done) + 5
-    status, output = start(*typed, f"steps={steps}").wait()
-    assert status == 0, output
+    swept = start(*typed, f"steps={steps}").wait()
+    assert swept.status == 0, swept.stderr
     records = [run_json(tmp_path / f"sweep/{i}") for i in range(3)]
     assert [r["steps"] for r in records] == [steps] * 3
     assert [len(r["history"]) for r in records] == [1, 1, 0]
@@ -113,12 +91,12 @@ def test_signal_saves_all_runs_and_the_same_command_resumes_them(start: Any, tmp
 def test_killed_run_is_named(start: Any, tmp_path: Path) -> None:
     command = start("-m", "hydra/launcher=devices", "seed=0", *SMALL, "steps=100000", "run_dir=sweep")
     command.until(lambda: (tmp_path / "sweep/0/metrics.csv").exists())
-    threads = Path(f"/proc/{command.process.pid}/task").glob("*/children")
+    threads = Path(f"/proc/{command.pid}/task").glob("*/children")
     (child,) = (pid for thread in threads for pid in thread.read_text().split())
     os.kill(int(child), signal.SIGKILL)
-    status, output = command.wait()
-    assert status == 1
-    assert "was killed by SIGKILL" in output
+    swept = command.wait()
+    assert swept.status == 1
+    assert "was killed by SIGKILL" in swept.stderr
 
 
 def make_launcher(devices: Any = "auto", runs_per_device: int = 1, device: str = "auto") -> DevicesLauncher:
@@ -250,10 +228,10 @@ def test_sweep_runs_are_submitted_as_slurm_jobs(start: Any, tmp_path: Path, clus
     (tmp_path / "my/hydra/launcher").mkdir(parents=True)
     (tmp_path / "my/hydra/launcher/cluster.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
     typed = ("--config-dir", "my", "-m", "hydra/launcher=cluster", *SMALL, "run_dir=sweep")
-    status, output = start(*typed, "optimizer.lr=1e-3,-1", "steps=20", **cluster).wait()
-    assert status == 2
-    assert "gantrain: optimizer.lr=-1: a learning rate is a number above 0" in output
-    assert "Traceback" not in output
+    swept = start(*typed, "optimizer.lr=1e-3,-1", "steps=20", **cluster).wait()
+    assert swept.status == 2
+    assert "gantrain: optimizer.lr=-1: a learning rate is a number above 0" in swept.stderr
+    assert "Traceback" not in swept.stderr
     script = (tmp_path / "slurm/1000.sh").read_text()
     assert {"#SBATCH --partition=gpu", "#SBATCH --gpus-per-node=1", "#SBATCH --time=240", "#SBATCH --array=0-1%2"} <= {
         *script.splitlines()
@@ -271,8 +249,8 @@ def test_slurm_job_at_its_time_limit_is_saved_and_requeued(
     command.until(lambda: (tmp_path / "sweep/0/metrics.csv").exists())
     (job,) = (int(line) for line in pids_of("submitit.core._submit", tmp_path))
     os.kill(job, signal.SIGUSR2)  # as SLURM does shortly before the time limit of a job
-    status, output = command.wait()
-    assert status == 0, output
+    swept = command.wait()
+    assert swept.status == 0, swept.stderr
     finished = run_json(tmp_path / "sweep/0")
     assert (finished["status"], finished["steps"]) == ("finished", 300)
     (resumed,) = finished["history"]
@@ -295,8 +273,8 @@ def pids_of(module: str, folder: Path) -> Iterator[str]:
 
 
 def test_tasks_of_one_slurm_job_train_one_run(start: Any, tmp_path: Path, cluster: dict[str, str]) -> None:
-    status, output = start(*SUBMIT, "hydra.launcher.tasks_per_node=2", "seed=0", "steps=20", **cluster).wait()
-    assert status == 0, output
+    swept = start(*SUBMIT, "hydra.launcher.tasks_per_node=2", "seed=0", "steps=20", **cluster).wait()
+    assert swept.status == 0, swept.stderr
     done = run_json(tmp_path / "sweep/0")
     assert (done["status"], done["processes"]) == ("finished", 2)
     leader, follower = sorted((tmp_path / "sweep/.submitit").glob("1000/*.err"))

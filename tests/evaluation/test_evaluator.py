@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,6 +20,7 @@ from gantrain.evaluation import real
 from gantrain.evaluation.evaluator import Evaluator, Score, numbered
 from gantrain.evaluation.features.base import Extracted
 from gantrain.evaluation.receipts import differ
+from gantrain.evaluation.statistics import Collector, Request
 from gantrain.metrics.base import Better, FeatureMetric, Need, Statistics
 from gantrain.metrics.class_accuracy import ClassAccuracy
 from gantrain.metrics.density_coverage import DensityCoverage
@@ -247,3 +249,28 @@ def test_progress_of_real_and_generated_images_is_reported() -> None:
     evaluate(evaluator, generated(150))
     real_images = [("real images", n, 600) for n in (256, 512, 600)]
     assert reported == [*real_images, *(("generated samples", n, 150) for n in (64, 128, 150))]
+
+
+@pytest.mark.parametrize("option", ["num_samples", "num_real"])
+def test_features_that_cannot_fit_into_memory_are_refused(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    """An image has 6 features, which take 24 bytes."""
+    options = {"num_samples": 100, "num_real": 100, "k": 3} | {option: 500}
+    evaluator = make_evaluator(density_coverage=DensityCoverage(**options), fid=FID(num_samples=10**9, num_real=None))
+    monkeypatch.setattr("gantrain.engine.memory.total_bytes", lambda device: 12_000)
+    evaluator.check(conditional=False)
+    monkeypatch.setattr("gantrain.engine.memory.total_bytes", lambda device: 11_999)
+    message = f"metric.density_coverage.{option}=500: the features alone need 12 kB, but cpu has 12 kB"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        evaluator.check(conditional=False)
+
+
+def test_metrics_share_the_memory_of_the_features() -> None:
+    collector = Collector(Request(num, frozenset({"features"})) for num in (100, 150))
+    for start in (64, 0, 128):
+        collector.add(start, Extracted(torch.full((min(64, 150 - start), 6), float(start))), None)
+    few, many = (collector.statistics(Request(num, frozenset({"features"}))).features for num in (100, 150))
+    assert few is not None
+    assert many is not None
+    assert few.untyped_storage().data_ptr() == many.untyped_storage().data_ptr()
+    assert many[:, 0].tolist() == [0.0] * 64 + [64.0] * 64 + [128.0] * 22
+    assert torch.equal(few, many[:100])

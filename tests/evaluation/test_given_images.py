@@ -70,15 +70,30 @@ def test_arrays_are_uint8_with_or_without_channels(tmp_path: Path, name: str, sa
         np.testing.assert_array_equal(read(tmp_path / "x.npz"), expected)
 
 
+def as_bytes(blocks: list[torch.Tensor]) -> torch.Tensor:
+    return ((torch.cat(blocks) + 1) * 127.5).round().byte()
+
+
 def test_blocks_are_the_images_in_order(tmp_path: Path) -> None:
     pixels = DRAW.integers(0, 256, (150, 2, 2), dtype=np.uint8)
     np.savez(tmp_path / "x.npz", pixels)
     with given_images("images", str(tmp_path / "x.npz"), num_workers=1) as images:
-        for num, sizes in ((150, [64, 64, 22]), (70, [64, 6]), (1000, [64, 64, 22])):
+        for num in (150, 1000):
             blocks = list(blocks_of(images, num))
-            assert [len(block) for block in blocks] == sizes
-            expected = torch.from_numpy(pixels[:num, None])
-            assert torch.equal(((torch.cat(blocks) + 1) * 127.5).round().byte(), expected)
+            assert [len(block) for block in blocks] == [64, 64, 22]
+            assert torch.equal(as_bytes(blocks), torch.from_numpy(pixels[:, None]))
+
+
+def test_blocks_of_fewer_images_are_always_the_same_random_part(tmp_path: Path) -> None:
+    pixels = np.arange(150, dtype=np.uint8).reshape(150, 1, 1).repeat(2, 1).repeat(2, 2)
+    np.savez(tmp_path / "x.npz", pixels)
+    with given_images("images", str(tmp_path / "x.npz"), num_workers=1) as images:
+        blocks = list(blocks_of(images, 70))
+        assert [len(block) for block in blocks] == [64, 6]
+        chosen = as_bytes(blocks)[:, 0, 0, 0].tolist()
+        assert len(set(chosen)) == 70
+        assert max(chosen) > 100  # not the first ones, which may all be of one class
+        assert torch.equal(as_bytes(list(blocks_of(images, 70))), as_bytes(blocks))
 
 
 def test_the_odd_size_is_named_with_the_remedy(tmp_path: Path) -> None:
