@@ -44,7 +44,10 @@ FEW_IMAGES = (
 GREEDY = f"{POINTS} optimizer.lr=2e-3 discriminator_optimizer.lr=2e-4"
 PROVOKED = (
     Failure(
-        "collapse", "G learns ten times as fast as D, on eight Gaussians", 200, f"{GREEDY} verdict.collapse.after=100"
+        "collapse",
+        "G learns ten times as fast as D, on eight Gaussians",
+        200,
+        f"{GREEDY} verdict.collapse.after=100 verdict.collapse.after_slow_start=100",
     ),
     Failure(
         "discriminator_wins",

@@ -24,22 +24,27 @@ class Collapse(Verdict):
         pixels: in [0, 1], the ratio in pixels below which samples have collapsed.
         features: in [0, 1], the same in features.
         checks: number of successive checks.
-        after: number of steps before which samples may be alike, because G has only learned what is common to all data.
+        after: number of steps before which samples may be alike.
+        after_slow_start: the same while samples have been alike at every check: then G may have learned only what is
+            common to all data.
     """
 
-    def __init__(self, *, pixels: float, features: float, checks: int, after: int):
-        self.pixels, self.features, self.checks, self.after = pixels, features, checks, after
+    def __init__(self, *, pixels: float, features: float, checks: int, after: int, after_slow_start: int):
+        self.pixels, self.features, self.checks = pixels, features, checks
+        self.after, self.after_slow_start = after, after_slow_start
         self.features_ratio: float | None = None
+        self.was_diverse = False
 
     @override
     def __call__(self, evidence: Evidence) -> Finding | None:
         if evidence.features is not None:
             self.features_ratio = ratio(*evidence.features)
-        if evidence.step < self.after:
-            return None
         pixels = ratio(evidence.thumbnails, evidence.reference.real_thumbnails)
         features = self.features_ratio
         if pixels >= self.pixels and (features is None or features >= self.features):
+            self.was_diverse = True
+            return None
+        if evidence.step < (self.after if self.was_diverse else self.after_slow_start):
             return None
         shares = [f"{pixels:.0%}{' in pixels' if evidence.is_image else ''} (limit {self.pixels:.0%})"]
         shares += [] if features is None else [f"{features:.0%} in features (limit {self.features:.0%})"]
@@ -52,11 +57,12 @@ class Collapse(Verdict):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"features_ratio": self.features_ratio}
+        return {"features_ratio": self.features_ratio, "was_diverse": self.was_diverse}
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.features_ratio = state.get("features_ratio")
+        self.was_diverse = state.get("was_diverse", False)
 
 
 def ratio(fake: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> float:

@@ -35,7 +35,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def collapse() -> Collapse:
-    return Collapse(pixels=0.3, features=0.2, checks=2, after=1000)
+    return Collapse(pixels=0.3, features=0.2, checks=2, after=1000, after_slow_start=2500)
 
 
 class TestCollapse:
@@ -72,7 +72,17 @@ class TestCollapse:
 
     @pytest.mark.parametrize(("step", "found"), [(999, False), (1000, True)])
     def test_not_before_enough_steps(self, step: int, found: bool) -> None:
-        assert (self.judge(collapse(), 0.1, step=step) is not None) == found
+        verdict, resumed = collapse(), collapse()
+        assert self.judge(verdict, 0.9, step=500) is None
+        resumed.load_state_dict(verdict.state_dict())
+        assert (self.judge(resumed, 0.1, step=step) is not None) == found
+
+    @pytest.mark.parametrize(("step", "found"), [(2499, False), (2500, True)])
+    def test_later_if_samples_have_always_been_alike(self, step: int, found: bool) -> None:
+        verdict = collapse()
+        assert self.judge(verdict, 0.2, 0.9, step=500) is None
+        assert self.judge(verdict, 0.9, 0.1, step=1000) is None
+        assert (self.judge(verdict, 0.1, step=step) is not None) == found
 
     def test_of_vectors(self) -> None:
         finding = self.judge(collapse(), 0.1, dataset=gaussians_8(radius=2.0, std=0.02, scale=1.414))
