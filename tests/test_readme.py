@@ -89,10 +89,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_command_of_the_readme(line: str, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, *arguments = shlex.split(line)
     small = list(SMALL)
-    if "task=sample" in arguments:
+    if "task=sample" in arguments or "task=evaluate" in arguments:
         (run,) = [a.partition("=")[2] for a in arguments if a.startswith("run=")]
         assert call(monkeypatch, *SMALL, f"run_dir={run}") == 0
-        small = ["num=3"]
+        small = ["num=3"] if "task=sample" in arguments else ["metric.fid.num_samples=60"]
     elif "--help" in arguments:
         small = []
     elif "resume=" in line:
@@ -103,6 +103,7 @@ def test_every_command_of_the_readme(line: str, workspace: Path, monkeypatch: py
         "--help": [],
         "-m": workspace.glob("outputs/multirun/*/*/*/run.json"),
         "task=sample": [workspace / "samples.npz"],
+        "task=evaluate": [workspace / "scores.json"],
     }
     kind = next((kind for kind in written if kind in arguments), None)
     if kind != "--help":
