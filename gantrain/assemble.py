@@ -320,12 +320,20 @@ def build_evaluator(
             )
         dataset = dataset.held_out
     own = {metric.extractor for metric in metrics.values() if isinstance(metric, FeatureMetric)}
-    extractors = {
-        name or "features": choose_extractor(config.features if name is None else load_option(name), dataset)
-        for name in own
-    }
+    extractors = {name or "features": choose_extractor(features_node(config, name), dataset) for name in own}
     folder = None if config.statistics_dir is None else Path(config.statistics_dir).expanduser()
     return Evaluator(metrics, extractors, dataset, device=device, folder=folder, processes=processes)
+
+
+def features_node(config: Config, name: str | None) -> Node:
+    """Return the config of an extractor: that of the group `features`, or of the option that a metric names.
+
+    If the group's option is the one that the metric names, its settings, such as the file of weights, hold for both.
+    """
+    if name is None:
+        return config.features
+    option = load_option(name)
+    return config.features if config.features.get("_target_") == option["_target_"] else option
 
 
 def build_callbacks(nodes: Node) -> list[Callback]:

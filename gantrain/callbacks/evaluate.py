@@ -1,5 +1,7 @@
 """Compute the metrics of the generator during training."""
 
+import json
+import logging
 import math
 import time
 from typing import Any
@@ -15,6 +17,8 @@ from gantrain.session.run import Run
 from gantrain.train import TrainState
 from gantrain.updates import Logs
 
+logger = logging.getLogger(__name__)
+
 FIRST_FRACTION = 1 / 50
 """With a budget, when the first evaluation is due, as a fraction of the steps."""
 
@@ -26,9 +30,10 @@ class Evaluate(Callback):
     samples.
 
     Args:
-        every: interval in steps; None: chosen at the first evaluation, so that evaluations take at most `max_fraction`
-            of the time. The interval is kept in the checkpoints.
-        max_fraction: in (0, 1].
+        every: interval in steps; None: chosen at the first evaluation, so that all evaluations, with the first and the
+            last, take at most `max_fraction` of the time of the run, or else only these two are made. The interval is
+            kept in the checkpoints.
+        max_fraction: in (0, 1).
     """
 
     order = -1
@@ -36,8 +41,8 @@ class Evaluate(Callback):
     tags = ("metric/",)
 
     def __init__(self, *, every: int | None, max_fraction: float):
-        if not 0 < max_fraction <= 1:
-            raise ConfigError(f"max_eval_fraction={max_fraction}: must be above 0 and at most 1, for example 0.1.")
+        if not 0 < max_fraction < 1:
+            raise ConfigError(f"max_eval_fraction={max_fraction}: must be above 0 and below 1, for example 0.1.")
         self.every, self.max_fraction = every, max_fraction
         self.first: int | None = None
         """The step of the first evaluation, if the interval is chosen there."""
@@ -51,13 +56,16 @@ class Evaluate(Callback):
         run.evaluator.report = run.publish_progress
         if self.every is None and self.first is None:
             self.first = max(1, round(FIRST_FRACTION * run.steps))
-        self.started, self.started_at = time.perf_counter(), run.state.step
+        self.timed_since = (run.state.step, time.perf_counter())
 
     @override
     def __call__(self, state: TrainState, logs: Logs) -> None:
+        if state.step == (self.first or 0) // 2:  # the first steps are slower
+            self.timed_since = (state.step, time.perf_counter())
         if not self.run.evaluator or not (self.is_due(state.step) or state.step == self.run.steps):
             return
-        seconds_per_step = (time.perf_counter() - self.started) / max(1, state.step - self.started_at)
+        step, since = self.timed_since
+        seconds_per_step = (time.perf_counter() - since) / max(1, state.step - step)
         self.run.evaluator.prepare()
         before = time.perf_counter()
         scores = self.measure(state)
@@ -71,8 +79,18 @@ class Evaluate(Callback):
 
     def choose_interval(self, seconds: float, seconds_per_step: float) -> None:
         """Choose the interval from the time of an evaluation and of a training step, on rank 0 for all ranks."""
-        steps = seconds / (self.max_fraction * seconds_per_step)
-        self.every = self.run.processes.broadcast(max(round_up(steps), self.first or 1))
+        training = self.run.steps * seconds_per_step
+        affordable = training / seconds * self.max_fraction / (1 - self.max_fraction)
+        if affordable < 2:
+            share = 2 * seconds / (2 * seconds + training)
+            logger.warning(
+                "An evaluation takes %.1f s: the first and the last alone take %.0f %% of the time, more than "
+                "max_eval_fraction=%s; lower the num_samples of the metrics, or train longer.",
+                *(seconds, 100 * share, self.max_fraction),
+            )
+        between = max(0, math.floor(affordable) - 2)
+        steps = round_up(self.run.steps / (between + 1)) if between else self.run.steps
+        self.every = self.run.processes.broadcast(max(steps, self.first or 1))
 
     @override
     def is_due(self, step: int) -> bool:
@@ -119,9 +137,10 @@ def round_up(steps: float) -> int:
 
 
 def table(scores: dict[str, Score]) -> str:
-    """Format scores with their receipts as a table in Markdown."""
+    """Format scores as a table in Markdown, followed by their whole receipts."""
     rows = ["| score | value | real images | protocol |", "|-|-|-|-|"]
     for name, score in scores.items():
         real = "" if score.real is None else f"{score.real:.5g}"
         rows.append(f"| {name} | {score.value:.5g} | {real} | {in_words(score.receipt)} |")
-    return "\n".join(rows)
+    receipts = {name: score.receipt for name, score in scores.items()}
+    return "\n".join([*rows, "", "```json", json.dumps(receipts, indent=2), "```"])

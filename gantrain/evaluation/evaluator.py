@@ -15,7 +15,7 @@ from gantrain.engine.distributed import Processes, interleave
 from gantrain.engine.memory import require_memory
 from gantrain.errors import ConfigError
 from gantrain.evaluation.features.base import Extractor
-from gantrain.evaluation.real import RealImages
+from gantrain.evaluation.real import Parts, RealImages
 from gantrain.evaluation.receipts import Receipt
 from gantrain.evaluation.sampling import LabelFunction
 from gantrain.evaluation.statistics import Collector, Report, Request, ignore
@@ -119,30 +119,32 @@ class Evaluator:
                         f"metric=[{name}] needs samples with labels, but the networks are unconditional; use "
                         f"conditional networks (for example network=cdcgan) on labelled data, or remove {name}."
                     )
-        self._check_memory()
+            self._check_extractor(key, metrics)
+        for name, metric in self.on_samples.items():
+            shapes = [self.dataset.image_shape]  # the samples are kept on the host
+            require_memory(f"metric.{name}.num_samples", metric.num_samples, shapes, torch.device("cpu"))
 
-    def _check_memory(self) -> None:
-        """Check that the samples and the features that metrics keep, on the host, can fit there.
+    def _check_extractor(self, key: str, metrics: dict[str, FeatureMetric]) -> None:
+        """Check that metrics apply to an extractor, and that the features that they keep, on the host, fit there.
 
         Raises:
-            ConfigError: they cannot.
+            ConfigError: they do not.
         """
-        host = torch.device("cpu")
-        for name, metric in self.on_samples.items():
-            require_memory(f"metric.{name}.num_samples", metric.num_samples, [self.dataset.image_shape], host)
-        for key, metrics in self.by_extractor.items():
-            keeping = {name: metric for name, metric in metrics.items() if "features" in metric.needs}
-            shapes = [(self._num_features(key),)] if keeping else []
-            for name, feature_metric in keeping.items():
-                assert self.dataset.num_images is not None
-                for option, num in num_images_of(feature_metric, self.dataset.num_images).items():
-                    require_memory(f"metric.{name}.{option}", num, shapes, host, kept="features")
-
-    def _num_features(self, key: str) -> int:
-        """Return how many features an extractor finds in an image of the dataset."""
         self._load(key)
         one = torch.zeros(1, *self.dataset.image_shape, dtype=torch.uint8, device=self.device)
-        return self.extractors[key](one).features.shape[1]
+        found = self.extractors[key](one)
+        for name, metric in metrics.items():
+            try:
+                metric.check(
+                    num_logits=None if found.logits is None else found.logits.shape[1],
+                    class_counts=count_classes(self.dataset),
+                )
+            except ValueError as error:
+                raise ConfigError(f"metric={name}: {error}") from error
+            if "features" in metric.needs:
+                num = sum(num_images_of(metric, self.dataset.num_images or 0).values())
+                what = f"metric.{name}: num_samples + num_real"
+                require_memory(what, num, [found.features.shape[1:]], torch.device("cpu"), kept="features")
 
     def _load(self, key: str) -> None:
         """Load an extractor if that has not been done yet."""
@@ -225,6 +227,7 @@ class Evaluator:
             except ValueError as error:
                 raise ConfigError(f"metric={name}: {error}") from error
             receipt = self._receipt(name, fake.num, statistics[name].num, ema=ema, seed=seed)
+            num_stand_ins, num_others = Parts.of(metric, self.dataset.num_images or 0).sizes
             extractor = self.extractors[key]
             receipt |= {
                 "features": extractor.name,
@@ -233,6 +236,7 @@ class Evaluator:
                 "precision": extractor.precision,
                 "options": metric.options(),
                 "versions": receipt["versions"] | extractor.versions,
+                "real_images": {"num_generated": num_stand_ins, "num_real": num_others if metric.compares else None},
             }
             for score, value in values.items():
                 named = self.score_name(key, metric, score)
@@ -257,6 +261,13 @@ def num_images_of(metric: FeatureMetric, num_images: int) -> dict[str, int]:
     """Return how many generated and how many of the dataset's images a metric uses, by the option that says so."""
     num_real = num_images if metric.num_real is None else min(metric.num_real, num_images)
     return {"num_samples": metric.num_samples, "num_real": num_real}
+
+
+def count_classes(dataset: Dataset) -> list[int] | None:
+    """Count the images of each class; None without labels."""
+    if dataset.labels is None:
+        return None
+    return torch.bincount(dataset.labels, minlength=dataset.num_classes or 0).tolist()
 
 
 def check_sizes(name: str, metric: FeatureMetric, num_images: int) -> None:

@@ -41,7 +41,8 @@ def in_words(receipt: Receipt) -> str:
     features = f"{receipt['features']} features {sha}".rstrip() if receipt.get("features") else ""
     split = f" ({receipt['split']})" if receipt.get("split") else ""
     real = f" against {receipt['num_real']:,} real{split}" if receipt.get("num_real") else ""
+    options = ", ".join(f"{name}={value}" for name, value in (receipt.get("options") or {}).items())
     weights = "EMA weights" if receipt["ema"] else "current weights"
     if given := receipt.get("generated"):
         weights = f"images {given['sha256'][:8]} of {given['source']}"
-    return ", ".join(filter(None, [features, f"{receipt['num_generated']:,} generated{real}", weights]))
+    return ", ".join(filter(None, [features, f"{receipt['num_generated']:,} generated{real}", options, weights]))

@@ -1,6 +1,6 @@
 """Collect statistics of the features of a set of images, block after block, also over several processes."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 import torch
@@ -20,15 +20,25 @@ def ignore(what: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What is needed of a set of images.
+    """What is needed of some of the images of a set: of images first, first + 1, ..., first + num - 1.
 
     Attributes:
-        num: number of images, from the first; None: all.
         needs: see Need.
     """
 
-    num: int | None
+    num: int
     needs: frozenset[Need]
+    first: int = 0
+
+    @property
+    def stop(self) -> int:
+        """Return the index after the last image."""
+        return self.first + self.num
+
+    def rows(self, start: int, num: int) -> slice:
+        """Return which rows of a block are wanted; the block has the images start, ..., start + num - 1."""
+        begin = min(max(0, self.first - start), num)
+        return slice(begin, max(begin, min(num, self.stop - start)))
 
 
 @dataclass
@@ -46,7 +56,11 @@ class Sums:
     def add(self, features: Float[Tensor, "n d"]) -> None:
         """Add the features of more images."""
         x = features.double()
-        self.merge(Sums(len(x), x.sum(0), x.T @ x))
+        if self.total is None or self.outer is None:
+            self.total, self.outer = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1], x.shape[1])
+        self.n += len(x)
+        self.total += x.sum(0)
+        self.outer.addmm_(x.T, x)
 
     def merge(self, other: "Sums") -> None:
         """Add the sums over other images."""
@@ -55,6 +69,22 @@ class Sums:
         elif other.total is not None and other.outer is not None:
             self.n += other.n
             self.total, self.outer = self.total + other.total, self.outer + other.outer
+
+    @classmethod
+    def of(cls, statistics: Statistics) -> "Sums":
+        """Return the sums that have these moments."""
+        if statistics.mean is None or statistics.covariance is None:
+            raise ValueError("there are no moments.")
+        n, mean = statistics.num, statistics.mean
+        return cls(n, n * mean, (n - 1) * statistics.covariance + n * torch.outer(mean, mean))
+
+    def without(self, other: "Sums") -> "Sums":
+        """Return the sums over the images that are not among those of `other`, which are a part of these."""
+        assert self.total is not None
+        assert self.outer is not None
+        assert other.total is not None
+        assert other.outer is not None
+        return Sums(self.n - other.n, self.total - other.total, self.outer - other.outer)
 
     def moments(self) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "d d"]]:
         """Return the mean and the unbiased covariance.
@@ -91,73 +121,88 @@ class Collector:
 
     def __init__(self, requests: Iterable[Request]):
         self.requests = list(dict.fromkeys(requests))
-        self.sums = {r.num: Sums() for r in self.requests if "moments" in r.needs}
+        self.sums = {(r.first, r.num): Sums() for r in self.requests if "moments" in r.needs}
         self.kept = Kept()
-        self.num = 0
-        """Number of images of the whole set so far, over all processes after `merge`."""
+        self.num = self.stop = 0
+        """Number of images so far, and the index after the last of them; over all processes after `merge`."""
 
     def add(self, start: int, extracted: Extracted, labels: Int64[Tensor, " n"] | None) -> None:
         """Add the images start, start + 1, ..., in any order of blocks."""
         features, logits = extracted.features.cpu(), extracted.logits
-        self.num += len(features)
-        for num, sums in self.sums.items():
-            wanted = len(features) if num is None else max(0, num - start)
-            if wanted:
-                sums.add(features[:wanted])
-        for need, values, kept in (("features", features, self.kept.features), ("logits", logits, self.kept.logits)):
-            if values is None and need == "logits" and self._limit(need) != 0:
+        self.num, self.stop = self.num + len(features), max(self.stop, start + len(features))
+        for (first, num), sums in self.sums.items():
+            summed = features[Request(num, frozenset(), first).rows(start, len(features))]
+            if len(summed):
+                sums.add(summed)
+        for values, kept, needs in (
+            (features, self.kept.features, {"features"}),
+            (logits, self.kept.logits, {"logits"}),
+            (labels, self.kept.labels, {"features", "logits"}),
+        ):
+            rows = self._wanted(needs, start, len(features))
+            if rows is None or (values is None and kept is self.kept.labels):
+                continue
+            if values is None:
                 raise ValueError("the extractor has no classes; choose features with a classifier.")
-            wanted = self._wanted(need, start, len(features))
-            if wanted and values is not None:
-                kept[start] = values[:wanted].cpu()
-        if labels is not None and (self.kept.features or self.kept.logits):
-            self.kept.labels[start] = labels.cpu()
+            kept[start + rows.start] = values[rows].cpu()
 
-    def _limit(self, need: str) -> int | None:
-        """Return how many images need it: a number, or None for all."""
-        nums = [request.num for request in self.requests if need in request.needs]
-        return None if None in nums else max((num for num in nums if num is not None), default=0)
-
-    def _wanted(self, need: str, start: int, n: int) -> int:
-        limit = self._limit(need)
-        return n if limit is None else min(n, max(0, limit - start))
+    def _wanted(self, needs: Set[str], start: int, num: int) -> slice | None:
+        """Return the rows of a block from the first to the last that a request with such a need has; None: no row."""
+        rows = [request.rows(start, num) for request in self.requests if needs & request.needs]
+        some = [wanted for wanted in rows if wanted.stop > wanted.start]
+        return slice(min(r.start for r in some), max(r.stop for r in some)) if some else None
 
     def merge(self, others: Sequence["Collector"]) -> None:
         """Add what other processes have collected from other images of the set."""
         for other in others:
-            self.num += other.num
+            self.num, self.stop = self.num + other.num, max(self.stop, other.stop)
             self.kept.merge(other.kept)
-            for num, sums in self.sums.items():
-                sums.merge(other.sums[num])
+            for part, sums in self.sums.items():
+                sums.merge(other.sums[part])
 
     def statistics(self, request: Request) -> Statistics:
-        """Return the statistics for a request.
+        """Return the statistics for a request, of fewer images if the set has fewer.
 
         Raises:
             ValueError: there are too few images.
         """
-        num = self.num if request.num is None else min(request.num, self.num)
+        num = min(request.num, self.stop - request.first)
         mean = covariance = None
         if "moments" in request.needs:
-            mean, covariance = self.sums[request.num].moments()
-        features = joined(self.kept.features)[:num] if "features" in request.needs else None
-        logits = joined(self.kept.logits)[:num] if "logits" in request.needs else None
-        labels = joined(self.kept.labels)[:num] if self.kept.labels else None
+            mean, covariance = self.sums[request.first, request.num].moments()
+        features = rows_of(self.kept.features, request.first, num) if "features" in request.needs else None
+        logits = rows_of(self.kept.logits, request.first, num) if "logits" in request.needs else None
+        is_kept = features is not None or logits is not None
+        labels = rows_of(self.kept.labels, request.first, num) if is_kept and self.kept.labels else None
         return Statistics(num, mean, covariance, features, logits, labels)
 
 
-def joined(blocks: dict[int, Tensor]) -> Tensor:
-    """Join the blocks in the order of their images to a single block, which takes their place.
+def rows_of(blocks: dict[int, Tensor], first: int, num: int) -> Tensor:
+    """Return rows first, ..., first + num - 1 of blocks by the index of their first row, all of which there are."""
+    join(blocks)
+    start = max((start for start in blocks if start <= first), default=min(blocks))
+    return blocks[start][first - start : first - start + num]
 
-    Each block is freed when it has been copied, so that memory holds the whole only once, for all requests.
+
+def join(blocks: dict[int, Tensor]) -> None:
+    """Replace blocks that follow each other by one that has the rows of all.
+
+    Each block is freed when it has been copied, so that memory holds all rows only once.
     """
-    if len(blocks) > 1:
-        one = next(iter(blocks.values()))
-        whole, row = one.new_empty(sum(map(len, blocks.values())), *one.shape[1:]), 0
-        for start in sorted(blocks):
-            block = blocks.pop(start)
-            whole[row : row + len(block)] = block
-            row += len(block)
-        blocks[0] = whole
-    (whole,) = blocks.values()
-    return whole
+    runs: list[list[int]] = []
+    stop = None
+    for start in sorted(blocks):
+        if start == stop:
+            runs[-1].append(start)
+        else:
+            runs.append([start])
+        stop = start + len(blocks[start])
+    for starts in runs:
+        if len(starts) > 1:
+            one = blocks[starts[0]]
+            whole, row = one.new_empty(sum(len(blocks[start]) for start in starts), *one.shape[1:]), 0
+            for start in starts:
+                block = blocks.pop(start)
+                whole[row : row + len(block)] = block
+                row += len(block)
+            blocks[starts[0]] = whole

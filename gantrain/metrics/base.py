@@ -1,7 +1,7 @@
 """The interfaces of metrics: on samples, and on the features of images."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -74,6 +74,8 @@ class FeatureMetric(ABC):
         standard: name of the extractor with which the published values were computed. With another extractor its name
             is appended to the names of the scores, for example fid_digits.
         extractor: name of an extractor of its own; None: the one of the group `features`.
+        compares: whether the scores depend on real images. If not, `num_real` is the number of those that are scored in
+            the place of generated ones.
         num_samples: number of generated images.
         num_real: number of real images; None: all.
     """
@@ -82,6 +84,7 @@ class FeatureMetric(ABC):
     needs: ClassVar[frozenset[Need]]
     standard: ClassVar[str] = "inception"
     extractor: ClassVar[str | None] = None
+    compares: ClassVar[bool] = True
     num_samples: int
     num_real: int | None
 
@@ -98,6 +101,17 @@ class FeatureMetric(ABC):
     def min_images(self) -> int:
         """Return how many generated and how many real images the metric needs at least."""
         return 2
+
+    def check(self, *, num_logits: int | None, class_counts: Sequence[int] | None) -> None:  # noqa: B027
+        """Check, before the first step, that the metric applies to the extractor and to the data.
+
+        Args:
+            num_logits: number of logits of the extractor; None: it is no classifier.
+            class_counts: number of real images of each class; None: they have no labels.
+
+        Raises:
+            ValueError: it does not; the message names the remedy.
+        """
 
     def options(self) -> dict[str, Any]:
         """Return the options that the scores depend on, for their receipts: numbers and strings by name."""

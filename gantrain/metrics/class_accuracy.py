@@ -1,5 +1,6 @@
 """Classification accuracy of class-conditional samples."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from typing_extensions import override
@@ -16,15 +17,25 @@ class ClassAccuracy(FeatureMetric):
 
     Args:
         num_samples: number of generated images.
-        num_real: number of real images of the floor; None: all.
+        num_real: number of real images whose scores are shown beside; None: all.
     """
 
     better: ClassVar[dict[str, Better]] = {"class_accuracy": "higher"}
     needs: ClassVar[frozenset[Need]] = frozenset({"logits", "labels"})
+    compares: ClassVar[bool] = False
 
     def __init__(self, *, num_samples: int, num_real: int | None):
         check_at_least(1, num_samples=num_samples, num_real=num_real)
         self.num_samples, self.num_real = num_samples, num_real
+
+    @override
+    def check(self, *, num_logits: int | None, class_counts: Sequence[int] | None) -> None:
+        if num_logits is None or class_counts is None or num_logits != len(class_counts):
+            raise ValueError(
+                f"the classes of the features ({num_logits or 'none'}) are not those of the data "
+                f"({0 if class_counts is None else len(class_counts)}); choose features with a classifier for this "
+                "data, or remove class_accuracy from metric=[...]."
+            )
 
     @override
     def compute(self, fake: Statistics, real: Statistics) -> dict[str, float]:

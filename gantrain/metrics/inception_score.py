@@ -1,5 +1,6 @@
 """Inception score."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +20,7 @@ class InceptionScore(FeatureMetric):
 
     Args:
         num_samples: number of generated images; 50,000 are usual.
-        num_real: number of real images of the floor; None: all.
+        num_real: number of real images whose scores are shown beside; None: all.
         splits: parts of equal size; the score is the mean over them.
         shuffle_seed: seed of the order of the images before they are split, for numpy's MT19937, so that the value
             equals torch-fidelity's, whose seed is 2020; None: not shuffled.
@@ -27,6 +28,7 @@ class InceptionScore(FeatureMetric):
 
     better: ClassVar[dict[str, Better]] = {"inception_score": "higher"}
     needs: ClassVar[frozenset[Need]] = frozenset({"logits"})
+    compares: ClassVar[bool] = False
 
     def __init__(self, *, num_samples: int, num_real: int | None, splits: int, shuffle_seed: int | None):
         check_at_least(1, splits=splits)
@@ -39,6 +41,14 @@ class InceptionScore(FeatureMetric):
     @override
     def min_images(self) -> int:
         return self.splits
+
+    @override
+    def check(self, *, num_logits: int | None, class_counts: Sequence[int] | None) -> None:
+        if num_logits is None:
+            raise ValueError(
+                "the features are those of no classifier; choose features=inception, or remove inception_score from "
+                "metric=[...]."
+            )
 
     @override
     def compute(self, fake: Statistics, real: Statistics) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Frechet distance within the classes."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -10,6 +11,9 @@ from typing_extensions import override
 from gantrain.metrics.base import Better, FeatureMetric, Need, Statistics
 from gantrain.metrics.checks import check_at_least, features_of, labels_of
 from gantrain.metrics.frechet import frechet_distance_of_features
+
+MIN_EXPECTED = 20
+"""Expected number of images of the rarest class in a random subset; then fewer than the 2 needed are never drawn."""
 
 
 class IntraClassFID(FeatureMetric):
@@ -31,6 +35,23 @@ class IntraClassFID(FeatureMetric):
     def __init__(self, *, num_samples: int, num_real: int | None):
         check_at_least(2, num_samples=num_samples, num_real=num_real)
         self.num_samples, self.num_real = num_samples, num_real
+
+    @override
+    def check(self, *, num_logits: int | None, class_counts: Sequence[int] | None) -> None:
+        counts = {c: count for c, count in enumerate(class_counts or ()) if count}
+        c, fewest = min(counts.items(), key=lambda item: item[1], default=(0, 0))
+        num_images = sum(counts.values())
+        if fewest < 2:
+            raise ValueError(
+                f"class {c} has {fewest} real images, but 2 are needed; remove intra_class_fid, or the class."
+            )
+        for option, num in (("num_samples", self.num_samples), ("num_real", self.num_real)):
+            is_all = option == "num_real" and (num is None or num >= num_images)
+            if not is_all and num is not None and num * fewest / num_images < MIN_EXPECTED:
+                raise ValueError(
+                    f"with {option}={num}, about {num * fewest / num_images:.1f} images of class {c} are compared, but "
+                    f"at least {MIN_EXPECTED} should be; raise {option} to {-(-MIN_EXPECTED * num_images // fewest)}."
+                )
 
     @override
     def compute(self, fake: Statistics, real: Statistics) -> dict[str, float]:

@@ -23,7 +23,8 @@ class SlicedWasserstein(FeatureMetric):
     In each level the Wasserstein-1 distance of the patches' projections is averaged over random directions. Fine levels
     show differences of texture, coarse levels of shape. The same number of both images is compared, the smaller one.
 
-    8,192 images of each side at 256 px take 385 MB of features, and about 320 MB more while it is computed.
+    8,192 images of each side at 256 px take 385 MB of features, and about 320 MB more while it is computed. Karras 2018
+    takes 128 patches of each image instead of 8, so values cannot be compared with published ones.
 
     Source: Karras 2018, section 5 and appendix; Rabin 2011.
 

@@ -1,5 +1,6 @@
 """Count the modes of stacked MNIST that the generator covers."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -24,16 +25,25 @@ class StackedModes(FeatureMetric):
 
     Args:
         num_samples: number of generated images.
-        num_real: number of real images of the floor; None: all.
+        num_real: number of real images whose scores are shown beside; None: all.
     """
 
     better: ClassVar[dict[str, Better]] = {"modes": "higher", "modes_5_hits": "higher", "kl_uniform": "lower"}
     needs: ClassVar[frozenset[Need]] = frozenset({"logits"})
-    standard: ClassVar[str] = "digits"
+    compares: ClassVar[bool] = False
+    standard: ClassVar[str] = "stacked_digits"
 
     def __init__(self, *, num_samples: int, num_real: int | None):
         check_at_least(1, num_samples=num_samples, num_real=num_real)
         self.num_samples, self.num_real = num_samples, num_real
+
+    @override
+    def check(self, *, num_logits: int | None, class_counts: Sequence[int] | None) -> None:
+        if num_logits != CHANNELS * DIGITS:
+            raise ValueError(
+                f"it needs 10 logits for each of 3 channels, but the features have {num_logits or 'none'}; use it with "
+                "dataset=stacked_mnist features=auto, or remove it from metric=[...]."
+            )
 
     @override
     def compute(self, fake: Statistics, real: Statistics) -> dict[str, float]:
@@ -43,11 +53,7 @@ class StackedModes(FeatureMetric):
             ValueError: there are not 10 logits for each of 3 channels.
         """
         logits = logits_of(fake, "generated", 1)
-        if logits.shape[1] != CHANNELS * DIGITS:
-            raise ValueError(
-                f"stacked_modes needs 10 logits for each of 3 channels, but there are {logits.shape[1]} in all; use it "
-                "with dataset=stacked_mnist, or remove it from metric=[...]."
-            )
+        self.check(num_logits=logits.shape[1], class_counts=None)
         digits = logits.view(-1, CHANNELS, DIGITS).argmax(2)
         places = torch.tensor([DIGITS**2, DIGITS, 1], device=digits.device)
         counts = (digits * places).sum(1).cpu().bincount(minlength=DIGITS**CHANNELS)

@@ -23,12 +23,13 @@ class Vendi(FeatureMetric):
 
     Args:
         num_samples: number of generated images.
-        num_real: number of real images of the floor; None: all.
+        num_real: number of real images whose scores are shown beside; None: all.
         order: q of the Renyi entropy, at least 0; 1: Shannon's; a higher order sees the frequent images more.
     """
 
     better: ClassVar[dict[str, Better]] = {"vendi": "higher"}
     needs: ClassVar[frozenset[Need]] = frozenset({"features"})
+    compares: ClassVar[bool] = False
 
     def __init__(self, *, num_samples: int, num_real: int | None, order: float):
         check_at_least(1, num_samples=num_samples, num_real=num_real)

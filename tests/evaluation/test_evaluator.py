@@ -26,6 +26,7 @@ from gantrain.metrics.class_accuracy import ClassAccuracy
 from gantrain.metrics.density_coverage import DensityCoverage
 from gantrain.metrics.fid import FID
 from gantrain.metrics.frechet import frechet_distance
+from gantrain.metrics.intra_class_fid import IntraClassFID
 from gantrain.metrics.kid import KID
 from gantrain.metrics.modes import Modes
 
@@ -85,13 +86,21 @@ def test_scores_are_those_of_the_features_of_the_first_samples_and_all_real_imag
     assert scores["fid_means"].value == pytest.approx(expected, rel=1e-6)
 
 
-def test_real_scores_are_those_of_two_disjoint_halves_of_the_data() -> None:
+@pytest.mark.parametrize(
+    ("num_samples", "num_real", "sizes"),
+    [(100, None, (100, 500)), (100, 200, (100, 200)), (500, None, (300, 300)), (500, 250, (300, 250))],
+)
+def test_score_of_real_images_is_that_of_others_in_the_place_of_generated_ones(
+    tmp_path: Path, num_samples: int, num_real: int | None, sizes: tuple[int, int]
+) -> None:
     seen: list[tuple[Statistics, Statistics]] = []
 
     class Overlap(FeatureMetric):
         better: ClassVar[dict[str, Better]] = {"overlap": "lower"}
         needs: ClassVar[frozenset[Need]] = frozenset({"moments", "features"})
-        num_samples, num_real = 100, None
+
+        def __init__(self) -> None:
+            self.num_samples, self.num_real = num_samples, num_real
 
         def compute(self, fake: Statistics, real: Statistics) -> dict[str, float]:
             seen.append((fake, real))
@@ -99,21 +108,58 @@ def test_real_scores_are_those_of_two_disjoint_halves_of_the_data() -> None:
             assert real.features is not None
             return {"overlap": float((fake.features[:, None] == real.features).all(2).sum())}
 
-    scores = evaluate(make_evaluator(overlap=Overlap()), generated())
-    assert scores["overlap_means"].real == 0
-    (even, odd), _ = seen
-    assert (even.num, odd.num) == (300, 300)
-    for part in (even, odd):
+    # The second evaluator needs another score of real images, but finds the statistics in the cache.
+    evaluate(make_evaluator(tmp_path, make_data(), other=FID(num_samples=7, num_real=num_real)), generated(500))
+    score = evaluate(make_evaluator(tmp_path, overlap=Overlap()), generated(500))["overlap_means"]
+    assert score.real == 0
+    assert score.receipt["real_images"] == {"num_generated": sizes[0], "num_real": sizes[1]}
+    parts, _ = seen
+    assert tuple(part.num for part in parts) == sizes
+    for part in parts:
         torch.testing.assert_close(part.mean, part.features.double().mean(0))
         torch.testing.assert_close(part.covariance, torch.cov(part.features.double().T))
-    rows = {tuple(row) for part in (even, odd) for row in part.features.tolist()}
-    assert rows == {tuple(row) for row in make_data().images.float().mean((1, 3)).tolist()}
+    rows = {tuple(row) for part in parts for row in part.features.tolist()}
+    assert len(rows) == sum(sizes)
+    assert rows <= {tuple(row) for row in make_data().images.float().mean((1, 3)).tolist()}
+
+
+def test_only_what_is_not_cached_is_measured(tmp_path: Path) -> None:
+    """Of 600 images, in blocks of 256: those that take the place of 50 generated ones are the last 50."""
+    evaluate(make_evaluator(tmp_path, fid=FID(num_samples=150, num_real=None)), generated())
+    again = make_evaluator(tmp_path, fid=FID(num_samples=50, num_real=None))
+    scores = evaluate(again, generated())
+    assert again.extractors["features"].seen == (600 - 512) + 200  # type: ignore[attr-defined]
+    alone = evaluate(make_evaluator(None, fid=FID(num_samples=50, num_real=None)), generated())
+    assert scores["fid_means"].real == pytest.approx(alone["fid_means"].real, rel=1e-9)
+
+
+def test_features_of_an_extractor_without_a_sha256_are_not_cached(tmp_path: Path) -> None:
+    """Else those of a network that has changed would be compared with those of the network before."""
+    for _ in range(2):
+        evaluator = make_evaluator(tmp_path)
+        evaluator.extractors["features"].sha256 = None
+        evaluate(evaluator, generated())
+        assert evaluator.extractors["features"].seen == 600 + 200  # type: ignore[attr-defined]
+
+
+def test_a_class_with_a_single_image_among_the_stand_ins_leaves_no_score_of_real_images() -> None:
+    data = in_memory("few", make_data(400).images.numpy(), np.arange(400) % 2, num_classes=2)
+    labels: Callable[[int, int], Tensor] = lambda start, n: torch.arange(start, start + n) % 2  # noqa: E731
+    metric = IntraClassFID(num_samples=100, num_real=None)
+    assert evaluate(make_evaluator(data=data, it=metric), generated(), labels)["intra_class_fid_means"].real is not None
+    order = real.RealImages(data, Means(), device=CPU, folder=None, processes=SINGLE_PROCESS).order
+    assert data.labels is not None
+    data.labels[order[300:]] = 0
+    data.labels[order[:2]] = 1
+    found = evaluate(make_evaluator(data=data, it=metric), generated(), labels)["intra_class_fid_means"]
+    assert found.real is None
 
 
 def test_a_subset_of_real_images_is_random_and_always_the_same() -> None:
     data = make_data()
     images = real.RealImages(data, Means(), device=CPU, folder=None, processes=SINGLE_PROCESS)
-    first = torch.cat([labels for *_, labels in images.blocks(90) if labels is not None])
+    blocks = images.blocks([Request(90, frozenset())])
+    first = torch.cat([labels for *_, labels in blocks if labels is not None])
     assert torch.bincount(first, minlength=3).min() > 15  # not in the order of the data
     again = real.RealImages(data, Means(), device=CPU, folder=None, processes=SINGLE_PROCESS)
     assert torch.equal(again.order, images.order)
@@ -172,6 +218,7 @@ def test_receipts_tell_the_protocol() -> None:
         "fingerprint": data.fingerprint,
         "ema": False,
         "seed": 3,
+        "real_images": {"num_generated": 150, "num_real": 450},
     }
 
 
@@ -256,10 +303,12 @@ def test_features_that_cannot_fit_into_memory_are_refused(monkeypatch: pytest.Mo
     """An image has 6 features, which take 24 bytes."""
     options = {"num_samples": 100, "num_real": 100, "k": 3} | {option: 500}
     evaluator = make_evaluator(density_coverage=DensityCoverage(**options), fid=FID(num_samples=10**9, num_real=None))
-    monkeypatch.setattr("gantrain.engine.memory.total_bytes", lambda device: 12_000)
+    monkeypatch.setattr("gantrain.engine.memory.total_bytes", lambda device: 14_400)
     evaluator.check(conditional=False)
-    monkeypatch.setattr("gantrain.engine.memory.total_bytes", lambda device: 11_999)
-    message = f"metric.density_coverage.{option}=500: the features alone need 12 kB, but cpu has 12 kB"
+    monkeypatch.setattr("gantrain.engine.memory.total_bytes", lambda device: 14_399)
+    message = (
+        "metric.density_coverage: num_samples + num_real=600: the features alone need 14.4 kB, but cpu has 14.4 kB"
+    )
     with pytest.raises(ConfigError, match=re.escape(message)):
         evaluator.check(conditional=False)
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from gantrain.evaluation.features.base import Extracted
-from gantrain.evaluation.statistics import Collector, Request
+from gantrain.evaluation.statistics import Collector, Request, Sums
+from gantrain.metrics.base import Statistics
 
 MOMENTS = frozenset({"moments"})
 ALL = frozenset({"moments", "features", "logits"})
@@ -24,20 +25,42 @@ def collect(collector: Collector, data: tuple[Tensor, Tensor, Tensor], starts: l
     return collector
 
 
-@pytest.mark.parametrize("num", [None, 33, 50])
-def test_statistics_equal_those_of_numpy(num: int | None) -> None:
-    data = features, logits, labels = drawn()
-    request = Request(num, ALL)
-    found = collect(Collector([request]), data, [0, 16, 32, 48], 16).statistics(request)
-    n = num or 50
-    assert found.num == n
+@pytest.mark.parametrize(("first", "num"), [(0, 50), (0, 33), (20, 30), (17, 5), (5, 40)])
+def test_statistics_equal_those_of_numpy(first: int, num: int) -> None:
+    features, logits, labels = (x[first : first + num] for x in drawn())
+    request = Request(num, ALL, first)
+    found = collect(Collector([request]), drawn(), [0, 16, 32, 48], 16).statistics(request)
+    assert found.num == num
     assert found.mean is not None
     assert found.covariance is not None
-    np.testing.assert_allclose(found.mean, features[:n].double().numpy().mean(0), rtol=1e-12)
-    np.testing.assert_allclose(found.covariance, np.cov(features[:n].double().numpy().T), rtol=1e-10)
-    assert torch.equal(found.features, features[:n])
-    assert torch.equal(found.logits, logits[:n])
-    assert torch.equal(found.labels, labels[:n])
+    np.testing.assert_allclose(found.mean, features.double().numpy().mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found.covariance, np.cov(features.double().numpy().T), rtol=1e-10)
+    assert torch.equal(found.features, features)
+    assert torch.equal(found.logits, logits)
+    assert torch.equal(found.labels, labels)
+
+
+def test_several_parts_of_a_set_are_collected_in_one_pass() -> None:
+    features, logits, labels = drawn()
+    requests = [Request(10, ALL), Request(5, frozenset({"logits"}), 40), Request(20, frozenset({"features"}), 25)]
+    collector = collect(Collector(requests), drawn(), [32, 0, 48, 16], 16)
+    for request in requests:
+        found, rows = collector.statistics(request), slice(request.first, request.stop)
+        assert torch.equal(found.labels, labels[rows])
+        assert found.features is None or torch.equal(found.features, features[rows])
+        assert found.logits is None or torch.equal(found.logits, logits[rows])
+
+
+def test_sums_of_a_part_are_taken_from_those_of_all() -> None:
+    features = drawn()[0].double()
+    all_of, part = Sums(), Sums()
+    all_of.add(features)
+    part.add(features[35:])
+    mean, covariance = all_of.without(part).moments()
+    torch.testing.assert_close(mean, features[:35].mean(0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(covariance, torch.cov(features[:35].T), rtol=1e-10, atol=0)
+    again = Sums.of(Statistics(50, *all_of.moments()))
+    torch.testing.assert_close(again.outer, all_of.outer, rtol=1e-12, atol=0)
 
 
 def test_collectors_of_several_processes_are_merged_in_the_order_of_the_images() -> None:
@@ -59,7 +82,7 @@ def test_only_what_is_requested_is_kept() -> None:
     assert collector.kept.logits == {}
     assert collector.statistics(requests[0]).features is None
     assert collector.statistics(requests[1]).mean is None
-    assert collector.sums[20].n == 20
+    assert collector.sums[0, 20].n == 20
 
 
 def test_fewer_images_than_requested_are_all_used() -> None:
@@ -74,6 +97,6 @@ def test_a_covariance_needs_two_images() -> None:
 
 
 def test_an_extractor_without_classes_is_named() -> None:
-    collector = Collector([Request(None, frozenset({"logits"}))])
+    collector = Collector([Request(3, frozenset({"logits"}))])
     with pytest.raises(ValueError, match="the extractor has no classes"):
         collector.add(0, Extracted(torch.zeros(3, 2)), None)

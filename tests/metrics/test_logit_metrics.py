@@ -109,5 +109,5 @@ def test_stacked_modes_of_a_perfect_generator(num: int, modes: float, kl: float)
 
 
 def test_logits_of_one_channel_are_an_error() -> None:
-    with pytest.raises(ValueError, match=r"there are 10 in all.*dataset=stacked_mnist"):
+    with pytest.raises(ValueError, match=r"the features have 10; use it with dataset=stacked_mnist"):
         StackedModes(num_samples=5, num_real=None).compute(Statistics(5, logits=torch.zeros(5, 10)), NOTHING)

@@ -27,6 +27,9 @@ from gantrain.evaluation.features.weights import (
 SIZE = 224
 """Side in pixels of the network's input."""
 
+PUBLISHED = "vit_large_patch14_dinov2.lvd142m"
+"""The network of published numbers."""
+
 FILE = "model.safetensors"
 """Name of the file of weights in timm's repositories."""
 
@@ -52,12 +55,13 @@ class DINOv2(Extractor):
     Source: Oquab 2023 (DINOv2); preprocessing of Stein 2023, "Exposing flaws of generative model evaluation metrics".
     """
 
-    name = "dinov2"
     resizer = "bicubic to 224 px with antialiasing, rounded to 8 bits (Pillow)"
     precision = "float32"
 
     def __init__(self, *, architecture: str, weights: str | None, sha256: str | None, download: bool):
         self.architecture, self.weights, self.expected, self.download = architecture, weights, sha256, download
+        # Published numbers are those of ViT-L/14; others must not have the same name.
+        self.name = "dinov2" if architecture == PUBLISHED else architecture
         self.sha256: str | None = None
         self.versions: dict[str, str] = {}
         self._network: nn.Module | None = None
@@ -67,13 +71,13 @@ class DINOv2(Extractor):
     def check(self, image_shape: tuple[int, ...]) -> None:
         if len(image_shape) != 3 or image_shape[0] not in (1, 3):
             raise ConfigError(f"features=dinov2 needs gray or RGB images, not images of shape {image_shape}.")
-        require_package("timm", self.name)
+        require_package("timm", "dinov2")
         import timm
 
         if not timm.is_model(self.architecture):
             raise ConfigError(
                 f"features.architecture={self.architecture} is not a network of timm {timm.__version__}; the published "
-                "numbers are those of vit_large_patch14_dinov2.lvd142m."
+                f"numbers are those of {PUBLISHED}."
             )
         path = self.find()
         if self.expected is not None:
@@ -81,7 +85,7 @@ class DINOv2(Extractor):
 
     @override
     def load(self, device: torch.device) -> None:
-        version = require_package("timm", self.name)
+        version = require_package("timm", "dinov2")
         import timm
         from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
@@ -116,7 +120,8 @@ class DINOv2(Extractor):
         if isinstance(found, str):
             return Path(found)
         return download_file(
-            f"features=dinov2: {FILE} of {repository} in {constants.HF_HUB_CACHE}",
+            "dinov2",
+            f"{FILE} of {repository} in {constants.HF_HUB_CACHE}",
             allowed=self.download,
             fetch=lambda: hf_hub_download(repository, FILE),
             source=f"{FILE} of {repository} at Hugging Face, or {AUTHORS_FILE},",

@@ -96,8 +96,8 @@ class Inception(Extractor):
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=self.expected, progress=False)
             return path
 
-        needs = f"features=inception: {path.name} (SHA-256 {self.expected}) in {path.parent}"
-        return download_file(needs, allowed=self.download, fetch=fetch, source=URL_INCEPTION_V3)
+        needs = f"{path.name} (SHA-256 {self.expected}) in {path.parent}"
+        return download_file(self.name, needs, allowed=self.download, fetch=fetch, source=URL_INCEPTION_V3)
 
     @override
     def __call__(self, images: UInt8[Tensor, "n c h w"]) -> Extracted:

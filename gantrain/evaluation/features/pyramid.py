@@ -38,7 +38,7 @@ class Pyramid:
     """
 
     name = "pyramid"
-    resizer = "none"
+    resizer = f"none; {PATCHES} patches of {PATCH_SIZE}x{PATCH_SIZE} px in each level"
     sha256: str | None = None
     precision = "float32"
 

@@ -40,18 +40,20 @@ def require_file(path: str) -> Path:
     return file
 
 
-def download_file(needs: str, *, allowed: bool, fetch: Callable[[], str | Path], source: str) -> Path:
+def download_file(features: str, needs: str, *, allowed: bool, fetch: Callable[[], str | Path], source: str) -> Path:
     """Download a missing file of weights, if the user allows it, and return its path.
 
     Args:
-        needs: the start of the error message: which file is missing, where, and its SHA-256.
+        features: the option of the group `features`.
+        needs: which file is missing, where, and its SHA-256, for the message.
         fetch: downloads the file and returns its path.
         source: where to get the file by hand, for the message.
 
     Raises:
         ConfigError: downloading is not allowed, or failed.
     """
-    remedy = f"Download {source} on any machine, and name the file by features.weights=FILE"
+    remedy = f"Download {source} on any machine, and type features={features} features.weights=FILE"
+    needs = f"features={features}: {needs}"
     if not allowed:
         raise ConfigError(f"{needs} is missing. {remedy}; or set features.download=true.")
     try:

@@ -123,7 +123,9 @@ def test_missing_weights_are_named_with_place_and_remedy(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
-    remedy = r"dinov2_vitl14_pretrain\.pth .*SHA-256 d5383e.* any machine, and name the file by features\.weights=FILE"
+    remedy = (
+        r"dinov2_vitl14_pretrain\.pth .*SHA-256 d5383e.* any machine, and type features=dinov2 features\.weights=FILE"
+    )
     with pytest.raises(ConfigError, match=rf"model.safetensors of timm/test_vit in {tmp_path} is missing\. .*{remedy}"):
         extractor(None).check((3, 32, 32))
     with pytest.raises(ConfigError, match=rf"its download failed \(no network\).*{remedy}"):
