@@ -116,19 +116,27 @@ class Verdicts(Callback):
         if not self.run.verdicts or not (is_due or state.step == self.run.steps):
             return
         self.before_last = None if is_due else self.snapshot()
-        better = self.run.better
         evidence = Evidence(
             state,
             self.reference,
             self.run.objective,
             rows=[scalars for _, scalars in self.rows],
-            scores={n: History(better[n], [(s, v) for s, v in xs]) for n, xs in self.scores.items() if n in better},
+            scores=self.histories(),
             with_features=any(tag.startswith(METRIC) for tag in logs),
         )
         with unsharded():  # only rank 0 is here
             for name, verdict in self.run.verdicts.items():
                 self.update(name, verdict(evidence), verdict.checks)
         self.rows = []
+
+    def histories(self) -> dict[str, History]:
+        """Return the values so far of each metric that has a direction."""
+        histories = {}
+        for name, sign in self.run.better.items():
+            if name in self.scores:
+                real = (self.receipts.get(name) or {}).get("real")
+                histories[name] = History(sign, [(step, value) for step, value in self.scores[name]], real)
+        return histories
 
     def update(self, name: str, finding: Finding | None, checks: int) -> None:
         """Open or clear the finding of a verdict, if as many successive checks as needed say so."""

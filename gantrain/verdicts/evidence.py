@@ -23,10 +23,12 @@ class History:
     Attributes:
         sign: 1 if higher is better, -1 if lower is better.
         values: pairs of the step and the value, oldest first.
+        real: the score of real images, from the receipt of the values; None: not known.
     """
 
     sign: int
     values: Sequence[tuple[int, float]]
+    real: float | None = None
 
 
 class Evidence:

@@ -27,9 +27,11 @@ class Scripted(Verdict):
         self.steps, self.checks = steps, checks
         self.seen: list[tuple[int, int, dict[str, list[tuple[int, float]]]]] = []
         self.count = torch.zeros(())
+        self.real: list[float | None] = []
 
     def __call__(self, evidence: Evidence) -> Finding | None:
         self.count += 1  # in place: saved states must be copies
+        self.real += [scores.real for scores in evidence.scores.values()]
         self.seen.append((evidence.step, len(evidence.rows), {n: [*s.values] for n, s in evidence.scores.items()}))
         return Finding(f"Found at {evidence.step}.", "less.") if evidence.step in self.steps else None
 
@@ -110,7 +112,7 @@ def test_scores_of_different_protocols_are_never_compared(make_run: MakeRun) -> 
     callbacks.start()
     for step, num in ((1, 10), (2, 10), (3, 20), (4, 20)):
         run.state.step = step
-        run.receipts["metric/mean_error"] = {"num_generated": num}
+        run.receipts["metric/mean_error"] = {"num_generated": num, "real": num / 100}
         run.publish_scalars({"metric/mean_error": float(step)})
         for callback in callbacks:
             callback(run.state, {})
@@ -120,6 +122,7 @@ def test_scores_of_different_protocols_are_never_compared(make_run: MakeRun) -> 
         [(3, 3.0)],
         [(3, 3.0), (4, 4.0)],
     ]
+    assert verdict.real == [0.1, 0.1, 0.2, 0.2]
 
 
 def resumed(make_run: MakeRun, saved: dict[str, Any], steps: int, *, step: int, planned: int) -> tuple[Run, Callbacks]:
