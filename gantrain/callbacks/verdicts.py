@@ -12,7 +12,7 @@ from gantrain.seeding import unsharded
 from gantrain.session.run import Run
 from gantrain.train import TrainState
 from gantrain.updates import Logs
-from gantrain.verdicts.base import Finding
+from gantrain.verdicts.base import Finding, Undecided
 from gantrain.verdicts.evidence import Evidence, History
 from gantrain.verdicts.reference import Reference
 
@@ -138,8 +138,10 @@ class Verdicts(Callback):
                 histories[name] = History(sign, [(step, value) for step, value in self.scores[name]], real)
         return histories
 
-    def update(self, name: str, finding: Finding | None, checks: int) -> None:
+    def update(self, name: str, finding: Finding | Undecided | None, checks: int) -> None:
         """Open or clear the finding of a verdict, if as many successive checks as needed say so."""
+        if isinstance(finding, Undecided):
+            return
         open_findings = [known for known in self.run.findings if known["verdict"] == name and known["cleared"] is None]
         changes = (finding is not None) != bool(open_findings)
         self.streaks[name] = self.streaks.get(name, 0) + 1 if changes else 0

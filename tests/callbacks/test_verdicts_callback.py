@@ -14,7 +14,7 @@ from gantrain.callbacks.verdicts import Verdicts
 from gantrain.metrics.moments import Moments
 from gantrain.session.run import PreviousSession, Run
 from gantrain.train import TrainState
-from gantrain.verdicts.base import Finding, Verdict
+from gantrain.verdicts.base import UNDECIDED, Finding, Undecided, Verdict
 from gantrain.verdicts.evidence import Evidence
 
 MakeRun = Callable[..., tuple[Run, Callbacks]]
@@ -23,16 +23,18 @@ MakeRun = Callable[..., tuple[Run, Callbacks]]
 class Scripted(Verdict):
     """Finds something at given steps, and remembers what it has seen."""
 
-    def __init__(self, *steps: int, checks: int = 1):
-        self.steps, self.checks = steps, checks
+    def __init__(self, *steps: int, checks: int = 1, undecided: tuple[int, ...] = ()):
+        self.steps, self.checks, self.undecided = steps, checks, undecided
         self.seen: list[tuple[int, int, dict[str, list[tuple[int, float]]]]] = []
         self.count = torch.zeros(())
         self.real: list[float | None] = []
 
-    def __call__(self, evidence: Evidence) -> Finding | None:
+    def __call__(self, evidence: Evidence) -> Finding | Undecided | None:
         self.count += 1  # in place: saved states must be copies
         self.real += [scores.real for scores in evidence.scores.values()]
         self.seen.append((evidence.step, len(evidence.rows), {n: [*s.values] for n, s in evidence.scores.items()}))
+        if evidence.step in self.undecided:
+            return UNDECIDED
         return Finding(f"Found at {evidence.step}.", "less.") if evidence.step in self.steps else None
 
     def state_dict(self) -> dict[str, Any]:
@@ -96,6 +98,18 @@ def test_successive_checks_must_agree(make_run: MakeRun, steps: tuple[int, ...],
     callbacks.start()
     pass_steps(run, callbacks, 80)
     assert [(finding["step"], finding["cleared"]) for finding in run.findings] == told
+
+
+def test_undecided_check_counts_neither_way(make_run: MakeRun) -> None:
+    """Two of the checks that decide must agree, as with evaluate_every=20 and every=10."""
+    run, callbacks = make_run(Verdicts(every=10), steps=100)
+    run.verdicts = {"two": Scripted(20, 40, 80, checks=2, undecided=(30, 50, 70, 90))}
+    callbacks.start()
+    pass_steps(run, callbacks, 60)
+    assert [(finding["step"], finding["cleared"]) for finding in run.findings] == [(40, None)]
+    pass_steps(run, callbacks, 100)
+    assert [(finding["step"], finding["cleared"]) for finding in run.findings] == [(40, None)]
+    assert run.findings[0]["evidence"] == "Found at 40."
 
 
 def test_check_gets_what_was_logged_since_the_previous_one(make_run: MakeRun) -> None:

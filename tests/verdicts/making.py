@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gantrain.datasets.base import Dataset, ImageDataset
 from gantrain.game import Objective
@@ -14,6 +14,10 @@ from gantrain.verdicts.evidence import Evidence, History
 from gantrain.verdicts.reference import Reference
 
 CPU = torch.device("cpu")
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def images(num: int = 40, *, side: int = 8, channels: int = 1, seed: int = 0) -> ImageDataset:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from making import images, make_evidence
-from torch import Tensor, nn
+from making import images, make_evidence, normal
+from torch import nn
 
 from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.toys import gaussians_8
@@ -20,7 +20,6 @@ from gantrain.losses.wasserstein import Wasserstein
 from gantrain.regularizers.weight_clip import WeightClip
 from gantrain.verdicts.base import Verdict
 from gantrain.verdicts.clipping import Clipping
-from gantrain.verdicts.collapse import Collapse
 from gantrain.verdicts.discriminator_overfits import DiscriminatorOverfits
 from gantrain.verdicts.discriminator_wins import DiscriminatorWins, loss_at_equal_logits
 from gantrain.verdicts.evidence import History
@@ -28,69 +27,6 @@ from gantrain.verdicts.generator_stalls import GeneratorStalls
 from gantrain.verdicts.memorization import Memorization
 from gantrain.verdicts.metric_worsens import MetricWorsens
 from gantrain.verdicts.reference import Neighbors
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def collapse() -> Collapse:
-    return Collapse(pixels=0.3, features=0.2, checks=2, after=1000, after_slow_start=2500)
-
-
-class TestCollapse:
-    REAL = normal(30, 4)
-
-    def judge(self, verdict: Collapse, pixels: float, features: float | None = None, **options: Any) -> Any:
-        known = {} if features is None else {"features": (features * self.REAL, self.REAL)}
-        # Scaling all points by c scales every distance by c.
-        made = make_evidence(
-            thumbnails=7 + pixels * self.REAL, reference={"real_thumbnails": self.REAL}, **known, **options
-        )
-        return verdict(made)
-
-    @pytest.mark.parametrize(("pixels", "found"), [(0.29, True), (0.31, False), (0.0, True), (1.0, False)])
-    def test_in_pixels(self, pixels: float, found: bool) -> None:
-        finding = self.judge(collapse(), pixels)
-        assert (finding is not None) == found
-        assert not found or f"is {pixels:.0%} in pixels (limit 30%)." in finding.evidence
-
-    @pytest.mark.parametrize(("features", "found"), [(0.19, True), (0.21, False)])
-    def test_in_features(self, features: float, found: bool) -> None:
-        finding = self.judge(collapse(), 0.9, features)
-        assert (finding is not None) == found
-        assert not found or "is 90% in pixels (limit 30%) and 19% in features (limit 20%)." in finding.evidence
-
-    def test_features_count_until_they_are_computed_again(self) -> None:
-        verdict, resumed = collapse(), collapse()
-        assert self.judge(verdict, 0.9, 0.1)
-        assert self.judge(verdict, 0.9)
-        resumed.load_state_dict(verdict.state_dict())
-        assert self.judge(resumed, 0.9)
-        assert self.judge(resumed, 0.9, 0.8) is None
-        assert self.judge(resumed, 0.9) is None
-
-    @pytest.mark.parametrize(("step", "found"), [(999, False), (1000, True)])
-    def test_not_before_enough_steps(self, step: int, found: bool) -> None:
-        verdict, resumed = collapse(), collapse()
-        assert self.judge(verdict, 0.9, step=500) is None
-        resumed.load_state_dict(verdict.state_dict())
-        assert (self.judge(resumed, 0.1, step=step) is not None) == found
-
-    @pytest.mark.parametrize(("step", "found"), [(2499, False), (2500, True)])
-    def test_later_if_samples_have_always_been_alike(self, step: int, found: bool) -> None:
-        verdict = collapse()
-        assert self.judge(verdict, 0.2, 0.9, step=500) is None
-        assert self.judge(verdict, 0.9, 0.1, step=1000) is None
-        assert (self.judge(verdict, 0.1, step=step) is not None) == found
-
-    def test_of_vectors(self) -> None:
-        finding = self.judge(collapse(), 0.1, dataset=gaussians_8(radius=2.0, std=0.02, scale=1.414))
-        assert "is 10% (limit 30%)." in finding.evidence
-
-    def test_equal_samples_of_equal_data_are_right(self) -> None:
-        same = torch.ones(9, 4)
-        assert collapse()(make_evidence(thumbnails=same, reference={"real_thumbnails": same})) is None
 
 
 def rows(loss: float, norm: float) -> list[dict[str, float]]:
@@ -323,9 +259,7 @@ class TestMemorization:
         assert self.VERDICT(make_evidence(dataset=data, thumbnails=copies[30:].flatten(1))) is None
 
 
-@pytest.mark.parametrize(
-    "verdict", [collapse(), wins(), GeneratorStalls(distance=0.01, checks=2)], ids=lambda v: type(v).__name__
-)
+@pytest.mark.parametrize("verdict", [wins(), GeneratorStalls(distance=0.01, checks=2)], ids=lambda v: type(v).__name__)
 def test_state_of_a_checkpoint_without_the_verdict_is_accepted(verdict: Verdict) -> None:
     before = verdict.state_dict()
     verdict.load_state_dict({})
