@@ -99,6 +99,8 @@ class Verdicts(Callback):
 
     @override
     def scalars(self, state: TrainState, scalars: dict[str, float]) -> None:
+        if not self.run.verdicts:
+            return
         # Without the throughput, so that verdicts depend only on the config.
         self.rows.append([state.step, {tag: x for tag, x in scalars.items() if not tag.startswith("throughput/")}])
         for name in self.run.better:

@@ -120,6 +120,15 @@ def test_check_gets_what_was_logged_since_the_previous_one(make_run: MakeRun) ->
     assert [(step, rows) for step, rows, _ in run.verdicts["one"].seen] == [(10, 2), (20, 2), (23, 1)]
 
 
+def test_without_verdicts_nothing_is_collected(make_run: MakeRun) -> None:
+    run, callbacks = make_run(callback := Verdicts(every=10), metrics={"moments": Moments(num_samples=10)}, steps=50)
+    callbacks.start()
+    before = callback.state_dict()
+    pass_steps(run, callbacks, 50)
+    run.publish_scalars({"metric/mean_error": 1.0})
+    assert callback.state_dict() == before
+
+
 def test_scores_of_different_protocols_are_never_compared(make_run: MakeRun) -> None:
     run, callbacks = make_run(Verdicts(every=1), metrics={"moments": Moments(num_samples=10)}, steps=9)
     run.verdicts = {"one": (verdict := Scripted())}
