@@ -122,6 +122,7 @@ class Verdicts(Callback):
             state,
             self.reference,
             self.run.objective,
+            clock=self.run.clock,
             rows=[scalars for _, scalars in self.rows],
             scores=self.histories(),
             with_features=any(tag.startswith(METRIC) for tag in logs),

@@ -57,10 +57,10 @@ STALLED += ("log_every=2", "sample_every=5", "callback.samples.num=16", "verdict
 
 
 def test_weights_are_those_without_verdicts(gantrain: Run, work: Path) -> None:
-    """With dropout, BatchNorm, spectral norm, an EMA, held-out images and metrics, at every step."""
+    """With dropout, BatchNorm, spectral norm, augmentation, an EMA, held-out images and metrics, at every step."""
     command = (*SMALL, "dataset.holdout=0.01", "metric=[fid]", "metric.fid.num_samples=40", "metric.fid.num_real=100")
     command += ("evaluate_every=2", "ema_halflife_images=10", "regularizer=[input_noise]", "steps=6")
-    for options in (("network=cdcgan",), ("model=vanilla", "model.discriminator.dropout=0.3", "packing=2")):
+    for options in (("network=cdcgan", "augment=[diffaugment]"), ("model=vanilla", "model.discriminator.dropout=0.3", "packing=2")):
         contents = []
         for name, more in (("with", "callback.verdicts.every=1"), ("without", "verdict=[]")):
             done = gantrain(*command, *options, more, f"run_dir={name}_{options[0][-3:]}")
