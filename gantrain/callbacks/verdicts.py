@@ -1,4 +1,4 @@
-"""Let the verdicts look for known failures of GANs, and tell what they find."""
+"""Let the verdicts look for known failures of GANs, and report what they find."""
 
 import logging
 from copy import deepcopy
@@ -23,11 +23,11 @@ METRIC = "metric/"
 
 
 class Verdicts(Callback):
-    """Call the verdicts every `every` steps and at the last step, and tell what they find.
+    """Call the verdicts every `every` steps and at the last step, and report what they find.
 
-    A finding is told when it begins: in the terminal, in TensorBoard as a text under verdict/<name>, and in run.json.
-    It is told again only if it has been cleared in between. A finding of a verdict in verdict.stop ends the run after
-    the step, except after the last step.
+    A finding is reported when it begins: in the terminal, in TensorBoard as a text under verdict/<name>, and in
+    run.json. It is reported again only if it has been cleared in between. A finding of a verdict in verdict.stop ends
+    the run after the step, except after the last step.
     """
 
     tags = ("verdict/",)
@@ -152,22 +152,22 @@ class Verdicts(Callback):
             return
         self.streaks[name] = 0
         if finding is not None and not open_findings:
-            self.tell(name, finding)
+            self.report(name, finding)
         for known in open_findings if finding is None else ():
             self.clear(known)
 
-    def tell(self, name: str, finding: Finding) -> None:
-        """Tell a new finding, and end the run if verdict.stop says so."""
+    def report(self, name: str, finding: Finding) -> None:
+        """Report a new finding, and end the run if verdict.stop says so."""
         step, texts = self.run.state.step, {"evidence": finding.evidence, "advice": finding.advice}
         self.run.findings.append({"verdict": name, "step": step, **texts, "cleared": None})
-        told = f"{finding.evidence} What usually helps: {finding.advice}"
-        logger.warning("verdict %s at step %s: %s", name, f"{step:,}", told)
-        self.run.publish_markdown(f"verdict/{name}", told)
+        text = f"{finding.evidence} What usually helps: {finding.advice}"
+        logger.warning("verdict %s at step %s: %s", name, f"{step:,}", text)
+        self.run.publish_markdown(f"verdict/{name}", text)
         if name in self.run.config.verdict.get("stop", []) and step < self.run.steps:
             self.run.stopped_by = self.run.stopped_by or name
 
     def clear(self, known: dict[str, Any]) -> None:
-        """Tell that a finding is cleared."""
+        """Report that a finding is cleared."""
         step = known["cleared"] = self.run.state.step
         text = f"cleared at step {step:,}; it was found at step {known['step']:,}."
         logger.info("verdict %s: %s", known["verdict"], text)

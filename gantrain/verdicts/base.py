@@ -33,7 +33,7 @@ class Verdict(ABC):
     """Base class of verdicts, which are called every few hundred steps to look for one failure.
 
     Attributes:
-        checks: number of successive checks that must find the failure before it is told, and that must not find it
+        checks: number of successive checks that must find the failure before it is reported, and that must not find it
             before it counts as cleared.
     """
 

@@ -1,4 +1,4 @@
-"""The callback tells a finding when it begins and when it is cleared, and its state is exact after resuming."""
+"""The callback reports a finding when it begins and when it is cleared, and its state is exact after resuming."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -62,7 +62,7 @@ def pass_steps(run: Run, callbacks: Callbacks, until: int) -> None:
             callback(run.state, {})
 
 
-def test_finding_is_told_once_and_again_only_after_it_was_cleared(make_run: MakeRun, caplog: Any) -> None:
+def test_finding_is_reported_once_and_again_only_after_it_was_cleared(make_run: MakeRun, caplog: Any) -> None:
     board = Board()
     run, callbacks = make_run(Verdicts(every=10), board, steps=80)
     run.verdicts = {"one": Scripted(20, 30, 40, 60, 80), "never": Scripted()}
@@ -82,7 +82,7 @@ def test_finding_is_told_once_and_again_only_after_it_was_cleared(make_run: Make
 
 
 @pytest.mark.parametrize(
-    ("steps", "told"),
+    ("steps", "reported"),
     [
         ((10,), []),
         ((10, 30), []),
@@ -92,12 +92,12 @@ def test_finding_is_told_once_and_again_only_after_it_was_cleared(make_run: Make
         ((80,), []),
     ],
 )
-def test_successive_checks_must_agree(make_run: MakeRun, steps: tuple[int, ...], told: list[Any]) -> None:
+def test_successive_checks_must_agree(make_run: MakeRun, steps: tuple[int, ...], reported: list[Any]) -> None:
     run, callbacks = make_run(Verdicts(every=10), steps=80)
     run.verdicts = {"two": Scripted(*steps, checks=2)}
     callbacks.start()
     pass_steps(run, callbacks, 80)
-    assert [(finding["step"], finding["cleared"]) for finding in run.findings] == told
+    assert [(finding["step"], finding["cleared"]) for finding in run.findings] == reported
 
 
 def test_undecided_check_counts_neither_way(make_run: MakeRun) -> None:
