@@ -71,7 +71,11 @@ class Collapse(Verdict):
         self.mean = {"pixels": pixels, "features": features}
         self.nearest, self.varied, self.nearest_slow_start = nearest, varied, nearest_slow_start
         self.checks, self.after, self.after_slow_start = checks, after, after_slow_start
-        self.load_state_dict({})
+        # The last ratios in pixels and in features, and whether those in features were below a limit.
+        self.known: dict[str, Ratios] = {}
+        self.features_failed = self.was_diverse = False
+        # Where samples have been varied: pixels, features.
+        self.was_varied: set[str] = set()
 
     @override
     def __call__(self, evidence: Evidence) -> Finding | Undecided | None:
@@ -126,10 +130,9 @@ class Collapse(Verdict):
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        # The last ratios in pixels and in features, and whether those in features were below a limit.
-        self.known: dict[str, Ratios] = state.get("known", {})
-        self.features_failed: bool = state.get("features_failed", False)
-        self.was_diverse: bool = state.get("was_diverse", False)
+        self.known = state.get("known", {})
+        self.features_failed = state.get("features_failed", False)
+        self.was_diverse = state.get("was_diverse", False)
         self.was_varied = set(state.get("was_varied", []))
 
 
