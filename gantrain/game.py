@@ -37,6 +37,12 @@ class Objective:
     regularizers: dict[str, Regularizer] = field(default_factory=dict)
     augment: dict[str, Augment] = field(default_factory=dict)
 
+    def augmented(self, x: Tensor, clock: Clock) -> Tensor:
+        """Apply all augmentations, in the order of the config."""
+        for augment in self.augment.values():
+            x = augment(x, clock)
+        return x
+
 
 class Game:
     """The two-player game: makes the batches of both players' updates, and computes their losses and penalties.
@@ -92,12 +98,6 @@ class Game:
             x = regularizer.perturb(x, clock)
         return x
 
-    def augment(self, x: Tensor, clock: Clock) -> Tensor:
-        """Apply all augmentations, in the order of the config."""
-        for augment in self.objective.augment.values():
-            x = augment(x, clock)
-        return x
-
     def run_discriminator(self, x: Tensor, y: Labels) -> DiscriminatorOutput:
         """Pass augmented samples through D, with labels if it takes them."""
         return split_output(self.D(x, y) if self.D_takes_labels else self.D(x))
@@ -106,7 +106,7 @@ class Game:
         """Return the function that penalties differentiate: augmentation, then D, in full precision."""
 
         def critic(x: Tensor, y: Labels) -> Logits:
-            augmented = self.augment(x, clock)
+            augmented = self.objective.augmented(x, clock)
             output = self.D_module(augmented, y) if self.D_takes_labels else self.D_module(augmented)
             return split_output(output)[0]
 
@@ -128,7 +128,7 @@ class Game:
             clock,
             real=perturbed(real),
             fake=perturbed(fake),
-            augment=lambda x: self.augment(x, clock),
+            augment=lambda x: self.objective.augmented(x, clock),
             discriminate=self.run_discriminator,
             packing=getattr(self.D_module, "packing", 1),
         )

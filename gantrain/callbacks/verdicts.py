@@ -1,4 +1,4 @@
-"""Let the verdicts look for known failures of GANs, and tell what they find."""
+"""Let the verdicts look for known failures of GANs, and report what they find."""
 
 import logging
 from copy import deepcopy
@@ -12,7 +12,7 @@ from gantrain.seeding import unsharded
 from gantrain.session.run import Run
 from gantrain.train import TrainState
 from gantrain.updates import Logs
-from gantrain.verdicts.base import Finding
+from gantrain.verdicts.base import Finding, Undecided
 from gantrain.verdicts.evidence import Evidence, History
 from gantrain.verdicts.reference import Reference
 
@@ -23,11 +23,11 @@ METRIC = "metric/"
 
 
 class Verdicts(Callback):
-    """Call the verdicts every `every` steps and at the last step, and tell what they find.
+    """Call the verdicts every `every` steps and at the last step, and report what they find.
 
-    A finding is told when it begins: in the terminal, in TensorBoard as a text under verdict/<name>, and in run.json.
-    It is told again only if it has been cleared in between. A finding of a verdict in verdict.stop ends the run after
-    the step, except after the last step.
+    A finding is reported when it begins: in the terminal, in TensorBoard as a text under verdict/<name>, and in
+    run.json. It is reported again only if it has been cleared in between. A finding of a verdict in verdict.stop ends
+    the run after the step, except after the last step.
     """
 
     tags = ("verdict/",)
@@ -99,6 +99,8 @@ class Verdicts(Callback):
 
     @override
     def scalars(self, state: TrainState, scalars: dict[str, float]) -> None:
+        if not self.run.verdicts:
+            return
         # Without the throughput, so that verdicts depend only on the config.
         self.rows.append([state.step, {tag: x for tag, x in scalars.items() if not tag.startswith("throughput/")}])
         for name in self.run.better:
@@ -116,13 +118,13 @@ class Verdicts(Callback):
         if not self.run.verdicts or not (is_due or state.step == self.run.steps):
             return
         self.before_last = None if is_due else self.snapshot()
-        better = self.run.better
         evidence = Evidence(
             state,
             self.reference,
             self.run.objective,
+            clock=self.run.clock,
             rows=[scalars for _, scalars in self.rows],
-            scores={n: History(better[n], [(s, v) for s, v in xs]) for n, xs in self.scores.items() if n in better},
+            scores=self.histories(),
             with_features=any(tag.startswith(METRIC) for tag in logs),
         )
         with unsharded():  # only rank 0 is here
@@ -130,8 +132,19 @@ class Verdicts(Callback):
                 self.update(name, verdict(evidence), verdict.checks)
         self.rows = []
 
-    def update(self, name: str, finding: Finding | None, checks: int) -> None:
+    def histories(self) -> dict[str, History]:
+        """Return the values so far of each metric that has a direction."""
+        histories = {}
+        for name, sign in self.run.better.items():
+            if name in self.scores:
+                real = (self.receipts.get(name) or {}).get("real")
+                histories[name] = History(sign, [(step, value) for step, value in self.scores[name]], real)
+        return histories
+
+    def update(self, name: str, finding: Finding | Undecided | None, checks: int) -> None:
         """Open or clear the finding of a verdict, if as many successive checks as needed say so."""
+        if isinstance(finding, Undecided):
+            return
         open_findings = [known for known in self.run.findings if known["verdict"] == name and known["cleared"] is None]
         changes = (finding is not None) != bool(open_findings)
         self.streaks[name] = self.streaks.get(name, 0) + 1 if changes else 0
@@ -139,22 +152,22 @@ class Verdicts(Callback):
             return
         self.streaks[name] = 0
         if finding is not None and not open_findings:
-            self.tell(name, finding)
+            self.report(name, finding)
         for known in open_findings if finding is None else ():
             self.clear(known)
 
-    def tell(self, name: str, finding: Finding) -> None:
-        """Tell a new finding, and end the run if verdict.stop says so."""
+    def report(self, name: str, finding: Finding) -> None:
+        """Report a new finding, and end the run if verdict.stop says so."""
         step, texts = self.run.state.step, {"evidence": finding.evidence, "advice": finding.advice}
         self.run.findings.append({"verdict": name, "step": step, **texts, "cleared": None})
-        told = f"{finding.evidence} What usually helps: {finding.advice}"
-        logger.warning("verdict %s at step %s: %s", name, f"{step:,}", told)
-        self.run.publish_markdown(f"verdict/{name}", told)
+        text = f"{finding.evidence} What usually helps: {finding.advice}"
+        logger.warning("verdict %s at step %s: %s", name, f"{step:,}", text)
+        self.run.publish_markdown(f"verdict/{name}", text)
         if name in self.run.config.verdict.get("stop", []) and step < self.run.steps:
             self.run.stopped_by = self.run.stopped_by or name
 
     def clear(self, known: dict[str, Any]) -> None:
-        """Tell that a finding is cleared."""
+        """Report that a finding is cleared."""
         step = known["cleared"] = self.run.state.step
         text = f"cleared at step {step:,}; it was found at step {known['step']:,}."
         logger.info("verdict %s: %s", known["verdict"], text)

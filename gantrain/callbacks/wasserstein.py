@@ -3,9 +3,10 @@
 import logging
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import override
 
 from gantrain.callbacks.base import Callback, is_regular_record
@@ -17,7 +18,6 @@ from gantrain.errors import ConfigError
 from gantrain.evaluation.critic import Reading, read_critic
 from gantrain.evaluation.sampling import BLOCK_SIZE, labels_like_data, sample
 from gantrain.metrics.wasserstein import wasserstein
-from gantrain.schedules.base import Clock
 from gantrain.seeding import generator, unsharded
 from gantrain.session.run import Run
 from gantrain.train import TrainState, train
@@ -153,13 +153,7 @@ class WassersteinEstimate(Callback):
 
     def read(self, state: TrainState, fake: Batch, more_trained: nn.Module | None) -> Reading:
         """Measure what the critic says."""
-        clock = Clock(state.step / self.run.steps, state.step * self.run.config.batch_size)
-
-        def augment(x: Tensor) -> Tensor:
-            for part in self.run.objective.augment.values():
-                x = part(x, clock)
-            return x
-
+        augment = partial(self.run.objective.augmented, clock=self.run.clock)
         return read_critic(
             state.D, augment, real=self.real, held_out=self.held_out, fake=fake, more_trained=more_trained
         )

@@ -28,7 +28,7 @@ def record_outcome(training: Training, record: Record) -> Iterator[StopOnSignal]
 
     Raises:
         GantrainError: the error that ended the run, as a message for the user; or a verdict stopped it.
-        SystemExit: a signal stopped the run; the status is 128 + its number.
+        SystemExit: a signal stopped the run; the status is 128 + its number, or 4 if a verdict stopped the run too.
     """
     run = training.run
     status, failure, on_all_ranks = "failed", None, False
@@ -71,10 +71,15 @@ def raise_or_exit(run: Run, stop: StopOnSignal, status: str, failure: BaseExcept
     without = "No checkpoint was saved, because callback=[...] lacks checkpoint."
     if stop.by_verdict:
         again = f"To go on, resume with: {run.command} (it stops again only for a new finding)"
-        raise StoppedByVerdictError(
+        stopped = StoppedByVerdictError(
             f"stopped after step {run.state.step:,} by the verdict {run.stopped_by}, which verdict.stop names. The run "
             f"is in {run.folder}. {again if is_saved else without}"
         )
+        if not stop.ends_command:
+            raise stopped
+        if run.processes.is_main:
+            console.print(f"gantrain: {stopped}", style="red", markup=False, soft_wrap=True)
+        raise SystemExit(stopped.exit_status)
     if stop.received is not None:
         name = signal.Signals(stop.received).name
         step = f"step {run.state.step:,}"

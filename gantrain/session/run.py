@@ -19,6 +19,7 @@ from gantrain.evaluation.evaluator import Evaluator
 from gantrain.evaluation.receipts import Receipt
 from gantrain.game import Objective
 from gantrain.models.latent import Latent
+from gantrain.schedules.base import Clock
 from gantrain.train import TrainState
 from gantrain.verdicts.base import Verdict
 
@@ -145,6 +146,11 @@ class Run:
     def seconds(self) -> float:
         """Duration of all sessions of the run so far, in seconds."""
         return (self.previous.seconds if self.previous else 0.0) + time.time() - self.started
+
+    @property
+    def clock(self) -> Clock:
+        """The progress of the training before the next step."""
+        return Clock(self.state.step / self.steps, self.state.step * self.config.batch_size)
 
     @property
     def better(self) -> dict[str, int]:

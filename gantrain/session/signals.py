@@ -34,6 +34,9 @@ class StopOnSignal:
     example that of a cluster launcher that requeues the job. That handler is called once the run is saved, and such a
     signal never counts as a second one.
 
+    If a verdict ends the run after the same step, that is the outcome on all ranks, also on one with a signal. The
+    handler of a launcher is then not called, because a job that is requeued would train on.
+
     Args:
         before_exit: called before a second signal ends the process.
         verdict: returns on rank 0 the verdict that ends the run after this step, or None.
@@ -85,6 +88,11 @@ class StopOnSignal:
         if self.received in self.forwarded:
             self.forwarded[self.received](self.received, None)
 
+    @property
+    def ends_command(self) -> bool:
+        """Whether a signal was received that ends the command, with all further runs of a sweep."""
+        return self.received is not None and self.received not in self.forwarded
+
     def write(self, text: str) -> None:
         """Write to stderr on rank 0; ignore a closed terminal."""
         if self.processes.is_main:
@@ -102,7 +110,7 @@ class StopOnSignal:
         if received == ROLL_BACK:
             raise RolledBack
         if received == BY_VERDICT:
-            self.received, self.by_verdict = None, True  # the same outcome on all ranks, also on one with a signal
+            self.by_verdict = True
             raise Stopped
         if received:
             self.received = received

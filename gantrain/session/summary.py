@@ -16,6 +16,7 @@ from gantrain.evaluation.receipts import in_words
 from gantrain.models.spectral_norm import has_spectral_norm
 from gantrain.session.record import Record, device_name, num_parameters
 from gantrain.session.run import Run
+from gantrain.verdicts.metric_worsens import MetricWorsens
 
 
 def summary(run: Run, choices: dict[str, Any]) -> RenderableType:
@@ -51,10 +52,6 @@ def summary(run: Run, choices: dict[str, Any]) -> RenderableType:
     return table
 
 
-MUCH_WORSE = 0.25
-"""Relative difference from the best value above which the last value of a score is called much worse."""
-
-
 def closing(run: Run, record: Record) -> str:
     """Return the message at the end of a run: scores, findings of verdicts, files, and commands to look at them."""
     folder = run.folder
@@ -76,7 +73,12 @@ def closing(run: Run, record: Record) -> str:
 
 
 def score_lines(run: Run, record: Record) -> list[str]:
-    """Return a line for each score with a direction: its last and best value, that of real images, the protocol."""
+    """Return a line for each score with a direction: its last and best value, that of real images, the protocol.
+
+    It warns if the last value is much worse than the best by the rule of the verdict metric_worsens, if that is
+    selected.
+    """
+    rule = next((verdict for verdict in run.verdicts.values() if isinstance(verdict, MetricWorsens)), None)
     lines = []
     for tag, best in record.best.items():
         last, receipt = record.last.get(tag), run.receipts.get(tag)
@@ -85,9 +87,10 @@ def score_lines(run: Run, record: Record) -> list[str]:
         real = receipt.get("real")
         texts = [f"last {last:.4g}", f"best {best['value']:.4g} at step {int(best['step']):,}"]
         texts += [] if real is None else [f"real images {real:.4g}"]
-        worse = abs(last - best["value"]) > MUCH_WORSE * abs(best["value"])
+        name, value = tag.removeprefix("metric/"), best["value"]
+        sign, first = run.better.get(name), record.first.get(tag, value)
+        worse = rule and sign and rule.is_much_worse(last, value, first=first, sign=sign, real=real)
         warning = "; the last is much worse than the best" if worse else ""
-        name = tag.removeprefix("metric/")
         lines.append(f"  score     {name}: {', '.join(texts)}{warning} ({in_words(receipt)})")
     return lines
 

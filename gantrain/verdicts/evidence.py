@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -12,6 +13,8 @@ from gantrain.datasets.batches import Batch, to_bytes
 from gantrain.evaluation.critic import logits
 from gantrain.game import Objective
 from gantrain.losses.base import Logits
+from gantrain.schedules.base import Clock
+from gantrain.seeding import seed_everything
 from gantrain.train import TrainState
 from gantrain.verdicts.reference import Reference, thumbnails
 
@@ -23,10 +26,12 @@ class History:
     Attributes:
         sign: 1 if higher is better, -1 if lower is better.
         values: pairs of the step and the value, oldest first.
+        real: the score of real images, from the receipt of the values; None: not known.
     """
 
     sign: int
     values: Sequence[tuple[int, float]]
+    real: float | None = None
 
 
 class Evidence:
@@ -36,6 +41,7 @@ class Evidence:
         state: of the training.
         reference: the fixed samples of the run.
         objective: what the networks optimize.
+        clock: the progress of the training, on which augmentations may depend.
         rows: the scalars of each step that was logged since the previous check, oldest first, by TensorBoard tag.
         scores: of each metric that has a direction, by name.
         with_features: whether features may be computed: they cost too much, except where metrics have just been
@@ -48,11 +54,12 @@ class Evidence:
         reference: Reference,
         objective: Objective,
         *,
+        clock: Clock,
         rows: Sequence[Mapping[str, float]] = (),
         scores: Mapping[str, History] | None = None,
         with_features: bool = False,
     ):
-        self.state, self.reference, self.objective = state, reference, objective
+        self.state, self.reference, self.objective, self.clock = state, reference, objective, clock
         self.rows, self.scores, self.with_features = rows, scores or {}, with_features
 
     @property
@@ -118,7 +125,15 @@ class Evidence:
         return None if held_out is None else self.logits(held_out)
 
     def logits(self, samples: Batch) -> Logits:
-        """Return D's logits of samples without augmentation, on the CPU; [n / packing] with packing."""
+        """Return D's logits of samples, on the CPU; [n / packing] with packing.
+
+        The samples are augmented as in the training: without that, D would see samples that it is not trained for. The
+        augmentation is the same for each kind of samples, and does not advance the random numbers of the training.
+        """
         x, y = (None if part is None else part.to(self.reference.device) for part in samples)
         assert x is not None
-        return logits(self.state.D, lambda x: x, Batch(x, y)).float()
+        augment = partial(self.objective.augmented, clock=self.clock)
+        device = self.reference.device
+        with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+            seed_everything(self.reference.seed, "verdicts", "augment", self.step, device=device)
+            return logits(self.state.D, augment, Batch(x, y)).float()

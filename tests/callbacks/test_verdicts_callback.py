@@ -1,4 +1,4 @@
-"""The callback tells a finding when it begins and when it is cleared, and its state is exact after resuming."""
+"""The callback reports a finding when it begins and when it is cleared, and its state is exact after resuming."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -14,7 +14,7 @@ from gantrain.callbacks.verdicts import Verdicts
 from gantrain.metrics.moments import Moments
 from gantrain.session.run import PreviousSession, Run
 from gantrain.train import TrainState
-from gantrain.verdicts.base import Finding, Verdict
+from gantrain.verdicts.base import UNDECIDED, Finding, Undecided, Verdict
 from gantrain.verdicts.evidence import Evidence
 
 MakeRun = Callable[..., tuple[Run, Callbacks]]
@@ -23,14 +23,18 @@ MakeRun = Callable[..., tuple[Run, Callbacks]]
 class Scripted(Verdict):
     """Finds something at given steps, and remembers what it has seen."""
 
-    def __init__(self, *steps: int, checks: int = 1):
-        self.steps, self.checks = steps, checks
+    def __init__(self, *steps: int, checks: int = 1, undecided: tuple[int, ...] = ()):
+        self.steps, self.checks, self.undecided = steps, checks, undecided
         self.seen: list[tuple[int, int, dict[str, list[tuple[int, float]]]]] = []
         self.count = torch.zeros(())
+        self.real: list[float | None] = []
 
-    def __call__(self, evidence: Evidence) -> Finding | None:
+    def __call__(self, evidence: Evidence) -> Finding | Undecided | None:
         self.count += 1  # in place: saved states must be copies
+        self.real += [scores.real for scores in evidence.scores.values()]
         self.seen.append((evidence.step, len(evidence.rows), {n: [*s.values] for n, s in evidence.scores.items()}))
+        if evidence.step in self.undecided:
+            return UNDECIDED
         return Finding(f"Found at {evidence.step}.", "less.") if evidence.step in self.steps else None
 
     def state_dict(self) -> dict[str, Any]:
@@ -58,7 +62,7 @@ def pass_steps(run: Run, callbacks: Callbacks, until: int) -> None:
             callback(run.state, {})
 
 
-def test_finding_is_told_once_and_again_only_after_it_was_cleared(make_run: MakeRun, caplog: Any) -> None:
+def test_finding_is_reported_once_and_again_only_after_it_was_cleared(make_run: MakeRun, caplog: Any) -> None:
     board = Board()
     run, callbacks = make_run(Verdicts(every=10), board, steps=80)
     run.verdicts = {"one": Scripted(20, 30, 40, 60, 80), "never": Scripted()}
@@ -78,7 +82,7 @@ def test_finding_is_told_once_and_again_only_after_it_was_cleared(make_run: Make
 
 
 @pytest.mark.parametrize(
-    ("steps", "told"),
+    ("steps", "reported"),
     [
         ((10,), []),
         ((10, 30), []),
@@ -88,12 +92,24 @@ def test_finding_is_told_once_and_again_only_after_it_was_cleared(make_run: Make
         ((80,), []),
     ],
 )
-def test_successive_checks_must_agree(make_run: MakeRun, steps: tuple[int, ...], told: list[Any]) -> None:
+def test_successive_checks_must_agree(make_run: MakeRun, steps: tuple[int, ...], reported: list[Any]) -> None:
     run, callbacks = make_run(Verdicts(every=10), steps=80)
     run.verdicts = {"two": Scripted(*steps, checks=2)}
     callbacks.start()
     pass_steps(run, callbacks, 80)
-    assert [(finding["step"], finding["cleared"]) for finding in run.findings] == told
+    assert [(finding["step"], finding["cleared"]) for finding in run.findings] == reported
+
+
+def test_undecided_check_counts_neither_way(make_run: MakeRun) -> None:
+    """Two of the checks that decide must agree, as with evaluate_every=20 and every=10."""
+    run, callbacks = make_run(Verdicts(every=10), steps=100)
+    run.verdicts = {"two": Scripted(20, 40, 80, checks=2, undecided=(30, 50, 70, 90))}
+    callbacks.start()
+    pass_steps(run, callbacks, 60)
+    assert [(finding["step"], finding["cleared"]) for finding in run.findings] == [(40, None)]
+    pass_steps(run, callbacks, 100)
+    assert [(finding["step"], finding["cleared"]) for finding in run.findings] == [(40, None)]
+    assert run.findings[0]["evidence"] == "Found at 40."
 
 
 def test_check_gets_what_was_logged_since_the_previous_one(make_run: MakeRun) -> None:
@@ -104,13 +120,22 @@ def test_check_gets_what_was_logged_since_the_previous_one(make_run: MakeRun) ->
     assert [(step, rows) for step, rows, _ in run.verdicts["one"].seen] == [(10, 2), (20, 2), (23, 1)]
 
 
+def test_without_verdicts_nothing_is_collected(make_run: MakeRun) -> None:
+    run, callbacks = make_run(callback := Verdicts(every=10), metrics={"moments": Moments(num_samples=10)}, steps=50)
+    callbacks.start()
+    before = callback.state_dict()
+    pass_steps(run, callbacks, 50)
+    run.publish_scalars({"metric/mean_error": 1.0})
+    assert callback.state_dict() == before
+
+
 def test_scores_of_different_protocols_are_never_compared(make_run: MakeRun) -> None:
     run, callbacks = make_run(Verdicts(every=1), metrics={"moments": Moments(num_samples=10)}, steps=9)
     run.verdicts = {"one": (verdict := Scripted())}
     callbacks.start()
     for step, num in ((1, 10), (2, 10), (3, 20), (4, 20)):
         run.state.step = step
-        run.receipts["metric/mean_error"] = {"num_generated": num}
+        run.receipts["metric/mean_error"] = {"num_generated": num, "real": num / 100}
         run.publish_scalars({"metric/mean_error": float(step)})
         for callback in callbacks:
             callback(run.state, {})
@@ -120,6 +145,7 @@ def test_scores_of_different_protocols_are_never_compared(make_run: MakeRun) -> 
         [(3, 3.0)],
         [(3, 3.0), (4, 4.0)],
     ]
+    assert verdict.real == [0.1, 0.1, 0.2, 0.2]
 
 
 def resumed(make_run: MakeRun, saved: dict[str, Any], steps: int, *, step: int, planned: int) -> tuple[Run, Callbacks]:

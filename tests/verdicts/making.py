@@ -3,17 +3,22 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gantrain.datasets.base import Dataset, ImageDataset
 from gantrain.game import Objective
 from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.models.latent import Normal
+from gantrain.schedules.base import Clock
 from gantrain.train import TrainState
 from gantrain.verdicts.evidence import Evidence, History
 from gantrain.verdicts.reference import Reference
 
 CPU = torch.device("cpu")
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def images(num: int = 40, *, side: int = 8, channels: int = 1, seed: int = 0) -> ImageDataset:
@@ -28,6 +33,7 @@ def make_evidence(
     regularizers: dict[str, Any] | None = None,
     D: nn.Module | None = None,
     lr: float = 1e-3,
+    augment: dict[str, Any] | None = None,
     rows: Any = (),
     scores: dict[str, History] | None = None,
     dataset: Dataset | None = None,
@@ -39,7 +45,7 @@ def make_evidence(
     state = TrainState(G, D, torch.optim.SGD(G.parameters(), lr), torch.optim.SGD(D.parameters(), lr), step=step)
     fixed = Reference(dataset or images(), Normal(z_dim=2), seed=0, device=CPU)
     vars(fixed).update(reference or {})
-    objective = Objective(loss or NonSaturating(), regularizers or {})
-    evidence = Evidence(state, fixed, objective, rows=rows, scores=scores)
+    objective = Objective(loss or NonSaturating(), regularizers or {}, augment or {})
+    evidence = Evidence(state, fixed, objective, clock=Clock(0.5, 1000), rows=rows, scores=scores)
     vars(evidence).update(known)
     return evidence

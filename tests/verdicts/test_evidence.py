@@ -9,6 +9,7 @@ import torch
 from making import CPU, images, make_evidence
 from torch import Tensor, nn
 
+from gantrain.augment.base import Augment
 from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.batches import Batch
 from gantrain.datasets.holdout import hold_out
@@ -17,6 +18,8 @@ from gantrain.engine.batch_norm import synchronize_batch_norm
 from gantrain.models.dcgan import Discriminator
 from gantrain.models.latent import Normal
 from gantrain.models.packing import pack
+from gantrain.schedules.base import Clock
+from gantrain.seeding import own_rows
 from gantrain.verdicts.reference import NUM_SAMPLES, Reference, thumbnails
 
 
@@ -46,6 +49,35 @@ def test_logits_are_those_of_training_without_dropout_and_change_nothing() -> No
     reference = copy.deepcopy(D)
     reference[2].p = 0.0
     torch.testing.assert_close(logits, torch.cat([reference(part) for part in x.split(50)]).detach())
+
+
+class Shift(Augment):
+    """Adds the number of images that the clock counts, and then a random number to each sample."""
+
+    def __call__(self, x: Tensor, clock: Clock) -> Tensor:
+        return x + clock.images + own_rows(torch.rand, [len(x)])[:, None]
+
+
+class Double(Augment):
+    def __call__(self, x: Tensor, clock: Clock) -> Tensor:
+        return 2 * x
+
+
+def test_samples_are_augmented_as_in_the_training() -> None:
+    """In the order of the config, by the clock, with the same random numbers at every reading of a step."""
+    D = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Flatten(0))
+    D[0].weight.data = torch.tensor([[1.0, 0.0]])
+    x = torch.arange(20.0).view(10, 2)
+    evidence = make_evidence(D=D, augment={"shift": Shift(), "double": Double()})
+    random = torch.get_rng_state()
+    logits = evidence.logits(Batch(x))
+    noise = logits / 2 - 1000 - x[:, 0]
+    assert 0 < noise.min() < noise.max() < 1
+    assert len(noise.unique()) == 10
+    torch.testing.assert_close(evidence.logits(Batch(x)), logits)
+    assert torch.equal(torch.get_rng_state(), random)
+    later = make_evidence(D=D, augment={"shift": Shift()}, step=5001).logits(Batch(x))
+    assert not torch.isclose(later - 1000 - x[:, 0], noise, atol=1e-3).any()
 
 
 def test_synchronized_batch_norm_does_not_communicate() -> None:

@@ -57,10 +57,13 @@ STALLED += ("log_every=2", "sample_every=5", "callback.samples.num=16", "verdict
 
 
 def test_weights_are_those_without_verdicts(gantrain: Run, work: Path) -> None:
-    """With dropout, BatchNorm, spectral norm, an EMA, held-out images and metrics, at every step."""
+    """With dropout, BatchNorm, spectral norm, augmentation, an EMA, held-out images and metrics, at every step."""
     command = (*SMALL, "dataset.holdout=0.01", "metric=[fid]", "metric.fid.num_samples=40", "metric.fid.num_real=100")
     command += ("evaluate_every=2", "ema_halflife_images=10", "regularizer=[input_noise]", "steps=6")
-    for options in (("network=cdcgan",), ("model=vanilla", "model.discriminator.dropout=0.3", "packing=2")):
+    for options in (
+        ("network=cdcgan", "augment=[diffaugment]"),
+        ("model=vanilla", "model.discriminator.dropout=0.3", "packing=2"),
+    ):
         contents = []
         for name, more in (("with", "callback.verdicts.every=1"), ("without", "verdict=[]")):
             done = gantrain(*command, *options, more, f"run_dir={name}_{options[0][-3:]}")
@@ -119,6 +122,15 @@ def test_stop_ends_the_run_with_a_checkpoint_and_resuming_goes_on(gantrain: Run,
     assert gantrain(*STALLED, "steps=14", "run_dir=straight").status == 0
     assert differences(work / "straight", work / "run") == []
     assert run_json(work / "run")["verdicts"] == run_json(work / "straight")["verdicts"]
+
+
+def test_signal_in_the_step_of_the_stop_ends_a_sweep(gantrain: Run, work: Path) -> None:
+    send = on_call("gantrain.tasks.train:StopOnSignal.__call__", "os.kill(os.getpid(), signal.SIGTERM)", call=9)
+    done = gantrain("-m", *STALLED, STOP, "seed=0,1", "steps=10", "run_dir=sweep", before=send)
+    assert done.status == 4, done.stderr
+    assert done.stderr.count("stopped after step 9 by the verdict generator_stalls") == 1
+    (path,) = work.glob("sweep/*/run.json")
+    assert json.loads(path.read_text())["status"] == "stopped"
 
 
 def test_stop_in_a_sweep_ends_one_run_only(gantrain: Run, work: Path) -> None:
