@@ -43,7 +43,7 @@ class Listener(Callback):
         self.D = deepcopy(state.D)
 
     def markdown(self, state: TrainState, tag: str, text: str) -> None:
-        assert tag == "wasserstein/reading"
+        assert tag == "wasserstein/assessment"
         self.texts[state.step] = text
 
     def histogram(self, state: TrainState, tag: str, values: Tensor) -> None:
@@ -114,7 +114,7 @@ def test_undertrained_critic_is_flagged(make_run: MakeRun, complete: Complete) -
     listener = Listener()
     run, callbacks = make_run(estimate(every=1), Log(every=1), listener, objective=objective(), steps=1)
     complete(run, callbacks)
-    assert listener.rows[1]["wasserstein/readable"] == 0
+    assert listener.rows[1]["wasserstein/reliable"] == 0
     assert "The critic is undertrained" in listener.texts[1]
 
 
@@ -127,7 +127,7 @@ def test_overfitted_critic_is_flagged(make_run: MakeRun, complete: Complete) -> 
     )
     run.state.D_optimizer.param_groups[0]["lr"] = 0.005
     complete(run, callbacks)
-    assert listener.rows[250]["wasserstein/readable"] == 0
+    assert listener.rows[250]["wasserstein/reliable"] == 0
     assert "The critic has overfitted" in listener.texts[250]
     assert listener.rows[250]["wasserstein/train"] > 1.1 * listener.rows[250]["wasserstein/held_out"]
 
