@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Collection
 from typing import Any
 
 from typing_extensions import override
@@ -11,6 +12,7 @@ from gantrain.errors import ConfigError
 from gantrain.evaluation.evaluator import Score, numbered
 from gantrain.evaluation.receipts import in_words
 from gantrain.evaluation.sampling import BLOCK_SIZE, labels_like_data, sample_blocks
+from gantrain.evaluation.table import std_names, with_std
 from gantrain.session.run import Run
 from gantrain.train import TrainState
 from gantrain.updates import Logs
@@ -67,7 +69,7 @@ class Evaluate(Callback):
             logs[f"metric/{name}"] = score.value
             self.run.receipts[f"metric/{name}"] = score.receipt | {"real": score.real}
         if scores:
-            self.run.publish_markdown("metric/receipts", table(scores))
+            self.run.publish_markdown("metric/receipts", table(scores, self.run.better))
 
     def choose_interval(self, seconds: float, seconds_per_step: float) -> None:
         """Choose the interval from the time of an evaluation and of a training step, on rank 0 for all ranks."""
@@ -118,10 +120,18 @@ def round_up(steps: float) -> int:
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= steps)
 
 
-def table(scores: dict[str, Score]) -> str:
-    """Format scores with their receipts as a table in Markdown."""
-    rows = ["| score | value | real images | protocol |", "|-|-|-|-|"]
+def table(scores: dict[str, Score], better: Collection[str]) -> str:
+    """Format scores with their receipts as a table in Markdown.
+
+    Args:
+        better: names of scores that have a direction.
+    """
+    rows = ["| score | value | real samples | protocol |", "|-|-|-|-|"]
+    stds = std_names(scores, better)
     for name, score in scores.items():
-        real = "" if score.real is None else f"{score.real:.5g}"
-        rows.append(f"| {name} | {score.value:.5g} | {real} | {in_words(score.receipt)} |")
+        if name in stds.values():
+            continue
+        std = scores.get(stds.get(name, ""))
+        real = "" if score.real is None else with_std(score.real, std and std.real, 5)
+        rows.append(f"| {name} | {with_std(score.value, std and std.value, 5)} | {real} | {in_words(score.receipt)} |")
     return "\n".join(rows)

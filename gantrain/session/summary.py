@@ -13,6 +13,7 @@ from gantrain.command import trust
 from gantrain.command.overrides import quote, shell_command
 from gantrain.config import Config
 from gantrain.evaluation.receipts import in_words
+from gantrain.evaluation.table import real_samples, std_names, with_std
 from gantrain.models.spectral_norm import has_spectral_norm
 from gantrain.session.record import Record, device_name, num_parameters
 from gantrain.session.run import Run
@@ -76,18 +77,23 @@ def closing(run: Run, record: Record) -> str:
 
 
 def score_lines(run: Run, record: Record) -> list[str]:
-    """Return a line for each score with a direction: its last and best value, that of real images, the protocol."""
-    lines = []
+    """Return a line for each score with a direction: its last and best value, that of real samples, the protocol."""
+    lines, stds = [], std_names([tag.removeprefix("metric/") for tag in record.last], run.better)
     for tag, best in record.best.items():
         last, receipt = record.last.get(tag), run.receipts.get(tag)
         if last is None or receipt is None:
             continue
-        real = receipt.get("real")
-        texts = [f"last {last:.4g}", f"best {best['value']:.4g} at step {int(best['step']):,}"]
-        texts += [] if real is None else [f"real images {real:.4g}"]
+        name, real = tag.removeprefix("metric/"), receipt.get("real")
+        std = f"metric/{stds[name]}" if name in stds else ""
+        texts = [
+            f"last {with_std(last, record.last.get(std), 4)}",
+            f"best {best['value']:.4g} at step {int(best['step']):,}",
+        ]
+        if real is not None:
+            of_real = with_std(real, run.receipts.get(std, {}).get("real"), 4)
+            texts.append(f"{real_samples(receipt)} {of_real}")
         worse = abs(last - best["value"]) > MUCH_WORSE * abs(best["value"])
         warning = "; the last is much worse than the best" if worse else ""
-        name = tag.removeprefix("metric/")
         lines.append(f"  score     {name}: {', '.join(texts)}{warning} ({in_words(receipt)})")
     return lines
 
