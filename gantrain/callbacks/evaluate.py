@@ -12,7 +12,7 @@ from gantrain.errors import ConfigError
 from gantrain.evaluation.evaluator import Score, numbered
 from gantrain.evaluation.receipts import in_words
 from gantrain.evaluation.sampling import BLOCK_SIZE, labels_like_data, sample_blocks
-from gantrain.evaluation.table import std_names, with_std
+from gantrain.evaluation.table import std_names, value_and_real
 from gantrain.session.run import Run
 from gantrain.train import TrainState
 from gantrain.updates import Logs
@@ -131,7 +131,6 @@ def table(scores: dict[str, Score], better: Collection[str]) -> str:
     for name, score in scores.items():
         if name in stds.values():
             continue
-        std = scores.get(stds.get(name, ""))
-        real = "" if score.real is None else with_std(score.real, std and std.real, 5)
-        rows.append(f"| {name} | {with_std(score.value, std and std.value, 5)} | {real} | {in_words(score.receipt)} |")
+        value, real = value_and_real(score, scores.get(stds.get(name, "")))
+        rows.append(f"| {name} | {value} | {real} | {in_words(score.receipt)} |")
     return "\n".join(rows)

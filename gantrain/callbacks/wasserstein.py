@@ -3,6 +3,7 @@
 import logging
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,8 @@ class WassersteinEstimate(Callback):
         self.every, self.num, self.num_vectors = every, num, num_vectors
         self.extra_updates, self.max_gain, self.max_gap = extra_updates, max_gain, max_gap
         self.has_memory = True
+        self.before_last: dict[str, Any] | None = None
+        """The estimate before the last one, if that was made only because the run ended."""
 
     @property
     def applies(self) -> bool:
@@ -118,6 +121,20 @@ class WassersteinEstimate(Callback):
         )
 
     @override
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.run.wasserstein is None else {"last": self.run.wasserstein, "before_last": self.before_last}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.run.wasserstein, self.before_last = state.get("last"), state.get("before_last")
+
+    @override
+    def rewind(self, state: TrainState) -> None:
+        last = self.run.wasserstein
+        if last is not None and last["step"] == state.step and not self.survives_rewind(state.step):
+            self.run.wasserstein, self.before_last = self.before_last, None
+
+    @override
     def survives_rewind(self, step: int) -> bool:
         return is_regular_record(self.run, step) or self.was_due(step)
 
@@ -137,11 +154,22 @@ class WassersteinEstimate(Callback):
             logs["wasserstein/held_out"] = estimate.held_out
         if estimate.more_trained is not None:
             logs["wasserstein/more_trained"] = estimate.more_trained
-        if isinstance(self.run.dataset, Distribution):
-            logs["wasserstein/exact"] = wasserstein(fake.x.cpu(), self.real.x.cpu())
+        exact = wasserstein(fake.x.cpu(), self.real.x.cpu()) if isinstance(self.run.dataset, Distribution) else None
+        if exact is not None:
+            logs["wasserstein/exact"] = exact
         logs["wasserstein/lipschitz"] = estimate.lipschitz
         logs["wasserstein/normalized"] = estimate.normalized
         logs["wasserstein/reliable"] = float(not warnings)
+        self.before_last = None if self.is_due(state.step) else self.run.wasserstein
+        self.run.wasserstein = {
+            "step": state.step,
+            "estimate": estimate.estimate,
+            "lipschitz": estimate.lipschitz,
+            "normalized": estimate.normalized,
+            "exact": exact,
+            "reliable": not warnings,
+            "warnings": warnings,
+        }
         for name, norms in estimate.norms.items():
             self.run.publish_histogram(f"critic_gradient_norm/{name}", norms)
         self.run.publish_markdown("wasserstein/assessment", assessment(estimate, warnings))

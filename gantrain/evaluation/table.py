@@ -87,6 +87,12 @@ def with_std(value: float, std: float | None, digits: int) -> str:
     return f"{value:.{digits}g}" if std is None else f"{value:.{digits}g} ± {std:.2g}"
 
 
+def value_and_real(score: Score, std: Score | None) -> tuple[str, str]:
+    """Format a score, and that of real samples ("" if there is none), each with its standard deviation."""
+    real = "" if score.real is None else with_std(score.real, None if std is None else std.real, 5)
+    return with_std(score.value, None if std is None else std.value, 5), real
+
+
 def real_samples(receipt: Receipt) -> str:
     """Return what the real samples of a score are called."""
     return "real images" if receipt.get("features") else "real vectors"
@@ -121,11 +127,11 @@ def table(comparisons: Sequence[Comparison], *, criterion: str | None = None) ->
         for i, (found, score, std) in enumerate(zip(comparison.found, scores, stds, strict=True)):
             note = "best" if comparison.best == i else ""
             note += ", by checkpoint.best" if note and comparison.name == criterion else ""
-            value = with_std(score.value, std and std.value, 5)
+            value, _ = value_and_real(score, std)
             rows.add_row(label(found), value, in_words(score.receipt) if comparison.refusal else note)
-        if scores[0].real is not None and comparison.refusal is None:
-            value = with_std(scores[0].real, stds[0] and stds[0].real, 5)
-            rows.add_row(real_samples(scores[0].receipt), value, "")
+        _, real = value_and_real(scores[0], stds[0])
+        if real and comparison.refusal is None:
+            rows.add_row(real_samples(scores[0].receipt), real, "")
         parts.append(rows)
     return Group(*parts)
 

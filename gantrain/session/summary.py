@@ -65,6 +65,7 @@ def closing(run: Run, record: Record) -> str:
     pictures += [("animation", folder / "samples.gif"), ("curves", folder / "curves.png")]
     lines = [f"\nDone: {run.state.step:,} steps. The files are in {folder}"]
     lines += score_lines(run, record)
+    lines += [] if run.wasserstein is None else [f"  estimate  {wasserstein_line(run.wasserstein)}"]
     lines += [f"  verdict   {text}" for text in open_findings(run)]
     lines += [f"  {name:<9} {path}" for name, path in pictures if path.exists()]
     if (folder / "tensorboard").exists():
@@ -96,6 +97,14 @@ def score_lines(run: Run, record: Record) -> list[str]:
         warning = "; the last is much worse than the best" if worse else ""
         lines.append(f"  score     {name}: {', '.join(texts)}{warning} ({in_words(receipt)})")
     return lines
+
+
+def wasserstein_line(found: dict[str, Any]) -> str:
+    """Describe the critic's last estimate of the Wasserstein distance, and why it is not reliable if it is not."""
+    bound = f"{found['estimate']:.4g} / Lipschitz bound {found['lipschitz']:.4g} = {found['normalized']:.4g}"
+    exact = "" if found["exact"] is None else f", exact {found['exact']:.4g}"
+    warning = "" if found["reliable"] else f"; not reliable: {' '.join(found['warnings'])}"
+    return f"Wasserstein distance {bound}{exact}{warning}"
 
 
 def open_findings(run: Run) -> list[str]:

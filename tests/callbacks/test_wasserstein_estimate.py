@@ -1,5 +1,6 @@
 """The callback that measures how far a critic's estimate can be trusted."""
 
+import json
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -23,7 +24,9 @@ from gantrain.game import Objective
 from gantrain.losses.wasserstein import Wasserstein
 from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.seeding import generator
-from gantrain.session.run import Run
+from gantrain.session.record import Record
+from gantrain.session.run import PreviousSession, Run
+from gantrain.session.summary import closing
 from gantrain.train import TrainState
 
 MakeRun = Callable[..., tuple[Run, Callbacks]]
@@ -97,6 +100,63 @@ def test_exact_distance_of_vectors_is_published(make_run: MakeRun, complete: Com
     exact = wasserstein_distance(real[:, 0].double(), fake[:, 0].double())
     assert listener.rows[4]["wasserstein/exact"] == pytest.approx(exact, rel=1e-9)
     assert "wasserstein/held_out" not in listener.rows[4]
+
+
+def test_the_last_estimate_and_why_it_is_not_reliable_are_in_the_record_and_in_the_closing_lines(
+    make_run: MakeRun, complete: Complete
+) -> None:
+    listener, data = Listener(), gaussian(mean=3.0, std=1.0)
+    run, callbacks = make_run(
+        estimate(every=3), Log(every=1000), listener, dataset=data, objective=objective(), steps=5
+    )
+    callbacks.append(record := Record(run, {}))
+    complete(run, callbacks)
+    record.write("finished")
+    row, written = listener.rows[5], json.loads((run.folder / "run.json").read_text())["wasserstein"]
+    assert written["step"] == 5
+    assert (written["estimate"], written["reliable"]) == (row["wasserstein/train"], bool(row["wasserstein/reliable"]))
+    for name in ("lipschitz", "normalized", "exact"):
+        assert written[name] == row[f"wasserstein/{name}"]
+    assert written["warnings"][0].startswith("The critic is undertrained: ")  # after five updates
+    assert written["warnings"][0] in listener.texts[5]
+    (line,) = (line for line in closing(run, record).splitlines() if line.startswith("  estimate"))
+    fraction = f"{row['wasserstein/train']:.4g} / Lipschitz bound {row['wasserstein/lipschitz']:.4g}"
+    assert line.startswith(f"  estimate  Wasserstein distance {fraction} = {row['wasserstein/normalized']:.4g}, exact ")
+    assert line.endswith(f"; not reliable: {written['warnings'][0]}")
+    run.wasserstein = written | {"reliable": True, "warnings": [], "exact": None}
+    assert closing(run, record).endswith(f" = {row['wasserstein/normalized']:.4g}")
+    run.wasserstein = None
+    assert "Wasserstein" not in closing(run, record)
+
+
+@pytest.mark.parametrize("every", [4, 1000])
+def test_an_estimate_made_only_because_the_run_ended_is_forgotten_when_it_is_resumed(
+    make_run: MakeRun, complete: Complete, every: int
+) -> None:
+    def make(folder: str, steps: int, **options: Any) -> tuple[Run, Callbacks, WassersteinEstimate]:
+        callback = estimate(every=every)
+        run, callbacks = make_run(callback, Log(every=1), objective=objective(), folder=folder, steps=steps, **options)
+        return run, callbacks, callback
+
+    straight, callbacks, expected = make("straight", 8)
+    complete(straight, callbacks, "stopped", steps=5)
+    at_5 = deepcopy(expected.state_dict())
+    assert (straight.wasserstein or {}).get("step") == (4 if every == 4 else None)
+    ended, callbacks, callback = make("ended", 5)
+    complete(ended, callbacks)
+    assert ended.wasserstein is not None
+    assert ended.wasserstein["step"] == 5
+
+    resumed, callbacks, later = make("resumed", 8)
+    later.load_state_dict(deepcopy(callback.state_dict()))
+    resumed.state.step, resumed.previous = 5, PreviousSession(5, 0.0, {"WassersteinEstimate": every})
+    callbacks.start()
+    assert later.state_dict() == at_5
+    finished, callbacks, later = make("finished", 5)
+    later.load_state_dict(deepcopy(callback.state_dict()))
+    finished.state.step, finished.previous = 5, PreviousSession(5, 0.0, {"WassersteinEstimate": every})
+    callbacks.start()
+    assert finished.wasserstein == ended.wasserstein  # it still ends there
 
 
 def test_training_is_not_changed(make_run: MakeRun, complete: Complete) -> None:
