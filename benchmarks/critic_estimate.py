@@ -3,7 +3,7 @@
 python benchmarks/critic_estimate.py docs/pictures/critic_estimate.png
 
 It prints, for WGAN and WGAN-GP on two data sets, Spearman's rank correlation of the estimate with the exact distance
-over the training: of all values, and of those that gantrain calls readable. The plot shows both against the step.
+over the training: of all values, and of those that gantrain calls reliable. The plot shows both against the step.
 """
 
 import argparse
@@ -32,13 +32,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--every", type=int, default=50, help="interval of the estimates in steps")
     arguments = parser.parse_args()
-    print("| model | dataset | readable | rank correlation, all | rank correlation, readable |\n|-|-|-|-|-|")
+    print("| model | dataset | reliable estimates | rank correlation, all | rank correlation, reliable |\n|-|-|-|-|-|")
     runs = []
     for model, dataset in CASES:
         rows = train(model, dataset, arguments.steps, arguments.every)
         runs.append((f"{model}, {dataset}", rows))
-        readable = [row for row in rows if row["wasserstein/readable"]]
-        cells = [f"{len(readable)} of {len(rows)}", correlation(rows), correlation(readable)]
+        reliable = [row for row in rows if row["wasserstein/reliable"]]
+        cells = [f"{len(reliable)} of {len(rows)}", correlation(rows), correlation(reliable)]
         print(f"| {model} | {dataset} | {' | '.join(cells)} |", flush=True)
     draw(arguments.output, runs)
 
@@ -70,10 +70,10 @@ def draw(path: Path, runs: list[tuple[str, list[Row]]]) -> None:
         steps = [row["step"] for row in rows]
         axes.plot(steps, [row["wasserstein/exact"] for row in rows], color="black", label="exact distance")
         axes.plot(steps, [row["wasserstein/normalized"] for row in rows], color="C0", alpha=0.4)
-        for is_readable, style in ((1, "o"), (0, "x")):
-            points = [row for row in rows if row["wasserstein/readable"] == is_readable]
-            label = "estimate / observed Lipschitz bound" if is_readable else "the same, called unreadable"
-            color = "C0" if is_readable else "C3"
+        for is_reliable, style in ((1, "o"), (0, "x")):
+            points = [row for row in rows if row["wasserstein/reliable"] == is_reliable]
+            label = "estimate / observed Lipschitz bound" if is_reliable else "the same, not reliable"
+            color = "C0" if is_reliable else "C3"
             x, y = [row["step"] for row in points], [row["wasserstein/normalized"] for row in points]
             axes.plot(x, y, style, color=color, label=label, markersize=5)
         axes.set_title(title)

@@ -206,7 +206,7 @@ def serve() -> None:
     # Fill the caches that are filled at first use.
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from gantrain.evaluation.plots import curves
+    from gantrain.evaluation.curves import curves
 
     curves([{"step": step, "loss/generator": 1.0, "loss/discriminator": 1.0} for step in (1, 2)])
     OverridesParser.create().parse_overrides([*COMMAND, "a=[b,c]", "d={e: 1}"])

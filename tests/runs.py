@@ -80,6 +80,7 @@ def run_contents(run: Path) -> dict[str, Any]:
         "names": sorted(name for name in files if not name.startswith(varying) or ".tmp" in name),
         "run.json": {key: saved[key] for key in ("status", "error", "steps", "steps_planned", "images_seen")},
         **dict(flatten(saved["metrics"], "run.json")),
+        **dict(flatten(saved["wasserstein"], "run.json wasserstein")),
         "metrics.csv": [{tag: cell for tag, cell in row.items() if tag not in TIMING} for row in csv_rows(run)],
         "events": tensorboard_events(run),
         "shown": tensorboard_view(run),

@@ -4,7 +4,7 @@ from typing_extensions import override
 
 from gantrain.callbacks.base import Callback
 from gantrain.callbacks.csv import read
-from gantrain.evaluation import grids, plots
+from gantrain.evaluation import curves, grids
 from gantrain.session.run import Run
 from gantrain.train import TrainState
 
@@ -19,6 +19,6 @@ class Curves(Callback):
     @override
     def finish(self, state: TrainState, status: str) -> None:
         rows = read(self.folder / "metrics.csv")
-        picture = plots.curves(rows) if len(rows) >= 2 else None
+        picture = curves.curves(rows) if len(rows) >= 2 else None
         if picture is not None:
             grids.save_png(self.folder / "curves.png", picture)

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Collection
 from typing import Any
 
 from typing_extensions import override
@@ -13,6 +14,7 @@ from gantrain.errors import ConfigError
 from gantrain.evaluation.evaluator import Score, numbered
 from gantrain.evaluation.receipts import in_words
 from gantrain.evaluation.sampling import BLOCK_SIZE, labels_like_data, sample_blocks
+from gantrain.evaluation.table import std_names, value_and_real
 from gantrain.session.run import Run
 from gantrain.train import TrainState
 from gantrain.updates import Logs
@@ -75,7 +77,7 @@ class Evaluate(Callback):
             logs[f"metric/{name}"] = score.value
             self.run.receipts[f"metric/{name}"] = score.receipt | {"real": score.real}
         if scores:
-            self.run.publish_markdown("metric/receipts", table(scores))
+            self.run.publish_markdown("metric/receipts", table(scores, self.run.better))
 
     def choose_interval(self, seconds: float, seconds_per_step: float) -> None:
         """Choose the interval from the time of an evaluation and of a training step, on rank 0 for all ranks."""
@@ -136,11 +138,18 @@ def round_up(steps: float) -> int:
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= steps)
 
 
-def table(scores: dict[str, Score]) -> str:
-    """Format scores as a table in Markdown, followed by their whole receipts."""
-    rows = ["| score | value | real images | protocol |", "|-|-|-|-|"]
+def table(scores: dict[str, Score], better: Collection[str]) -> str:
+    """Format scores as a table in Markdown, followed by their whole receipts.
+
+    Args:
+        better: names of scores that have a direction.
+    """
+    rows = ["| score | value | real samples | protocol |", "|-|-|-|-|"]
+    stds = std_names(scores, better)
     for name, score in scores.items():
-        real = "" if score.real is None else f"{score.real:.5g}"
-        rows.append(f"| {name} | {score.value:.5g} | {real} | {in_words(score.receipt)} |")
+        if name in stds.values():
+            continue
+        value, real = value_and_real(score, scores.get(stds.get(name, "")))
+        rows.append(f"| {name} | {value} | {real} | {in_words(score.receipt)} |")
     receipts = {name: score.receipt for name, score in scores.items()}
     return "\n".join([*rows, "", "```json", json.dumps(receipts, indent=2), "```"])

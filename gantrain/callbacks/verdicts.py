@@ -7,7 +7,7 @@ from typing import Any
 from typing_extensions import override
 
 from gantrain.callbacks.base import Callback, is_regular_record
-from gantrain.evaluation.receipts import differ
+from gantrain.evaluation.receipts import differ, score_of_real_images
 from gantrain.seeding import unsharded
 from gantrain.session.run import Run
 from gantrain.train import TrainState
@@ -137,7 +137,7 @@ class Verdicts(Callback):
         histories = {}
         for name, sign in self.run.better.items():
             if name in self.scores:
-                real = (self.receipts.get(name) or {}).get("real")
+                real = score_of_real_images(self.receipts.get(name))
                 histories[name] = History(sign, [(step, value) for step, value in self.scores[name]], real)
         return histories
 

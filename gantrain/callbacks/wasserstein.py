@@ -4,6 +4,7 @@ import logging
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from gantrain.datasets.batches import Batch, make_batches, to_device, to_signed
 from gantrain.datasets.labels import make_fake_labels
 from gantrain.engine.memory import is_out_of_memory, require_memory
 from gantrain.errors import ConfigError
-from gantrain.evaluation.critic import Reading, read_critic
+from gantrain.evaluation.critic import CriticEstimate, estimate_distance
 from gantrain.evaluation.sampling import BLOCK_SIZE, labels_like_data, sample
 from gantrain.metrics.wasserstein import wasserstein
 from gantrain.seeding import generator, unsharded
@@ -25,9 +26,13 @@ from gantrain.updates import Logs
 
 logger = logging.getLogger(__name__)
 
+NO_WARNING = (
+    "No sign of an undertrained or overfitted critic: the estimate can be read as a distance up to a constant factor."
+)
+
 
 class WassersteinEstimate(Callback):
-    """Publish the critic's estimate on training and on held-out samples, and whether it can be read as a distance.
+    """Publish the critic's estimate on training and on held-out samples, and whether it is reliable.
 
     It does nothing if the loss is not a Wasserstein loss. The estimate is E[D(x)] - E[D(G(z))] on always the same real
     samples and latents: above 0 if the critic gives real samples higher values. G is in evaluation mode; D has no
@@ -37,8 +42,8 @@ class WassersteinEstimate(Callback):
     the same real and generated samples is published beside it.
 
     The critic counts as undertrained if its estimate is not above 0, or if some more updates of a copy raise it by more
-    than the fraction max_gain; as overfitted if the estimate on training samples exceeds that on held-out samples by
-    more than the fraction max_gap and three standard errors. Then wasserstein/readable is 0, else 1.
+    than the fraction max_gain; as overfitted if the estimate on held-out samples is lower than that on training
+    samples by more than the fraction max_gap and three standard errors. Then wasserstein/reliable is 0, else 1.
 
     Source: Arjovsky 2017, equation 2; Gulrajani 2017, section 5.3 (overfitting of the critic).
 
@@ -52,7 +57,7 @@ class WassersteinEstimate(Callback):
     tags = (
         *("wasserstein/train", "wasserstein/held_out", "wasserstein/more_trained", "wasserstein/exact"),
         *("wasserstein/lipschitz", "wasserstein/normalized"),
-        *("wasserstein/readable", "wasserstein/reading", "critic_gradient_norm/"),
+        *("wasserstein/reliable", "wasserstein/assessment", "critic_gradient_norm/"),
     )
 
     def __init__(self, *, every: int, num: int, num_vectors: int, extra_updates: int, max_gain: float, max_gap: float):
@@ -63,6 +68,8 @@ class WassersteinEstimate(Callback):
         self.every, self.num, self.num_vectors = every, num, num_vectors
         self.extra_updates, self.max_gain, self.max_gap = extra_updates, max_gain, max_gap
         self.has_memory = True
+        self.before_last: dict[str, Any] | None = None
+        """The estimate before the last one, if that was made only because the run ended."""
 
     @property
     def applies(self) -> bool:
@@ -114,6 +121,20 @@ class WassersteinEstimate(Callback):
         )
 
     @override
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.run.wasserstein is None else {"last": self.run.wasserstein, "before_last": self.before_last}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.run.wasserstein, self.before_last = state.get("last"), state.get("before_last")
+
+    @override
+    def rewind(self, state: TrainState) -> None:
+        last = self.run.wasserstein
+        if last is not None and last["step"] == state.step and not self.survives_rewind(state.step):
+            self.run.wasserstein, self.before_last = self.before_last, None
+
+    @override
     def survives_rewind(self, step: int) -> bool:
         return is_regular_record(self.run, step) or self.was_due(step)
 
@@ -126,21 +147,32 @@ class WassersteinEstimate(Callback):
             return
         with unsharded():  # only rank 0 is here
             fake = self.generate(state)
-            reading = self.read(state, fake, more_trained)
-        doubts = reading.doubts(max_gain=self.max_gain, max_gap=self.max_gap)
-        logs["wasserstein/train"] = reading.train
-        if reading.held_out is not None:
-            logs["wasserstein/held_out"] = reading.held_out
-        if reading.more_trained is not None:
-            logs["wasserstein/more_trained"] = reading.more_trained
-        if isinstance(self.run.dataset, Distribution):
-            logs["wasserstein/exact"] = wasserstein(fake.x.cpu(), self.real.x.cpu())
-        logs["wasserstein/lipschitz"] = reading.lipschitz
-        logs["wasserstein/normalized"] = reading.normalized
-        logs["wasserstein/readable"] = float(not doubts)
-        for name, norms in reading.norms.items():
+            estimate = self.estimate(state, fake, more_trained)
+        warnings = estimate.warnings(max_gain=self.max_gain, max_gap=self.max_gap)
+        logs["wasserstein/train"] = estimate.train
+        if estimate.held_out is not None:
+            logs["wasserstein/held_out"] = estimate.held_out
+        if estimate.more_trained is not None:
+            logs["wasserstein/more_trained"] = estimate.more_trained
+        exact = wasserstein(fake.x.cpu(), self.real.x.cpu()) if isinstance(self.run.dataset, Distribution) else None
+        if exact is not None:
+            logs["wasserstein/exact"] = exact
+        logs["wasserstein/lipschitz"] = estimate.lipschitz
+        logs["wasserstein/normalized"] = estimate.normalized
+        logs["wasserstein/reliable"] = float(not warnings)
+        self.before_last = None if self.is_due(state.step) else self.run.wasserstein
+        self.run.wasserstein = {
+            "step": state.step,
+            "estimate": estimate.estimate,
+            "lipschitz": estimate.lipschitz,
+            "normalized": estimate.normalized,
+            "exact": exact,
+            "reliable": not warnings,
+            "warnings": warnings,
+        }
+        for name, norms in estimate.norms.items():
             self.run.publish_histogram(f"critic_gradient_norm/{name}", norms)
-        self.run.publish_markdown("wasserstein/reading", text(reading, doubts))
+        self.run.publish_markdown("wasserstein/assessment", assessment(estimate, warnings))
 
     def generate(self, state: TrainState) -> Batch:
         """Generate the samples, whose latents are always the same; of G itself, because D judges G and not its EMA."""
@@ -151,10 +183,10 @@ class WassersteinEstimate(Callback):
         y = None if labels is None else torch.cat([labels(i, BLOCK_SIZE) for i in starts])[: self.num_used]
         return Batch(x.to(run.device), None if y is None else y.to(run.device))
 
-    def read(self, state: TrainState, fake: Batch, more_trained: nn.Module | None) -> Reading:
-        """Measure what the critic says."""
+    def estimate(self, state: TrainState, fake: Batch, more_trained: nn.Module | None) -> CriticEstimate:
+        """Estimate the distance with the critic of the run."""
         augment = partial(self.run.objective.augmented, clock=self.run.clock)
-        return read_critic(
+        return estimate_distance(
             state.D, augment, real=self.real, held_out=self.held_out, fake=fake, more_trained=more_trained
         )
 
@@ -189,7 +221,7 @@ class WassersteinEstimate(Callback):
                 raise
             self.has_memory = False
             logger.warning(
-                "There is no memory for a copy of the networks: wasserstein/readable is without extra updates."
+                "There is no memory for a copy of the networks: wasserstein/reliable does not consider extra updates."
             )
             return None
         return copied.D
@@ -204,14 +236,14 @@ def real_samples(dataset: ImageDataset | Distribution, num: int, seed: int, devi
     return Batch(to_signed(to_device(dataset.gather(chosen), device)), y)
 
 
-def text(reading: Reading, doubts: list[str]) -> str:
-    """Describe the estimate in Markdown, for TensorBoard."""
-    kinds = [f"{reading.train:.4g} on training samples"]
-    kinds += [] if reading.held_out is None else [f"{reading.held_out:.4g} on held-out samples"]
-    bound = f"The largest norm of the critic's gradient is {reading.lipschitz:.4g}"
+def assessment(estimate: CriticEstimate, warnings: list[str]) -> str:
+    """Describe the estimate and its reliability in Markdown, for TensorBoard."""
+    kinds = [f"{estimate.train:.4g} on training samples"]
+    kinds += [] if estimate.held_out is None else [f"{estimate.held_out:.4g} on held-out samples"]
+    bound = f"The largest norm of the critic's gradient is {estimate.lipschitz:.4g}"
     lines = [
         f"E[D(real)] - E[D(generated)] without penalties: {', '.join(kinds)}. Above 0, real samples get higher values.",
-        f"{bound}; the estimate divided by it is {reading.normalized:.4g}.",
-        *(doubts or ["Nothing speaks against reading the estimate as a distance, up to a constant factor."]),
+        f"{bound}; the estimate divided by it is {estimate.normalized:.4g}.",
+        *(warnings or [NO_WARNING]),
     ]
     return "\n\n".join(lines)

@@ -1,10 +1,10 @@
-"""Read a critic: the distance that it estimates, and the norms of its gradient."""
+"""Measure a critic: the distance that it estimates, and the norms of its gradient."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from math import ceil, sqrt
+from math import ceil, isfinite, sqrt
 
 import numpy as np
 import torch
@@ -25,8 +25,8 @@ POINTS = ("real", "fake", "interpolated")
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a critic says of some samples, without penalties and dropout.
+class CriticEstimate:
+    """The Wasserstein distance that a critic estimates, without penalties and dropout, and the norms of its gradient.
 
     Attributes:
         train: E[D(x)] - E[D(G(z))] over training samples x; above 0 if real samples get higher values.
@@ -48,40 +48,46 @@ class Reading:
         return max(float(norms.max()) for norms in self.norms.values())
 
     @property
-    def normalized(self) -> float:
-        """The estimate on held-out samples, or else on training samples, divided by `lipschitz`; 0 if that is 0."""
-        estimate = self.train if self.held_out is None else self.held_out
-        return estimate / self.lipschitz if self.lipschitz > 0 else 0.0
+    def estimate(self) -> float:
+        """`held_out`, or `train` without held-out samples."""
+        return self.train if self.held_out is None else self.held_out
 
-    def doubts(self, *, max_gain: float, max_gap: float) -> list[str]:
-        """List why the estimate should not be read as a distance, in words; [] if nothing speaks against it.
+    @property
+    def normalized(self) -> float:
+        """The estimate divided by `lipschitz`; 0 if that is 0."""
+        return self.estimate / self.lipschitz if self.lipschitz > 0 else 0.0
+
+    def warnings(self, *, max_gain: float, max_gap: float) -> list[str]:
+        """Return why the estimate is not reliable, as sentences; [] without a sign of an unsuitable critic.
 
         Args:
             max_gain: how much more updates may raise the estimate, as a fraction of it.
-            max_gap: how much higher the estimate on training samples may be than on held-out ones, as a fraction of it.
+            max_gap: how much lower the estimate may be on held-out than on training samples, as a fraction of it.
         """
-        doubts = []
-        if self.train <= 0:
-            doubts.append(
+        found = []
+        if not isfinite(self.train):
+            found.append("The critic has diverged: its estimate is NaN or Inf.")
+        elif self.train <= 0:
+            found.append(
                 f"The critic is undertrained: its estimate is {self.train:.3g}, but a distance is above 0. Use more "
                 "critic updates per step (n_critic)."
             )
         elif self.more_trained is not None and self.more_trained - self.train > max_gain * self.train:
             percent = 100 * (self.more_trained / self.train - 1)
-            doubts.append(
+            found.append(
                 f"The critic is undertrained: a few more updates raise its estimate by {percent:.0f} %. Use more "
                 "critic updates per step (n_critic)."
             )
         gap, error = self.gap
         if self.train > 0 and gap > max(max_gap * self.train, 3 * error):
-            doubts.append(
-                f"The critic has overfitted: its estimate on training samples is {100 * gap / self.train:.0f} % above "
-                "that on held-out samples. Use more data, augmentation, or fewer steps."
+            found.append(
+                f"The critic has overfitted: its estimate is {100 * gap / self.train:.0f} % lower on held-out than on "
+                "training samples. Use more data, augmentation, or fewer steps."
             )
-        return doubts
+        return found
 
 
-def read_critic(
+def estimate_distance(
     D: nn.Module,
     augment: Callable[[Tensor], Tensor],
     *,
@@ -89,8 +95,8 @@ def read_critic(
     held_out: Batch | None,
     fake: Batch,
     more_trained: nn.Module | None = None,
-) -> Reading:
-    """Measure what a critic says of samples; its weights and buffers are not changed.
+) -> CriticEstimate:
+    """Estimate the distance of two samples with a critic, whose weights and buffers are not changed.
 
     Args:
         augment: applied to all samples, as in the training.
@@ -109,7 +115,7 @@ def read_critic(
     u = torch.rand(len(real.x), *[1] * (real.x.dim() - 1), generator=generator("interpolated")).to(real.x.device)
     interpolated = Batch(u * real.x + (1 - u) * fake.x, real.y)
     points = dict(zip(POINTS, (real, fake, interpolated), strict=True))
-    return Reading(train, estimate, gap, later, {name: norms(D, augment, x) for name, x in points.items()})
+    return CriticEstimate(train, estimate, gap, later, {name: norms(D, augment, x) for name, x in points.items()})
 
 
 def critic(D: nn.Module, augment: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Labels], Logits]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from gantrain.datasets.base import Dataset, ImageDataset
+from gantrain.datasets.base import Dataset, Distribution, ImageDataset
 from gantrain.datasets.batches import to_bytes
 from gantrain.engine.distributed import Processes, interleave
 from gantrain.engine.memory import require_memory
@@ -20,6 +21,7 @@ from gantrain.evaluation.receipts import Receipt
 from gantrain.evaluation.sampling import LabelFunction
 from gantrain.evaluation.statistics import Collector, Report, Request, ignore
 from gantrain.metrics.base import Better, FeatureMetric, Metric, Statistics
+from gantrain.seeding import generator
 
 Block = tuple[int, Float[Tensor, "n *shape"], Int64[Tensor, " n"] | None]
 """Index of the first sample, samples (images in [-1, 1]), and the labels that they should show, or None."""
@@ -30,7 +32,7 @@ class Score:
     """A number and how it was measured.
 
     Attributes:
-        real: the same score of real images against other real images; None if it was not measured.
+        real: the same score of real samples, for a distance against other real samples; None if it was not measured.
     """
 
     value: float
@@ -207,11 +209,24 @@ class Evaluator:
         samples = torch.cat(interleave(by_rank))
         scores: dict[str, Score] = {}
         for name, metric in self.on_samples.items():
-            receipt = self._receipt(name, metric.num_samples, None, ema=ema, seed=seed)
+            receipt = self._receipt(name, metric.num_samples, getattr(metric, "num_real", None), ema=ema, seed=seed)
             receipt["options"] = getattr(metric, "options", dict)()
             values = metric(lambda n: samples[:n], self.dataset)
-            scores |= {score: Score(float(value), receipt | {"score": score}) for score, value in values.items()}
+            for score, value in values.items():
+                real = self._real_vectors.get(name, {}).get(score)
+                scores[score] = Score(float(value), receipt | {"score": score}, real)
         return scores
+
+    @cached_property
+    def _real_vectors(self) -> dict[str, dict[str, float]]:
+        """The scores of fresh real samples, always the same ones, by metric; {} for images."""
+        if not isinstance(data := self.dataset, Distribution):
+            return {}
+        found = {}
+        for name, metric in self.on_samples.items():
+            scores = metric(lambda n: data.sample(n, generator("real samples")), data)
+            found[name] = {score: float(value) for score, value in scores.items()}
+        return found
 
     def _score_features(self, key: str, collector: Collector, *, ema: bool, seed: int) -> dict[str, Score]:
         gathered = self.processes.gather(collector)

@@ -1,8 +1,6 @@
-"""Plot distributions of vectors, and the logged scalars of a run, as pictures."""
+"""Plot distributions of vectors, and draw figures of several panels."""
 
-import re
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from math import ceil
 from typing import Any
@@ -201,78 +199,6 @@ def kernel_density(sample: Float[Tensor, " n"], x: Float[Tensor, " m"]) -> Float
     return density
 
 
-# Curves
-
-
-def curves(rows: Sequence[dict[str, float]]) -> Picture | None:
-    """Draw the scalars of metrics.csv over generator updates, as faint raw values and strong moving averages.
-
-    Args:
-        rows: logged values by column; a row may lack columns.
-
-    Returns:
-        a picture with one panel each for losses, Wasserstein estimate or logit gap, penalties, and each metric; None if
-        the rows have none of these.
-    """
-    panels: dict[str, list[str]] = defaultdict(list)
-    for tag in dict.fromkeys(tag for row in rows for tag in row):
-        if (panel := _panel(tag)) is not None:
-            panels[panel].append(tag)
-    if not panels:
-        return None
-    figure, all_axes = make_figure(len(panels), "")
-    for axes, (panel, tags) in zip(all_axes, panels.items(), strict=True):
-        drawn = []
-        for tag, color in zip(tags, LINES * len(tags), strict=False):
-            steps, values = np.array([(row["step"], row[tag]) for row in rows if tag in row]).T
-            _draw_curve(axes, steps, values, color, tag.split("/")[1].replace("_", " "))
-            drawn.append(values)
-        axes.set(title=panel, xlabel="generator updates", xlim=(0, 1.03 * rows[-1]["step"]))
-        if spans_decades(np.concatenate(drawn)):
-            axes.set_yscale("log")
-        if len(tags) > 1 or not panel.endswith(tags[0].split("/")[1].replace("_", " ")):
-            axes.legend(frameon=False)
-    return render(figure)
-
-
-PANELS = {
-    "loss": "losses",
-    "wasserstein": "Wasserstein estimate",
-    "logits/gap": "logits, real minus fake",
-    "penalty": "penalties",
-}
-"""Titles of the panels of curves.png, by tag or by the first part of the tag."""
-
-
-def _panel(tag: str) -> str | None:
-    """Return the title of the panel of a tag, or None; the coordinates of a metric (mean_0, mean_1) share a panel."""
-    kind, _, name = tag.partition("/")
-    if kind == "metric":
-        return "metric: " + re.sub(r"_\d+$", "", name).replace("_", " ")
-    return PANELS.get(tag) or PANELS.get(kind)
-
-
-def _draw_curve(axes: Axes, steps: ndarray, values: ndarray, color: str, label: str) -> None:
-    window = len(values) // 25
-    if window < 2:
-        axes.plot(steps, values, color=color, marker=".", label=label)
-        return
-    axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
-    axes.plot(steps, moving_average(values, window), color=color, linewidth=2, label=label)
-
-
-def moving_average(values: Float[ndarray, " n"], window: int) -> Float[ndarray, " n"]:
-    """Average each value with its neighbours over `window` values, fewer at the ends."""
-    kernel = np.ones(window)
-    average: ndarray = np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
-    return average
-
-
-def spans_decades(values: Float[ndarray, " n"]) -> bool:
-    """Return whether a logarithmic axis suits the values: they are positive and span more than two decades."""
-    return bool(values.min() > 0 and values.max() > 100 * values.min())
-
-
 # Drawing
 
 
@@ -304,6 +230,11 @@ def make_figure(
     if title:
         figure.suptitle(title)
     return figure, panels
+
+
+def spans_decades(values: Float[ndarray, " n"]) -> bool:
+    """Return whether a logarithmic axis suits the values: they are positive and span more than two decades."""
+    return bool(values.min() > 0 and values.max() > 100 * values.min())
 
 
 def render(figure: Figure) -> Picture:

@@ -31,6 +31,11 @@ def differ(a: Receipt | None, b: Receipt | None) -> str | None:
     return f"their protocols differ: {'; '.join(found)}" if found else None
 
 
+def score_of_real_images(receipt: Receipt | None) -> float | None:
+    """Return the score of real images from a receipt; None: it is not known, or the score is one of vectors."""
+    return receipt.get("real") if receipt and receipt.get("features") else None
+
+
 def in_words(receipt: Receipt) -> str:
     """Describe a receipt in a line, without the resizer, the fingerprint and the versions.
 

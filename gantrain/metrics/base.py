@@ -21,11 +21,14 @@ Need = Literal["moments", "features", "logits", "labels"]
 class Metric(Protocol):
     """Scores the samples of a generator, for data with a closed form; for images see FeatureMetric.
 
-    If the scores depend on other options than num_samples, it also has a method `options`, as FeatureMetric has.
+    If the scores depend on other options than num_samples, it also has a method `options`, as FeatureMetric has; if
+    they depend on real samples, an attribute `num_real`, the number of them. Both are for the receipts. For vectors it
+    is also called with a fresh real sample in place of the generated one, which gives the score of real samples.
 
     Attributes:
         num_samples: number of generated samples that the metric uses.
-        better: for each score, whether higher or lower is better; scores without an entry have no direction.
+        better: for each score, whether higher or lower is better; scores without an entry have no direction. Of these,
+            x_std is the standard deviation of a score x, and is printed beside it.
     """
 
     num_samples: int
@@ -69,7 +72,7 @@ class FeatureMetric(ABC):
     """Scores generated images by the features that an extractor finds in them, compared with those of real images.
 
     Attributes:
-        better: for each score, whether higher or lower is better; scores without an entry have no direction.
+        better: as in Metric.
         needs: what `compute` reads of the statistics.
         standard: name of the extractor with which the published values were computed. With another extractor its name
             is appended to the names of the scores, for example fid_digits.

@@ -1,13 +1,14 @@
 """Count the modes of a mixture that the generator covers."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gantrain.datasets.base import Dataset
+from gantrain.metrics.base import Better
 from gantrain.metrics.moments import vectors
 
 
@@ -24,7 +25,7 @@ class Modes:
         radius_stds: maximum distance of a high-quality sample from its mode, in standard deviations of the mode.
     """
 
-    better: ClassVar[dict[str, Literal["higher", "lower"]]] = {"modes_covered": "higher", "high_quality": "higher"}
+    better: ClassVar[dict[str, Better]] = {"modes_covered": "higher", "high_quality": "higher"}
 
     def __init__(self, *, num_samples: int, radius_stds: float):
         if num_samples < 1 or radius_stds <= 0:
@@ -48,11 +49,14 @@ class Modes:
     def __call__(self, sample: Callable[[int], Tensor], real: Dataset) -> dict[str, float]:
         """Return "modes_covered", a count, and "high_quality", a fraction in [0, 1]."""
         modes, std = mixture(real)
-        distance, nearest = torch.cdist(sample(self.num_samples), modes).min(1)
+        samples = sample(self.num_samples).double()
+        # The default uses matrix products, whose rounding errors grow with the distance from the origin.
+        distances = torch.cdist(samples, modes.double(), compute_mode="donot_use_mm_for_euclid_dist")
+        distance, nearest = distances.min(1)
         high_quality = distance <= self.radius_stds * std
         return {
             "modes_covered": float(len(set(nearest[high_quality].tolist()))),
-            "high_quality": high_quality.float().mean().item(),
+            "high_quality": high_quality.double().mean().item(),
         }
 
 

@@ -1,12 +1,13 @@
 """Compare mean and standard deviation of generated vectors with those of the data."""
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from gantrain.datasets.base import Dataset, Distribution
+from gantrain.metrics.base import Better
 from gantrain.seeding import generator
 
 NUM_REAL = 100_000
@@ -20,7 +21,7 @@ class Moments:
         num_samples: number of generated samples, at least 2.
     """
 
-    better: ClassVar[dict[str, Literal["higher", "lower"]]] = {"mean_error": "lower", "std_error": "lower"}
+    better: ClassVar[dict[str, Better]] = {"mean_error": "lower", "std_error": "lower"}
 
     def __init__(self, *, num_samples: int):
         if num_samples < 2:

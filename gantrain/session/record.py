@@ -124,6 +124,7 @@ class Record(Callback):
             "images_per_second": run.images_seen / seconds,
             "wall_seconds": seconds,
             "metrics": {"last": self.last, "best": self.best, "receipts": run.receipts},
+            "wasserstein": run.wasserstein,
             "verdicts": run.findings,
             "history": self.history,
             "started": self.first_started,

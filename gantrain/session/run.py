@@ -105,6 +105,7 @@ class Run:
         listeners: the callbacks, in the order in which they are called.
         verdicts: by name.
         findings: what the verdicts have found, as in run.json.
+        wasserstein: the critic's last estimate and its reliability, as in run.json; None: there is none.
         stopped_by: the verdict that ends the run after this step, on rank 0; None: the run goes on.
     """
 
@@ -130,6 +131,7 @@ class Run:
     receipts: dict[str, Receipt] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     findings: list[dict[str, Any]] = field(default_factory=list)
+    wasserstein: dict[str, Any] | None = None
     stopped_by: str | None = None
 
     @property

@@ -12,7 +12,8 @@ from gantrain.budget import critic_schedule
 from gantrain.command import trust
 from gantrain.command.overrides import quote, shell_command
 from gantrain.config import Config
-from gantrain.evaluation.receipts import in_words
+from gantrain.evaluation.receipts import in_words, score_of_real_images
+from gantrain.evaluation.table import real_samples, std_names, with_std
 from gantrain.models.spectral_norm import has_spectral_norm
 from gantrain.session.record import Record, device_name, num_parameters
 from gantrain.session.run import Run
@@ -61,6 +62,7 @@ def closing(run: Run, record: Record) -> str:
     pictures += [("animation", folder / "samples.gif"), ("curves", folder / "curves.png")]
     lines = [f"\nDone: {run.state.step:,} steps. The files are in {folder}"]
     lines += score_lines(run, record)
+    lines += [] if run.wasserstein is None else [f"  estimate  {wasserstein_line(run.wasserstein)}"]
     lines += [f"  verdict   {text}" for text in open_findings(run)]
     lines += [f"  {name:<9} {path}" for name, path in pictures if path.exists()]
     if (folder / "tensorboard").exists():
@@ -73,26 +75,43 @@ def closing(run: Run, record: Record) -> str:
 
 
 def score_lines(run: Run, record: Record) -> list[str]:
-    """Return a line for each score with a direction: its last and best value, that of real images, the protocol.
+    """Return a line for each score with a direction: its last and best value, that of real samples, the protocol.
 
     It warns if the last value is much worse than the best by the rule of the verdict metric_worsens, if that is
     selected.
     """
     rule = next((verdict for verdict in run.verdicts.values() if isinstance(verdict, MetricWorsens)), None)
-    lines = []
+    lines, stds = [], std_names([tag.removeprefix("metric/") for tag in record.last], run.better)
     for tag, best in record.best.items():
         last, receipt = record.last.get(tag), run.receipts.get(tag)
         if last is None or receipt is None:
             continue
-        real = receipt.get("real")
-        texts = [f"last {last:.4g}", f"best {best['value']:.4g} at step {int(best['step']):,}"]
-        texts += [] if real is None else [f"real images {real:.4g}"]
-        name, value = tag.removeprefix("metric/"), best["value"]
+        name, real, value = tag.removeprefix("metric/"), receipt.get("real"), best["value"]
+        std = f"metric/{stds[name]}" if name in stds else ""
+        texts = [
+            f"last {with_std(last, record.last.get(std), 4)}",
+            f"best {value:.4g} at step {int(best['step']):,}",
+        ]
+        if real is not None:
+            of_real = with_std(real, run.receipts.get(std, {}).get("real"), 4)
+            texts.append(f"{real_samples(receipt)} {of_real}")
         sign, first = run.better.get(name), record.first.get(tag, value)
-        worse = rule and sign and rule.is_much_worse(last, value, first=first, sign=sign, real=real)
+        worse = (
+            rule
+            and sign
+            and rule.is_much_worse(last, value, first=first, sign=sign, real=score_of_real_images(receipt))
+        )
         warning = "; the last is much worse than the best" if worse else ""
         lines.append(f"  score     {name}: {', '.join(texts)}{warning} ({in_words(receipt)})")
     return lines
+
+
+def wasserstein_line(found: dict[str, Any]) -> str:
+    """Describe the critic's last estimate of the Wasserstein distance, and why it is not reliable if it is not."""
+    bound = f"{found['estimate']:.4g} / Lipschitz bound {found['lipschitz']:.4g} = {found['normalized']:.4g}"
+    exact = "" if found["exact"] is None else f", exact {found['exact']:.4g}"
+    warning = "" if found["reliable"] else f"; not reliable: {' '.join(found['warnings'])}"
+    return f"Wasserstein distance {bound}{exact}{warning}"
 
 
 def open_findings(run: Run) -> list[str]:

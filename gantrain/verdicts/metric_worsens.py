@@ -10,15 +10,15 @@ class MetricWorsens(Verdict):
     """Look for a metric whose last values are all much worse than its best, by the same protocol.
 
     Scores where lower is better are distances or errors. They are compared as ratios, above the score of real images.
-    The error of a mean or of a standard deviation, which has no such score, crosses 0 while it still swings around it,
-    and then its best value is chance: it must also lose a large part of what was gained since the first value.
+    The error of a mean or of a standard deviation of vectors crosses 0 while it still swings around it, and then its
+    best value is chance: it must also lose a large part of what was gained since the first value.
 
     Args:
         ratio: at least 1; where lower is better, how many times as far above the score of real images as the best (or
             as 0, if that score is not known or negative) a value is much worse.
         gain: in [0, 1], and by which fraction of the difference between the first and the best value it must be worse,
             so that noise of small values does not count.
-        gain_alone: in [0, 1], the same where the score of real images is not known.
+        gain_alone: in [0, 1], the same for vectors, and where the score of real images is not known.
         drop: above 0; where higher is better, how much below the best a value is much worse, as a fraction of the best,
             or of 1 if the best is below 1, as shares are.
         evaluations: number of the last values that must all be so much worse.
@@ -60,7 +60,7 @@ class MetricWorsens(Verdict):
         Args:
             first: the first value by the same protocol.
             sign: 1 if higher is better, -1 if lower is better.
-            real: the score of real images; None: not known.
+            real: the score of real images; None: not known, or vectors.
         """
         if sign > 0:
             return best - value > self.drop * max(1.0, abs(best))

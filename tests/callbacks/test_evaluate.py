@@ -11,9 +11,12 @@ from gantrain.callbacks.evaluate import Evaluate
 from gantrain.callbacks.log import Log
 from gantrain.callbacks.samples import Samples
 from gantrain.datasets.base import Dataset
+from gantrain.datasets.toys import gaussian
 from gantrain.errors import ConfigError, DivergedError
 from gantrain.metrics.modes import Modes
+from gantrain.session.record import Record
 from gantrain.session.run import Run
+from gantrain.session.summary import score_lines
 from gantrain.train import TrainState
 
 MakeRun = Callable[..., tuple[Run, Callbacks]]
@@ -169,6 +172,38 @@ def test_interval_of_the_first_evaluation_is_kept_when_resumed(make_run: MakeRun
 def test_budgets_outside_of_0_to_1_are_refused(fraction: float) -> None:
     with pytest.raises(ConfigError, match=f"max_eval_fraction={fraction}: must be above 0"):
         Evaluate(every=None, max_fraction=fraction)
+
+
+class Spread(SumMetric):
+    better: ClassVar[dict[str, Literal["higher", "lower"]]] = {"total": "lower"}
+
+    def __call__(self, sample: Callable[[int], Tensor], real: Dataset) -> dict[str, float]:
+        mean = float(sample(self.num_samples).mean())
+        return {"total": round(mean) + 0.5, "total_std": 0.25}
+
+
+def test_a_standard_deviation_is_printed_beside_its_score(make_run: MakeRun, complete: Complete) -> None:
+    texts: list[str] = []
+
+    class Board(Callback):
+        def markdown(self, state: TrainState, tag: str, text: str) -> None:
+            texts.append(text)
+
+    run, callbacks = make_run(
+        Evaluate(every=2, max_fraction=0.1),
+        *(Log(every=9), Board()),
+        metrics={"sum": Spread()},
+        dataset=gaussian(mean=3.0, std=0.1),
+        steps=2,
+    )
+    callbacks.append(record := Record(run, {}))
+    complete(run, callbacks)
+    value = f"{record.last['metric/total']:.4g} ± 0.25"
+    (row,) = texts[-1].splitlines()[2:]
+    assert row == f"| total | {value} | 3.5 ± 0.25 | 100 generated, current weights |"
+    (line,) = score_lines(run, record)
+    best = f"best {record.last['metric/total']:.4g} at step 2"
+    assert line == f"  score     total: last {value}, {best}, real vectors 3.5 ± 0.25 (100 generated, current weights)"
 
 
 def test_receipts_are_published_with_the_scores(make_run: MakeRun, complete: Complete) -> None:

@@ -1,5 +1,6 @@
 """The callback that measures how far a critic's estimate can be trusted."""
 
+import json
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -23,7 +24,9 @@ from gantrain.game import Objective
 from gantrain.losses.wasserstein import Wasserstein
 from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.seeding import generator
-from gantrain.session.run import Run
+from gantrain.session.record import Record
+from gantrain.session.run import PreviousSession, Run
+from gantrain.session.summary import closing
 from gantrain.train import TrainState
 
 MakeRun = Callable[..., tuple[Run, Callbacks]]
@@ -43,7 +46,7 @@ class Listener(Callback):
         self.D = deepcopy(state.D)
 
     def markdown(self, state: TrainState, tag: str, text: str) -> None:
-        assert tag == "wasserstein/reading"
+        assert tag == "wasserstein/assessment"
         self.texts[state.step] = text
 
     def histogram(self, state: TrainState, tag: str, values: Tensor) -> None:
@@ -99,6 +102,63 @@ def test_exact_distance_of_vectors_is_published(make_run: MakeRun, complete: Com
     assert "wasserstein/held_out" not in listener.rows[4]
 
 
+def test_the_last_estimate_and_why_it_is_not_reliable_are_in_the_record_and_in_the_closing_lines(
+    make_run: MakeRun, complete: Complete
+) -> None:
+    listener, data = Listener(), gaussian(mean=3.0, std=1.0)
+    run, callbacks = make_run(
+        estimate(every=3), Log(every=1000), listener, dataset=data, objective=objective(), steps=5
+    )
+    callbacks.append(record := Record(run, {}))
+    complete(run, callbacks)
+    record.write("finished")
+    row, written = listener.rows[5], json.loads((run.folder / "run.json").read_text())["wasserstein"]
+    assert written["step"] == 5
+    assert (written["estimate"], written["reliable"]) == (row["wasserstein/train"], bool(row["wasserstein/reliable"]))
+    for name in ("lipschitz", "normalized", "exact"):
+        assert written[name] == row[f"wasserstein/{name}"]
+    assert written["warnings"][0].startswith("The critic is undertrained: ")  # after five updates
+    assert written["warnings"][0] in listener.texts[5]
+    (line,) = (line for line in closing(run, record).splitlines() if line.startswith("  estimate"))
+    fraction = f"{row['wasserstein/train']:.4g} / Lipschitz bound {row['wasserstein/lipschitz']:.4g}"
+    assert line.startswith(f"  estimate  Wasserstein distance {fraction} = {row['wasserstein/normalized']:.4g}, exact ")
+    assert line.endswith(f"; not reliable: {written['warnings'][0]}")
+    run.wasserstein = written | {"reliable": True, "warnings": [], "exact": None}
+    assert closing(run, record).endswith(f" = {row['wasserstein/normalized']:.4g}")
+    run.wasserstein = None
+    assert "Wasserstein" not in closing(run, record)
+
+
+@pytest.mark.parametrize("every", [4, 1000])
+def test_an_estimate_made_only_because_the_run_ended_is_forgotten_when_it_is_resumed(
+    make_run: MakeRun, complete: Complete, every: int
+) -> None:
+    def make(folder: str, steps: int, **options: Any) -> tuple[Run, Callbacks, WassersteinEstimate]:
+        callback = estimate(every=every)
+        run, callbacks = make_run(callback, Log(every=1), objective=objective(), folder=folder, steps=steps, **options)
+        return run, callbacks, callback
+
+    straight, callbacks, expected = make("straight", 8)
+    complete(straight, callbacks, "stopped", steps=5)
+    at_5 = deepcopy(expected.state_dict())
+    assert (straight.wasserstein or {}).get("step") == (4 if every == 4 else None)
+    ended, callbacks, callback = make("ended", 5)
+    complete(ended, callbacks)
+    assert ended.wasserstein is not None
+    assert ended.wasserstein["step"] == 5
+
+    resumed, callbacks, later = make("resumed", 8)
+    later.load_state_dict(deepcopy(callback.state_dict()))
+    resumed.state.step, resumed.previous = 5, PreviousSession(5, 0.0, {"WassersteinEstimate": every})
+    callbacks.start()
+    assert later.state_dict() == at_5
+    finished, callbacks, later = make("finished", 5)
+    later.load_state_dict(deepcopy(callback.state_dict()))
+    finished.state.step, finished.previous = 5, PreviousSession(5, 0.0, {"WassersteinEstimate": every})
+    callbacks.start()
+    assert finished.wasserstein == ended.wasserstein  # it still ends there
+
+
 def test_training_is_not_changed(make_run: MakeRun, complete: Complete) -> None:
     states = []
     for i, callbacks in enumerate([[Log(every=3)], [estimate(every=2), Log(every=3)]]):
@@ -114,7 +174,7 @@ def test_undertrained_critic_is_flagged(make_run: MakeRun, complete: Complete) -
     listener = Listener()
     run, callbacks = make_run(estimate(every=1), Log(every=1), listener, objective=objective(), steps=1)
     complete(run, callbacks)
-    assert listener.rows[1]["wasserstein/readable"] == 0
+    assert listener.rows[1]["wasserstein/reliable"] == 0
     assert "The critic is undertrained" in listener.texts[1]
 
 
@@ -127,7 +187,7 @@ def test_overfitted_critic_is_flagged(make_run: MakeRun, complete: Complete) -> 
     )
     run.state.D_optimizer.param_groups[0]["lr"] = 0.005
     complete(run, callbacks)
-    assert listener.rows[250]["wasserstein/readable"] == 0
+    assert listener.rows[250]["wasserstein/reliable"] == 0
     assert "The critic has overfitted" in listener.texts[250]
     assert listener.rows[250]["wasserstein/train"] > 1.1 * listener.rows[250]["wasserstein/held_out"]
 

@@ -29,7 +29,7 @@ SCALARS = {
     "throughput/images_per_second",
 }
 
-ESTIMATE = {f"wasserstein/{name}" for name in ("train", "more_trained", "lipschitz", "normalized", "readable")}
+ESTIMATE = {f"wasserstein/{name}" for name in ("train", "more_trained", "lipschitz", "normalized", "reliable")}
 """With a Wasserstein loss, every 500 steps and at the last step."""
 
 

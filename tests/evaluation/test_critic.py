@@ -1,4 +1,4 @@
-"""What a critic says of samples, against closed forms."""
+"""The distance that a critic estimates, and the norms of its gradient, against closed forms."""
 
 import math
 from copy import deepcopy
@@ -9,7 +9,7 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor, nn
 
 from gantrain.datasets.batches import Batch
-from gantrain.evaluation.critic import Reading, blocks, logits, read_critic
+from gantrain.evaluation.critic import CriticEstimate, blocks, estimate_distance, logits
 from gantrain.models.packing import pack
 from gantrain.models.spectral_norm import spectral_norm
 
@@ -34,24 +34,24 @@ def samples(n: int, d: int, *, mean: float = 0.0, seed: int = 0) -> Batch:
 def test_linear_critic_has_its_closed_forms() -> None:
     weight = torch.tensor([3.0, -4.0, 12.0])
     real, held_out, fake = samples(300, 3), samples(200, 3, mean=0.1, seed=1), samples(300, 3, mean=1.0, seed=2)
-    reading = read_critic(Linear(weight), same, real=real, held_out=held_out, fake=fake)
+    found = estimate_distance(Linear(weight), same, real=real, held_out=held_out, fake=fake)
     values = [batch.x.double() @ weight.double() for batch in (real, held_out, fake)]
     means = [float(value.mean()) for value in values]
-    assert reading.train == pytest.approx(means[0] - means[2], rel=1e-5)
-    assert reading.held_out == pytest.approx(means[1] - means[2], rel=1e-5)
+    assert found.train == pytest.approx(means[0] - means[2], rel=1e-5)
+    assert found.held_out == pytest.approx(means[1] - means[2], rel=1e-5)
     error = math.sqrt(sum(float(value.var()) / len(value) for value in values[:2]))
-    assert reading.gap == (pytest.approx(means[0] - means[1], abs=1e-4), pytest.approx(error, rel=1e-5))
-    for norms in reading.norms.values():
+    assert found.gap == (pytest.approx(means[0] - means[1], abs=1e-4), pytest.approx(error, rel=1e-5))
+    for norms in found.norms.values():
         torch.testing.assert_close(norms, torch.full((300,), 13.0))
-    assert reading.lipschitz == pytest.approx(13.0)
-    assert reading.normalized == pytest.approx((means[1] - means[2]) / 13, rel=1e-5)
-    assert reading.more_trained is None
+    assert found.lipschitz == pytest.approx(13.0)
+    assert found.normalized == pytest.approx((means[1] - means[2]) / 13, rel=1e-5)
+    assert found.more_trained is None
 
 
 def test_optimal_critic_of_shifted_samples_gives_the_exact_distance() -> None:
     real, fake = samples(500, 1, mean=3.0), samples(500, 1)
-    reading = read_critic(Linear(torch.tensor([5.0])), same, real=real, held_out=None, fake=fake)
-    assert reading.normalized == pytest.approx(wasserstein_distance(real.x[:, 0], fake.x[:, 0]), rel=1e-6)
+    found = estimate_distance(Linear(torch.tensor([5.0])), same, real=real, held_out=None, fake=fake)
+    assert found.normalized == pytest.approx(wasserstein_distance(real.x[:, 0], fake.x[:, 0]), rel=1e-6)
 
 
 def test_gradient_is_that_between_real_and_fake_samples_too() -> None:
@@ -60,27 +60,27 @@ def test_gradient_is_that_between_real_and_fake_samples_too() -> None:
             return x.square().sum(1)
 
     real, fake = samples(100, 2, mean=5.0), samples(100, 2)
-    reading = read_critic(Square(), same, real=real, held_out=None, fake=fake)
-    torch.testing.assert_close(reading.norms["real"], 2 * real.x.norm(dim=1))
-    torch.testing.assert_close(reading.norms["fake"], 2 * fake.x.norm(dim=1))
-    between = reading.norms["interpolated"]
-    assert reading.norms["fake"].mean() < between.mean() < reading.norms["real"].mean()
-    assert reading.lipschitz == float(reading.norms["real"].max())
+    found = estimate_distance(Square(), same, real=real, held_out=None, fake=fake)
+    torch.testing.assert_close(found.norms["real"], 2 * real.x.norm(dim=1))
+    torch.testing.assert_close(found.norms["fake"], 2 * fake.x.norm(dim=1))
+    between = found.norms["interpolated"]
+    assert found.norms["fake"].mean() < between.mean() < found.norms["real"].mean()
+    assert found.lipschitz == float(found.norms["real"].max())
 
 
 def test_augmentation_is_part_of_the_critic() -> None:
     real, fake = samples(50, 1, mean=1.0), samples(50, 1)
-    doubled = read_critic(Linear(torch.ones(1)), lambda x: 2 * x, real=real, held_out=None, fake=fake)
-    once = read_critic(Linear(torch.ones(1)), same, real=real, held_out=None, fake=fake)
+    doubled = estimate_distance(Linear(torch.ones(1)), lambda x: 2 * x, real=real, held_out=None, fake=fake)
+    once = estimate_distance(Linear(torch.ones(1)), same, real=real, held_out=None, fake=fake)
     assert doubled.train == pytest.approx(2 * once.train, rel=1e-5)
     assert doubled.lipschitz == pytest.approx(2.0)
 
 
 def test_constant_critic_has_estimate_0() -> None:
     real = samples(10, 2)
-    reading = read_critic(Linear(torch.zeros(2)), same, real=real, held_out=real, fake=samples(10, 2, seed=1))
-    assert (reading.train, reading.lipschitz, reading.normalized) == (0, 0, 0)
-    assert "undertrained" in reading.doubts(max_gain=0.1, max_gap=0.1)[0]
+    found = estimate_distance(Linear(torch.zeros(2)), same, real=real, held_out=real, fake=samples(10, 2, seed=1))
+    assert (found.train, found.lipschitz, found.normalized) == (0, 0, 0)
+    assert "undertrained" in found.warnings(max_gain=0.1, max_gap=0.1)[0]
 
 
 def test_critic_is_not_changed() -> None:
@@ -89,7 +89,8 @@ def test_critic_is_not_changed() -> None:
     )
     before = deepcopy(D.state_dict())
     assert D.training
-    first, second = (read_critic(D, same, real=samples(9, 2), held_out=None, fake=samples(9, 2, seed=1)) for _ in "ab")
+    real, fake = samples(9, 2), samples(9, 2, seed=1)
+    first, second = (estimate_distance(D, same, real=real, held_out=None, fake=fake) for _ in "ab")
     assert first.train == second.train  # without dropout
     assert all(torch.equal(before[name], tensor) for name, tensor in D.state_dict().items())
     assert all(module.training for module in D.modules())
@@ -98,9 +99,9 @@ def test_critic_is_not_changed() -> None:
 
 def test_packed_critic_has_a_value_for_each_pack() -> None:
     D = pack(lambda shape: Linear(torch.ones(shape[0])), (2,), 2)
-    reading = read_critic(D, same, real=samples(8, 2), held_out=None, fake=samples(8, 2, seed=1))
-    assert [len(norms) for norms in reading.norms.values()] == [4, 4, 4]
-    assert reading.lipschitz == pytest.approx(2.0)  # of (1, 1, 1, 1)
+    found = estimate_distance(D, same, real=samples(8, 2), held_out=None, fake=samples(8, 2, seed=1))
+    assert [len(norms) for norms in found.norms.values()] == [4, 4, 4]
+    assert found.lipschitz == pytest.approx(2.0)  # of (1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("num", [6, 126, 300])
@@ -120,25 +121,28 @@ def test_batch_norm_uses_the_statistics_of_its_input() -> None:
     assert torch.equal(D[0].running_mean, torch.zeros(1))
 
 
-def reading(train: float, *, gap: tuple[float, float] = (0.0, 0.0), more_trained: float | None = None) -> Reading:
-    return Reading(train, train - gap[0], gap, more_trained, {"real": torch.ones(1)})
+def estimate(
+    train: float, *, gap: tuple[float, float] = (0.0, 0.0), more_trained: float | None = None
+) -> CriticEstimate:
+    return CriticEstimate(train, train - gap[0], gap, more_trained, {"real": torch.ones(1)})
 
 
 @pytest.mark.parametrize(
     ("given", "word"),
     [
-        (reading(1.0), None),
-        (reading(1.0, more_trained=1.09), None),
-        (reading(1.0, more_trained=1.11), "undertrained: a few more updates raise its estimate by 11 %"),
-        (reading(1.0, more_trained=0.5), None),
-        (reading(-0.1, more_trained=-0.1), "undertrained: its estimate is -0.1"),
-        (reading(1.0, gap=(0.2, 0.01)), "overfitted: its estimate on training samples is 20 % above"),
-        (reading(1.0, gap=(0.2, 0.1)), None),  # less than three standard errors
-        (reading(1.0, gap=(0.09, 0.01)), None),
-        (reading(1.0, gap=(-0.5, 0.01)), None),
+        (estimate(1.0), None),
+        (estimate(1.0, more_trained=1.09), None),
+        (estimate(1.0, more_trained=1.11), "undertrained: a few more updates raise its estimate by 11 %"),
+        (estimate(1.0, more_trained=0.5), None),
+        (estimate(-0.1, more_trained=-0.1), "undertrained: its estimate is -0.1"),
+        (estimate(math.nan, more_trained=1.0), "diverged: its estimate is NaN"),
+        (estimate(1.0, gap=(0.2, 0.01)), "overfitted: its estimate is 20 % lower on held-out"),
+        (estimate(1.0, gap=(0.2, 0.1)), None),  # less than three standard errors
+        (estimate(1.0, gap=(0.09, 0.01)), None),
+        (estimate(1.0, gap=(-0.5, 0.01)), None),
     ],
 )
-def test_doubts(given: Reading, word: str | None) -> None:
-    doubts = given.doubts(max_gain=0.1, max_gap=0.1)
-    assert len(doubts) == (word is not None)
-    assert word is None or word in doubts[0]
+def test_warnings(given: CriticEstimate, word: str | None) -> None:
+    warnings = given.warnings(max_gain=0.1, max_gap=0.1)
+    assert len(warnings) == (word is not None)
+    assert word is None or word in warnings[0]

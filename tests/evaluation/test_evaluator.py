@@ -1,3 +1,4 @@
+import math
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,14 +13,15 @@ from torch import Tensor
 
 from gantrain.assemble import build_dataset
 from gantrain.datasets.arrays import in_memory
-from gantrain.datasets.base import ImageDataset
+from gantrain.datasets.base import Dataset, Distribution, ImageDataset
 from gantrain.datasets.batches import to_bytes
+from gantrain.datasets.toys import gaussian
 from gantrain.engine.distributed import SINGLE_PROCESS
 from gantrain.errors import ConfigError
 from gantrain.evaluation import real
 from gantrain.evaluation.evaluator import Evaluator, Score, numbered
 from gantrain.evaluation.features.base import Extracted
-from gantrain.evaluation.receipts import differ
+from gantrain.evaluation.receipts import differ, in_words
 from gantrain.evaluation.statistics import Collector, Request
 from gantrain.metrics.base import Better, FeatureMetric, Need, Statistics
 from gantrain.metrics.class_accuracy import ClassAccuracy
@@ -29,6 +31,8 @@ from gantrain.metrics.frechet import frechet_distance
 from gantrain.metrics.intra_class_fid import IntraClassFID
 from gantrain.metrics.kid import KID
 from gantrain.metrics.modes import Modes
+from gantrain.metrics.moments import Moments
+from gantrain.metrics.wasserstein import Wasserstein
 
 CPU = torch.device("cpu")
 
@@ -277,6 +281,55 @@ def test_without_enough_images_for_two_halves_there_is_no_score_of_real_images(t
     for _ in range(2):  # computed, and then read from the cache
         score = evaluate(make_evaluator(tmp_path, make_data(150), **metrics), generated())["kid_means"]
         assert score.real is None
+
+
+def evaluate_vectors(data: Distribution, samples: Tensor, **metrics: Any) -> dict[str, Score]:
+    return evaluate(Evaluator(metrics, {}, data, device=CPU, folder=None, processes=SINGLE_PROCESS), samples)
+
+
+def test_scores_of_real_vectors_are_those_of_a_fresh_sample_against_the_distribution() -> None:
+    data, metrics = gaussian(mean=3.0, std=2.0), {"w": Wasserstein(num_samples=4000), "m": Moments(num_samples=4000)}
+    far, near = (evaluate_vectors(data, torch.full((4000, 1), x), **metrics) for x in (50.0, 3.0))
+    for name, score in far.items():
+        assert score.real == near[name].real  # always of the same samples, whatever the generated ones are
+        assert score.real != score.value
+    # In one dimension E[W1] of two samples is about 2 * std * 0.9 / sqrt(n), and the mean's error std / sqrt(n).
+    assert 0 < (far["wasserstein"].real or 0) < 5 * 2 / 4000**0.5
+    assert 0 < (far["mean_error"].real or 0) < 4 * 2 / 4000**0.5
+    assert far["std"].real == pytest.approx(2.0, abs=0.1)
+    modes = build_dataset(composed("dataset=gaussians_25").dataset)
+    assert isinstance(modes, Distribution)
+    scores = evaluate_vectors(modes, torch.zeros(2500, 2), modes=Modes(num_samples=2500, radius_stds=3.0))
+    assert scores["modes_covered"].real == 25
+    assert scores["high_quality"].real == pytest.approx(1 - math.exp(-9 / 2), abs=0.008)
+
+
+def test_receipts_of_vectors_have_the_number_of_real_vectors_that_a_metric_uses() -> None:
+    data = gaussian(mean=0.0, std=1.0)
+    scores = evaluate_vectors(
+        data, torch.zeros(50, 1), wasserstein=Wasserstein(num_samples=40), moments=Moments(num_samples=50)
+    )
+    assert (scores["wasserstein"].receipt["num_generated"], scores["wasserstein"].receipt["num_real"]) == (40, 40)
+    assert scores["mean_error"].receipt["num_real"] is None  # compared with the closed form
+    assert in_words(scores["wasserstein"].receipt) == "40 generated against 40 real (train), current weights"
+
+
+def test_a_metric_of_the_user_needs_no_more_than_the_interface() -> None:
+    class Largest:
+        better: ClassVar[dict[str, Better]] = {}
+        num_samples = 20
+
+        def check(self, real: Dataset) -> None:
+            pass
+
+        def __call__(self, sample: Callable[[int], Tensor], real: Dataset) -> dict[str, Any]:
+            return {"largest": sample(20).max()}
+
+    (score,) = evaluate_vectors(gaussian(mean=3.0, std=0.01), torch.full((20, 1), 7.0), own=Largest()).values()
+    assert (score.value, score.real) == (7.0, pytest.approx(3.0, abs=0.1))
+    assert type(score.real) is float
+    (score,) = evaluate(make_evaluator(own=Largest()), torch.full((20, 1, 6, 6), 0.5)).values()
+    assert (score.value, score.real) == (0.5, None)  # of images there is no fresh sample
 
 
 def test_receipts_of_metrics_on_vectors_have_their_options() -> None:

@@ -61,23 +61,7 @@ def test_density_does_not_depend_on_earlier_plots() -> None:
     assert (plots.distribution(real, early, None, title="late") != first).any()
 
 
-def test_moving_average_keeps_a_line_and_its_length() -> None:
-    line = np.arange(50.0)
-    np.testing.assert_allclose(plots.moving_average(line, 5)[2:-2], line[2:-2])
-    np.testing.assert_allclose(plots.moving_average(np.ones(50), 8), np.ones(50))
-
-
 def test_a_log_axis_needs_positive_values_over_two_decades() -> None:
     assert plots.spans_decades(np.array([0.01, 1.1]))
     assert not plots.spans_decades(np.array([0.01, 0.9]))
     assert not plots.spans_decades(np.array([-1.0, 1000.0]))
-
-
-def test_curves_have_a_panel_for_each_kind_of_scalar() -> None:
-    rows = [{"step": float(i), "images": i, "loss/generator": 1.0, "metric/mean_0": 0.1 * i} for i in range(10)]
-    two = plots.curves(rows)
-    one = plots.curves([{"step": row["step"], "loss/generator": row["loss/generator"]} for row in rows])
-    assert two is not None
-    assert one is not None
-    assert two.shape[1] == 2 * one.shape[1]
-    assert plots.curves([{"step": 1.0, "images": 16.0}, {"step": 2.0, "images": 32.0}]) is None

@@ -11,7 +11,7 @@ from rich.console import Console
 from gantrain.evaluation.evaluator import Score
 from gantrain.evaluation.plots import make_figure
 from gantrain.evaluation.score_plots import draw, score_curves
-from gantrain.evaluation.table import Scores, compare, table, write_json
+from gantrain.evaluation.table import Scores, compare, std_names, table, write_json
 
 RECEIPT = {"score": "fid", "features": "inception", "weights_sha256": "ab" * 32, "num_real": 200, "split": "train"}
 
@@ -65,10 +65,7 @@ def test_values_of_different_protocols_are_not_ranked() -> None:
 
 
 def test_the_table_has_direction_protocol_and_real_images_of_each_score() -> None:
-    found = [
-        Scores(a.file, a.step, {**a.scores, **b.scores})
-        for a, b in zip(scores(3.0, 2.0), scores(0.1, 0.2, name="kid_std"), strict=True)
-    ]
+    found = together(scores(3.0, 2.0), scores(0.1, 0.2, name="modes"))
     lines = printed(compare(found, {"fid": "lower"}), criterion="fid").splitlines()
     protocol = "inception features abababab, 60 generated against 200 real (train), EMA weights"
     assert lines == [
@@ -76,11 +73,44 @@ def test_the_table_has_direction_protocol_and_real_images_of_each_score() -> Non
         "      step 10  3",
         "      step 20  2    best, by checkpoint.best",
         "  real images  1.5",
-        f"kid_std: {protocol}",
+        f"modes: {protocol}",
         "      step 10  0.1",
         "      step 20  0.2",
         "  real images  1.5",
     ]
+
+
+def together(*parts: list[Scores]) -> list[Scores]:
+    return [
+        Scores(found[0].file, found[0].step, {name: score for one in found for name, score in one.scores.items()})
+        for found in zip(*parts, strict=True)
+    ]
+
+
+def test_a_standard_deviation_is_printed_beside_its_score() -> None:
+    found = together(scores(0.5, 0.25, name="kid_digits"), scores(0.123, 0.0456, name="kid_std_digits"))
+    (comparison,) = compare(found, {"kid_digits": "lower"})
+    lines = printed([comparison]).splitlines()
+    assert lines[0].startswith("kid_digits, lower is better: ")
+    assert lines[1:] == [
+        "      step 10  0.5 ± 0.12",
+        "      step 20  0.25 ± 0.046  best",
+        "  real images  1.5 ± 1.5",
+    ]
+    _, (axes,) = make_figure(1, "")
+    draw(axes, comparison)
+    (bars,) = axes.collections
+    np.testing.assert_allclose(bars.get_segments(), [[[10, 0.377], [10, 0.623]], [[20, 0.2044], [20, 0.2956]]])
+
+
+def test_std_names() -> None:
+    names = ["kid", "kid_std", "kid_digits", "kid_std_digits", "mean", "std", "std_error", "own_std", "x", "x_std"]
+    assert std_names(names, {"kid": 1, "x_std": 1}) == {"kid": "kid_std", "kid_digits": "kid_std_digits"}
+
+
+def test_real_vectors_are_called_so() -> None:
+    found = [Scores(Path("x.pt"), 1, {"wasserstein": Score(2.0, {"num_generated": 9, "ema": False}, real=0.5)})]
+    assert printed(compare(found, {})).splitlines()[-1].strip() == "real vectors  0.5"
 
 
 def test_the_json_has_the_last_checkpoint_and_all(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ KINDS = {
     "checkpoint": ("gantrain.session.checkpoint:write", 3),
     "half a checkpoint": ("gantrain.session.checkpoint:_HashingFile.write", 150),
     "animation": ("gantrain.evaluation.grids:animation", 1),
-    "curves": ("gantrain.evaluation.plots:curves", 1),
+    "curves": ("gantrain.evaluation.curves:curves", 1),
 }
 
 

@@ -37,7 +37,7 @@ KILL_POINTS = {
     "gantrain.evaluation.grids:save_png": 1,
     "gantrain.callbacks.base:Callbacks.finish": 1,
     "gantrain.callbacks.samples:Samples.finish": 1,
-    "gantrain.evaluation.plots:curves": 1,
+    "gantrain.evaluation.curves:curves": 1,
     "gantrain.session.resuming:remove_temporaries": 1,
     "gantrain.callbacks.tensorboard:TensorBoard.finish": 1,
     "gantrain.tasks.train:closing": 1,

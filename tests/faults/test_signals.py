@@ -27,7 +27,7 @@ WHILE_TRAINING = {
     "checkpoint": "gantrain.session.checkpoint:_HashingFile.write",  # in the thread
     "grid": "gantrain.evaluation.grids:save_png",
 }
-AFTER_LAST_STEP = {"animation": "gantrain.evaluation.grids:animation", "curves": "gantrain.evaluation.plots:curves"}
+AFTER_LAST_STEP = {"animation": "gantrain.evaluation.grids:animation", "curves": "gantrain.evaluation.curves:curves"}
 
 
 def send(signum: signal.Signals, times: int = 1) -> str:
