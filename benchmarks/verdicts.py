@@ -83,7 +83,8 @@ EVERY = 50
 
 FID = "metric=[fid] metric.fid.num_samples=1000 evaluate_every=500"
 HELD_OUT = "dataset.holdout=0.05"
-SMALL = f"batch_size=16 {HELD_OUT}"
+SWD = "metric=[sliced_wasserstein] metric.sliced_wasserstein.num_samples=1000 evaluate_every=300"
+SMALL = f"batch_size=16 {HELD_OUT} {SWD}"
 HEALTHY = {
     "default": f"seed=0 {HELD_OUT} {FID}",
     "wgan_gp": f"model=wgan_gp seed=1 {HELD_OUT} {FID} steps=1250",
@@ -97,7 +98,7 @@ HEALTHY = {
     "steps=1500",
     "cgan_mnist on digits": f"experiment=cgan_mnist dataset=digits seed=8 {HELD_OUT} {FID} steps=2000",
     "fashion_mnist": f"model=dcgan dataset=fashion_mnist seed=9 {SMALL} steps=1500",
-    "celeba at 32 px": "model=dcgan dataset=celeba dataset.image_size=32 seed=10 batch_size=16 steps=1500",
+    "celeba at 32 px": f"model=dcgan dataset=celeba dataset.image_size=32 seed=10 batch_size=16 {SWD} steps=1500",
     "cifar10": f"model=dcgan dataset=cifar10 seed=11 {SMALL} steps=1500",
 }
 NEEDS_DATA = ("fashion_mnist", "celeba at 32 px", "cifar10")

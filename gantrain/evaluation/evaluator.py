@@ -201,6 +201,8 @@ class Evaluator:
                     report=self.report,
                 )
                 self.real[key] = real.measure(metrics)
+        if self.processes.is_main:
+            _ = self._real_vectors  # cached at the first access
 
     def _score_samples(self, kept: list[tuple[int, Tensor]], *, ema: bool, seed: int) -> dict[str, Score]:
         by_rank = self.processes.gather([x for _, x in kept])

@@ -199,7 +199,7 @@ def test_a_standard_deviation_is_printed_beside_its_score(make_run: MakeRun, com
     callbacks.append(record := Record(run, {}))
     complete(run, callbacks)
     value = f"{record.last['metric/total']:.4g} ± 0.25"
-    (row,) = texts[-1].splitlines()[2:]
+    row, *_ = texts[-1].splitlines()[2:]
     assert row == f"| total | {value} | 3.5 ± 0.25 | 100 generated, current weights |"
     (line,) = score_lines(run, record)
     best = f"best {record.last['metric/total']:.4g} at step 2"

@@ -135,7 +135,7 @@ def test_scores_of_different_protocols_are_never_compared(make_run: MakeRun) -> 
     callbacks.start()
     for step, num in ((1, 10), (2, 10), (3, 20), (4, 20)):
         run.state.step = step
-        run.receipts["metric/mean_error"] = {"num_generated": num, "real": num / 100}
+        run.receipts["metric/mean_error"] = {"features": "x", "num_generated": num, "real": num / 100}
         run.publish_scalars({"metric/mean_error": float(step)})
         for callback in callbacks:
             callback(run.state, {})

@@ -22,7 +22,8 @@ def lines(name: str, values: tuple[float, ...], real: float | None, *overrides: 
     run = assemble(Job(name="x", folder=Path("no"), config=config, choices={}, typed=[], resume_command=""), config).run
     record = Record(run, {})
     record.written = math.inf  # without a file
-    run.receipts[f"metric/{name}"] = RECEIPT | {"real": real}
+    # Features say that the score is one of images.
+    run.receipts[f"metric/{name}"] = RECEIPT | {"real": real, "features": None if real is None else "inception"}
     for i, value in enumerate(values):
         run.state.step = 100 * (i + 1)
         record.scalars(run.state, {f"metric/{name}": value})
