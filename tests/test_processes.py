@@ -133,8 +133,9 @@ CASES = {
     "labels and lazy r1": (
         *("network=cdcgan", "loss=relativistic", "regularizer=[r1]", "regularizer.r1.every=3", *IMAGES),
         *("model.discriminator.norm=spectral", "model.generator.norm=layer", "accumulate=2", "schedule=[lr]"),
-        *("fake_labels=empirical", "metric=[fid,class_accuracy]", "metric.fid.num_samples=130"),
+        *("fake_labels=empirical", "metric=[fid,class_accuracy,density_coverage]", "metric.fid.num_samples=130"),
         *("metric.fid.num_real=300", "metric.class_accuracy.num_samples=200", "metric.class_accuracy.num_real=300"),
+        *("metric.density_coverage.num_samples=150", "metric.density_coverage.num_real=280"),
         *("evaluate_every=10", "statistics_dir=null"),
     ),
     "dropout and noise": ("model=vanilla", *NUMBERS, *NOISE, "metric=[moments]", "model.discriminator.dropout=0.3"),

@@ -148,6 +148,19 @@ def test_conditional_networks_train_only_on_labelled_datasets(gantrain, data: Pa
         assert f"dataset={dataset} has no labels" in result.stderr
 
 
+def test_modes_of_stacked_mnist_are_counted(gantrain, data: Path) -> None:
+    few = ("metric.stacked_modes.num_samples=40", "metric.stacked_modes.num_real=8", "checkpoint.best=modes_5_hits")
+    metric = ("metric=[stacked_modes]", *few, "callback=[evaluate,log,checkpoint]", "statistics_dir=null")
+    stacked = ("dataset=stacked_mnist", *paths_of(data, "stacked_mnist"))
+    result = gantrain(*stacked, *SMALL[:3], *NARROW, *metric, "run_dir=out")
+    assert result.status == 0, result.stderr
+    metrics = json.loads(Path("out/run.json").read_text())["metrics"]
+    assert 1 <= metrics["last"]["metric/modes"] <= 40
+    assert metrics["receipts"]["metric/kl_uniform"]["features"] == "stacked_digits"
+    assert metrics["receipts"]["metric/modes"]["real"] <= 8
+    assert Path("out/checkpoints/best.pt").exists()
+
+
 @pytest.mark.parametrize("augment", names("augment"))
 @pytest.mark.parametrize("loss", names("loss"))
 def test_every_loss_trains_through_every_augmentation(gantrain, augment: str, loss: str) -> None:
