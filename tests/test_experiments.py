@@ -1,6 +1,7 @@
 """The experiments: composed configs match the papers and the public repositories."""
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import pytest
@@ -110,6 +111,11 @@ def sngan(**facts: Any) -> Experiment:
         "steps": 50_000,
     }
     return Experiment(**cifar10 | facts)
+
+
+def conditional(**facts: Any) -> Experiment:
+    options = {"num_classes": 10, "regularizers": {}, "generator_batch_multiple": 1, "fake_labels": "uniform"}
+    return sngan(**options | {"steps": 100_000} | facts)
 
 
 EXPERIMENTS = {
@@ -258,6 +264,15 @@ EXPERIMENTS = {
     ),
     # Counts of the residual networks: the released code of Miyato 2018 (see tests/models/test_resnet.py).
     "sngan_cifar10": sngan(G=4_276_739, D=1_053_824),
+    "wgan_gp_resnet_cifar10": sngan(
+        G=1_204_483,
+        D=1_053_825,
+        loss=Wasserstein,
+        regularizers={"gradient_penalty": {"weight": 10.0}, "dequantization": {"scale": 1 / 128}},
+        steps=100_000,
+    ),
+    "cgan_pd_cifar10": conditional(G=4_304_387, D=1_055_105),
+    "sagan_cifar10": conditional(G=4_386_308, D=1_075_586, lr=1e-4, D_lr=4e-4, n_critic=1, decays=False),
 }
 each = pytest.mark.parametrize("name", EXPERIMENTS)
 
@@ -270,8 +285,9 @@ def regularizers_of(config: Config) -> dict[str, Regularizer]:
     return build_objective(config).regularizers
 
 
+@cache
 def networks(name: str) -> tuple[nn.Module, nn.Module]:
-    """Make G and D on the meta device, because initializing the weights takes seconds."""
+    """Make G and D on the meta device, because initializing the weights takes seconds; tests must not change them."""
     config, expected = composed(name), EXPERIMENTS[name]
     latent = build_latent(config.latent)
     with torch.device("meta"):
