@@ -273,6 +273,7 @@ EXPERIMENTS = {
     ),
     "cgan_pd_cifar10": conditional(G=4_304_387, D=1_055_105),
     "sagan_cifar10": conditional(G=4_386_308, D=1_075_586, lr=1e-4, D_lr=4e-4, n_critic=1, decays=False),
+    "biggan_cifar10": conditional(G=9_416_196, D=2_415_170, latent=Normal(z_dim=80), betas=(0.5, 0.999), decays=False),
 }
 each = pytest.mark.parametrize("name", EXPERIMENTS)
 
@@ -369,8 +370,9 @@ def test_budget_and_critic_schedule(name: str) -> None:
 @each
 def test_learning_rates_decay_only_where_the_paper_says_so(name: str) -> None:
     node = composed(name).schedule
-    assert list(node) == (["lr"] if EXPERIMENTS[name].decays else [])
-    if node:
+    assert ("lr" in node) is EXPERIMENTS[name].decays
+    assert node.keys() <= {"lr", "ema_halflife"}
+    if "lr" in node:
         schedule = make("schedule.lr", node["lr"], Linear)
         assert schedule.of == ["optimizer.lr", "discriminator_optimizer.lr"]
         assert [schedule(Clock(fraction, 0)) for fraction in (0.0, 0.25, 1.0)] == [1.0, 0.75, 0.0]
@@ -465,6 +467,15 @@ def test_the_study_shows_16_samples_every_250_steps(name: str) -> None:
 def test_cifar10_shows_32_samples_every_100_steps(name: str) -> None:
     config = composed(name)
     assert (config.sample_every, config.callback["samples"]["num"]) == (100, 32)
+
+
+def test_ema_of_biggan_begins_at_step_1000_and_decays_by_0_9999_per_step() -> None:
+    config = composed("biggan_cifar10")
+    assert config.ema_halflife_images is not None
+    assert 0.5 ** (config.batch_size / config.ema_halflife_images) == pytest.approx(0.9999, abs=1e-9)
+    assert config.ema_rampup is None
+    schedule = make("schedule.ema_halflife", config.schedule["ema_halflife"], Linear)
+    assert [schedule(Clock(0.0, step * 64)) for step in (0, 998, 999, 1000, 50_000)] == [0, 0, 0, 1, 1]
 
 
 def test_celeba_crop_can_be_turned_off() -> None:

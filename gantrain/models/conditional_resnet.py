@@ -1,7 +1,7 @@
 """Residual networks with labels: conditional BatchNorm in G; in D a projection of the label, or a second head.
 
-cGANs with projection discriminator (Miyato and Koyama 2018), SAGAN (Zhang 2019), and WGAN-GP with ACGAN's classifier
-(Gulrajani 2017, released code).
+cGANs with projection discriminator (Miyato and Koyama 2018), SAGAN (Zhang 2019), the discriminator of BigGAN (Brock
+2019), and WGAN-GP with ACGAN's classifier (Gulrajani 2017, released code).
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from gantrain.models.residual import (
     generator_layout,
     initialize,
 )
-from gantrain.models.resnet import DiscriminatorBody, DiscriminatorNorm, GeneratorBody, PoolingName
+from gantrain.models.resnet import DiscriminatorBody, DiscriminatorNorm, GeneratorBody, HiddenName, PoolingName
 from gantrain.models.spectral_norm import spectral_norm
 from gantrain.regularizers.base import Auxiliary
 
@@ -38,7 +38,7 @@ class Generator(nn.Module):
         num_classes: labels lie in [0, num_classes).
         width, multipliers: number of channels; see residual.generator_layout.
         upsample: how feature maps are doubled in size, nearest or bilinear.
-        attention: number of the block, from 1, after which self-attention is applied; None: none.
+        attention: numbers of the blocks, from 1, after which self-attention is applied.
         norm: "batch": only the (conditional) BatchNorm; "spectral": also spectral norm of all weights.
         init: see residual.initialize.
     """
@@ -52,7 +52,7 @@ class Generator(nn.Module):
         width: int,
         multipliers: Sequence[int] | None,
         upsample: UpsampleName,
-        attention: int | None,
+        attention: Sequence[int],
         norm: Literal["batch", "spectral"],
         init: ResidualInit,
     ):
@@ -86,7 +86,9 @@ class Discriminator(nn.Module):
         image_shape: (c, h, w) with h = w a multiple of 4 from 16 to 256.
         num_classes: labels lie in [0, num_classes).
         width, multipliers, num_halvings: number of channels and sizes; see residual.discriminator_layout.
-        attention: number of the block, from 1, after which self-attention is applied; None: none.
+        hidden: whether the channels between the two convolutions of a block are those before (Miyato and Koyama 2018)
+            or after it (Brock 2019).
+        attention: numbers of the blocks, from 1, after which self-attention is applied.
         norm: spectral (also of the embedding, as a matrix [num_classes, c]) or none.
         pooling: sum or mean over the pixels of the last features.
         init: see residual.initialize.
@@ -100,7 +102,8 @@ class Discriminator(nn.Module):
         width: int,
         multipliers: Sequence[int] | None,
         num_halvings: int | None,
-        attention: int | None,
+        hidden: HiddenName,
+        attention: Sequence[int],
         norm: DiscriminatorNorm,
         pooling: PoolingName,
         init: ResidualInit,
@@ -111,7 +114,11 @@ class Discriminator(nn.Module):
             image_shape, width=width, multipliers=multipliers, num_halvings=num_halvings
         )
         self.body = DiscriminatorBody(
-            image_shape[0], channels, num_halvings=num_halvings, pooling=pooling, attention=attention
+            *(image_shape[0], channels),
+            num_halvings=num_halvings,
+            pooling=pooling,
+            attention=attention,
+            hidden=hidden,
         )
         self.projection = ProjectionHead(channels[-1], num_classes=num_classes)
         initialize(self, init)
@@ -176,7 +183,7 @@ class ClassifyingDiscriminator(nn.Module):
             image_shape, width=width, multipliers=multipliers, num_halvings=num_halvings
         )
         self.body = DiscriminatorBody(
-            image_shape[0], channels, num_halvings=num_halvings, pooling=pooling, attention=None
+            image_shape[0], channels, num_halvings=num_halvings, pooling=pooling, attention=(), hidden="before"
         )
         self.head = nn.Sequential(nn.Linear(channels[-1], 1), nn.Flatten(0))
         self.class_head = nn.Linear(channels[-1], num_classes)

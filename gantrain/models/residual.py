@@ -198,15 +198,16 @@ def check_multipliers(multipliers: Sequence[int], *, at_least: int) -> None:
         )
 
 
-def check_attention(attention: int | None, num_blocks: int) -> None:
-    """Check the number of the block after which self-attention is applied.
+def check_attention(attention: Sequence[int], num_blocks: int) -> None:
+    """Check the numbers of the blocks after which self-attention is applied.
 
     Raises:
         ValueError: there is no such block.
     """
-    if attention is not None and not 1 <= attention <= num_blocks:
+    if not set(attention) <= {*range(1, num_blocks + 1)}:
         raise ValueError(
-            f"attention={attention}: the network has {num_blocks} blocks; choose 1 to {num_blocks}, or null for none."
+            f"attention={list(attention)}: the network has {num_blocks} blocks; choose numbers from 1 to {num_blocks}, "
+            "for example [2], or [] for none."
         )
 
 

@@ -24,6 +24,7 @@ from gantrain.models.spectral_norm import spectral_norm
 
 PoolingName = Literal["sum", "mean"]
 DiscriminatorNorm = Literal["spectral", "none"]
+HiddenName = Literal["before", "after"]
 
 
 class GeneratorBody(nn.Module):
@@ -34,7 +35,7 @@ class GeneratorBody(nn.Module):
         base: size of the first feature maps.
         channels: number of channels at each size, from the base to the image.
         norm: makes the normalization of a number of channels in the blocks.
-        attention: number of the block, from 1, after which self-attention is applied; None: none.
+        attention: numbers of the blocks, from 1, after which self-attention is applied.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class GeneratorBody(nn.Module):
         *,
         norm: Callable[[int], nn.Module],
         upsample: UpsampleName,
-        attention: int | None,
+        attention: Sequence[int],
     ):
         super().__init__()
         num_blocks = len(channels) - 1
@@ -56,19 +57,22 @@ class GeneratorBody(nn.Module):
         self.blocks = nn.ModuleList(
             UpBlock(channels[i], channels[i + 1], norm=norm, upsample=upsample) for i in range(num_blocks)
         )
-        self.attention = None if attention is None else SelfAttention(channels[attention])
-        self.attention_after = attention
+        self.attention = nn.ModuleDict({str(i): SelfAttention(channels[i]) for i in attention})
         self.output = nn.Sequential(
             nn.BatchNorm2d(channels[-1]), nn.ReLU(), nn.Conv2d(channels[-1], num_channels, 3, padding=1), nn.Tanh()
         )
 
-    def forward(self, z: Float[Tensor, "n z_dim"], *condition: Tensor) -> Float[Tensor, "n c h w"]:
-        """Return the images of latents; `condition` is passed to the normalizations in the blocks."""
+    def forward(self, z: Float[Tensor, "n z_dim"], *conditions: Tensor) -> Float[Tensor, "n c h w"]:
+        """Return the images of latents.
+
+        Args:
+            conditions: passed to the normalizations in the blocks: nothing, one for all blocks, or one for each block.
+        """
         x = self.reshape(self.linear(z))
         for i, block in enumerate(self.blocks, 1):
-            x = block(x, *condition)
-            if self.attention is not None and i == self.attention_after:
-                x = self.attention(x)
+            x = block(x, *(conditions if len(conditions) < 2 else conditions[i - 1 : i]))
+            if str(i) in self.attention:
+                x = self.attention[str(i)](x)
         images: Tensor = self.output(x)
         return images
 
@@ -81,7 +85,7 @@ class DiscriminatorBody(nn.Module):
         num_halvings: number of blocks, the first ones, that halve the size.
         hidden: whether the channels between the two convolutions of a block are those before or after it; those of the
             first block are always those after it.
-        attention: number of the block, from 1, after which self-attention is applied; None: none.
+        attention: numbers of the blocks, from 1, after which self-attention is applied.
     """
 
     def __init__(
@@ -91,8 +95,8 @@ class DiscriminatorBody(nn.Module):
         *,
         num_halvings: int,
         pooling: PoolingName,
-        attention: int | None,
-        hidden: Literal["before", "after"] = "before",
+        attention: Sequence[int],
+        hidden: HiddenName,
     ):
         super().__init__()
         check_attention(attention, len(channels))
@@ -107,16 +111,15 @@ class DiscriminatorBody(nn.Module):
             )
             for i, (num_in, num_out) in enumerate(zip(before, channels, strict=True))
         )
-        self.attention = None if attention is None else SelfAttention(channels[attention - 1])
-        self.attention_after = attention
+        self.attention = nn.ModuleDict({str(i): SelfAttention(channels[i - 1]) for i in attention})
         self.pooling: PoolingName = pooling
 
     def forward(self, x: Float[Tensor, "n num_channels h w"]) -> Float[Tensor, "n c"]:
         """Return the features of images."""
         for i, block in enumerate(self.blocks, 1):
             x = block(x)
-            if self.attention is not None and i == self.attention_after:
-                x = self.attention(x)
+            if str(i) in self.attention:
+                x = self.attention[str(i)](x)
         return pool(relu(x), self.pooling)
 
 
@@ -145,7 +148,7 @@ class Generator(nn.Module):
         super().__init__()
         base, channels = generator_layout(image_shape, width=width, multipliers=multipliers)
         self.body = GeneratorBody(
-            z_dim, image_shape[0], base, channels, norm=nn.BatchNorm2d, upsample=upsample, attention=None
+            z_dim, image_shape[0], base, channels, norm=nn.BatchNorm2d, upsample=upsample, attention=()
         )
         initialize(self, init)
 
@@ -186,7 +189,7 @@ class Discriminator(nn.Module):
             image_shape, width=width, multipliers=multipliers, num_halvings=num_halvings
         )
         self.body = DiscriminatorBody(
-            image_shape[0], channels, num_halvings=num_halvings, pooling=pooling, attention=None
+            image_shape[0], channels, num_halvings=num_halvings, pooling=pooling, attention=(), hidden="before"
         )
         self.head = nn.Sequential(nn.Linear(channels[-1], 1, bias=head_bias), nn.Flatten(0))
         initialize(self, init)

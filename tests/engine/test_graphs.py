@@ -82,9 +82,16 @@ def test_replays_of_residual_networks_with_labels_equal_eager_steps(tapes: Calla
 
     def made() -> TrainState:
         torch.manual_seed(0)
-        common: dict[str, Any] = {"num_classes": 3, "width": 1, "multipliers": None, "attention": 1, "norm": "spectral"}
+        common: dict[str, Any] = {
+            "num_classes": 3,
+            "width": 1,
+            "multipliers": None,
+            "attention": [1],
+            "norm": "spectral",
+        }
         G = conditional_resnet.Generator(SHAPE, 8, upsample="nearest", init="glorot", **common)
-        D = conditional_resnet.Discriminator(SHAPE, num_halvings=None, pooling="sum", init="glorot", **common)
+        own: dict[str, Any] = {"num_halvings": None, "pooling": "sum", "hidden": "before"}
+        D = conditional_resnet.Discriminator(SHAPE, init="glorot", **own, **common)
         optimizers = [torch.optim.Adam(network.parameters(), lr=1e-3, fused=True) for network in (G, D)]
         return TrainState(G, D, *optimizers, deepcopy(G).requires_grad_(False))
 

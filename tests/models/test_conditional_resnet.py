@@ -20,11 +20,12 @@ from gantrain.models.spectral_norm import (
 from gantrain.regularizers.input_gradient import input_gradient
 
 G_OPTIONS: dict[str, Any] = {
-    **{"num_classes": 5, "width": 1, "multipliers": None, "upsample": "nearest", "attention": None},
+    **{"num_classes": 5, "width": 1, "multipliers": None, "upsample": "nearest", "attention": []},
     **{"norm": "batch", "init": "default"},
 }
 D_OPTIONS: dict[str, Any] = {
-    **{"num_classes": 5, "width": 1, "multipliers": None, "num_halvings": None, "attention": None},
+    **{"num_classes": 5, "width": 1, "multipliers": None, "num_halvings": None, "attention": []},
+    "hidden": "before",
     **{"norm": "spectral", "pooling": "sum", "init": "default"},
 }
 GOLDEN = oracle_files("projection_discriminator*.npz")
@@ -39,7 +40,7 @@ def discriminator(size: int = 16, **options: Any) -> Any:
 
 
 def classifying(size: int = 16, **options: Any) -> Any:
-    usual = {name: value for name, value in D_OPTIONS.items() if name != "attention"}
+    usual = {name: value for name, value in D_OPTIONS.items() if name not in ("attention", "hidden")}
     return ClassifyingDiscriminator((3, size, size), **usual | options)
 
 
@@ -51,9 +52,9 @@ def num_parameters(module: nn.Module) -> int:
     ("size", "options", "G_options", "D_options", "counts"),
     [
         (32, {"num_classes": 10}, {}, {}, (4_304_387, 1_055_105)),  # cGAN-PD
-        (32, {"num_classes": 10, "attention": 2}, {"norm": "spectral"}, {}, (4_386_308, 1_075_586)),  # SAGAN
-        (128, {"num_classes": 1000, "attention": 2}, {"attention": 3}, {"width": 8}, (42_078_852, 582_818)),
-        (128, {"num_classes": 1000, "attention": 2}, {"attention": 3}, {}, (42_078_852, 30_062_338)),
+        (32, {"num_classes": 10, "attention": [2]}, {"norm": "spectral"}, {}, (4_386_308, 1_075_586)),  # SAGAN
+        (128, {"num_classes": 1000, "attention": [2]}, {"attention": [3]}, {"width": 8}, (42_078_852, 582_818)),
+        (128, {"num_classes": 1000, "attention": [2]}, {"attention": [3]}, {}, (42_078_852, 30_062_338)),
     ],
 )
 def test_parameter_counts_are_those_of_the_published_networks(
@@ -80,7 +81,8 @@ def test_projection_discriminator_matches_the_golden_one(path: Path) -> None:
     # The first blocks halve the size; the others have no convolution in the shortcut.
     num_halvings = sum(f"d.block{i}.conv_skip.weight" in golden for i in blocks)
     D = discriminator(num_classes=len(golden["d.embedding.weight"]), width=channels[-1], multipliers=[1])
-    D.body = DiscriminatorBody(x.shape[1], channels, num_halvings=num_halvings, pooling="sum", attention=None)
+    options: dict[str, Any] = {"num_halvings": num_halvings, "pooling": "sum", "attention": [], "hidden": "before"}
+    D.body = DiscriminatorBody(x.shape[1], channels, **options)
     spectral_norm(D.double())
     for i, block in zip(blocks, D.body.blocks, strict=True):
         for own, name in (("conv1", "conv1"), ("conv2", "conv2"), ("shortcut", "conv_skip")):
@@ -105,9 +107,9 @@ def test_projection_matches_the_golden_one(path: Path) -> None:
     assert_golden(head(features, golden["in.label"]), golden["out.projection_logit"])
 
 
-@pytest.mark.parametrize("attention", [None, 1, 2])
+@pytest.mark.parametrize("attention", [[], [1], [2, 1]])
 @pytest.mark.parametrize("size", [16, 28])
-def test_samples_have_the_shape_of_the_data_and_one_logit_each(size: int, attention: int | None) -> None:
+def test_samples_have_the_shape_of_the_data_and_one_logit_each(size: int, attention: list[int]) -> None:
     torch.manual_seed(0)
     y = torch.tensor([0, 4, 2])
     images = generator(size, attention=attention, norm="spectral")(torch.randn(3, 5), y)
@@ -138,23 +140,23 @@ def test_labels_change_the_samples_only_after_training_and_the_logits_always() -
 def test_attention_follows_the_block_of_its_number() -> None:
     torch.manual_seed(0)
     inputs = {
-        generator(32, attention=2, multipliers=[4, 3, 2, 1]): torch.randn(2, 5),
-        discriminator(64, attention=2): torch.randn(2, 3, 64, 64),
+        generator(32, attention=[2], multipliers=[4, 3, 2, 1]): torch.randn(2, 5),
+        discriminator(64, attention=[2]): torch.randn(2, 3, 64, 64),
     }
     for network, x in inputs.items():
         order: list[Any] = []
-        for module in (*network.body.blocks, network.body.attention):
+        for module in (*network.body.blocks, network.body.attention["2"]):
             module.register_forward_hook(lambda module, *_, order=order: order.append(module))
         network(x, torch.tensor([0, 1]))
-        assert order[2] is network.body.attention
-    with pytest.raises(ValueError, match="attention=4: the network has 3 blocks; choose 1 to 3, or null for none"):
-        generator(32, attention=4)
-    with pytest.raises(ValueError, match="attention=0: the network has 4 blocks"):
-        discriminator(attention=0)
+        assert order[2] is network.body.attention["2"]
+    with pytest.raises(ValueError, match=r"attention=\[2, 4\]: the network has 3 blocks; choose numbers from 1 to 3"):
+        generator(32, attention=[2, 4])
+    with pytest.raises(ValueError, match=r"attention=\[0\]: the network has 4 blocks"):
+        discriminator(attention=[0])
 
 
 def test_spectral_norm_is_on_every_weight_but_the_tables_of_batch_norm() -> None:
-    G, D = generator(norm="spectral", attention=1), discriminator(attention=1)
+    G, D = generator(norm="spectral", attention=[1]), discriminator(attention=[1])
     for network, num in ((G, 1 + 2 * 3 + 4 + 1), (D, 4 * 2 + 2 + 4 + 2)):
         layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.Embedding)]
         assert len(layers) == num
@@ -167,8 +169,8 @@ def test_spectral_norm_is_on_every_weight_but_the_tables_of_batch_norm() -> None
 
 def test_penalties_on_the_gradient_of_d_can_be_differentiated() -> None:
     torch.manual_seed(0)
-    D = discriminator(attention=1).double()
-    D.body.attention.gamma.data.fill_(0.5)
+    D = discriminator(attention=[1]).double()
+    D.body.attention["1"].gamma.data.fill_(0.5)
     x, y = torch.randn(2, 3, 16, 16, dtype=torch.float64), torch.tensor([0, 1])
     input_gradient(D, x, y).square().sum().backward()
     weight: Any = original_weight(D.body.blocks[0].conv2)
