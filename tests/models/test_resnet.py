@@ -42,8 +42,12 @@ def num_parameters(module: nn.Module) -> int:
 )
 @pytest.mark.parametrize("head_bias", [True, False])
 def test_parameter_counts_are_those_of_the_published_networks(size: int, G: int, D: int, head_bias: bool) -> None:
+    """Without spectral norm, which adds no parameters and whose power iteration is slow on the meta device."""
     with torch.device("meta"):
-        found = generator(size, z_dim=128, width=64), discriminator(size, width=64, head_bias=head_bias)
+        found = (
+            generator(size, z_dim=128, width=64),
+            discriminator(size, width=64, head_bias=head_bias, norm="none"),
+        )
     assert [num_parameters(network) for network in found] == [G, D if head_bias else D - 1]
 
 
