@@ -66,15 +66,16 @@ def check_data(config: Config, objective: Objective, dataset: Dataset) -> None:
     """Refuse settings that do not apply to the data.
 
     Raises:
-        ConfigError: horizontal_flip, or an augmentation of images, with vectors.
+        ConfigError: horizontal_flip, or an augmentation or a regularizer of images, with vectors.
     """
     if isinstance(dataset, ImageDataset):
         return
-    for name, augment in objective.augment.items():
-        if augment.needs_images:
-            raise ConfigError(
-                f"augment=[{name}] is for images, but the samples of {dataset.name} are vectors; leave it out."
-            )
+    for_images = [f"augment=[{name}]" for name, augment in objective.augment.items() if augment.needs_images]
+    for_images += [f"regularizer=[{name}]" for name, r in objective.regularizers.items() if r.needs_images]
+    if for_images:
+        raise ConfigError(
+            f"{for_images[0]} is for images, but the samples of {dataset.name} are vectors; leave it out."
+        )
     if config.horizontal_flip:
         raise ConfigError(f"horizontal_flip=true: the samples of {dataset.name} are vectors, not images; leave it out.")
 

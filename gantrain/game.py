@@ -92,6 +92,12 @@ class Game:
         x: Tensor = self.G(z, y) if self.G_takes_labels else self.G(z)
         return x
 
+    def perturb_real(self, x: Tensor, clock: Clock) -> Tensor:
+        """Apply the perturbations of real samples only, such as dequantization, and then those of all samples."""
+        for regularizer in self.objective.regularizers.values():
+            x = regularizer.perturb_real(x, clock)
+        return self.perturb(x, clock)
+
     def perturb(self, x: Tensor, clock: Clock) -> Tensor:
         """Apply the perturbations of all regularizers, such as input noise."""
         for regularizer in self.objective.regularizers.values():
@@ -117,17 +123,18 @@ class Game:
     ) -> UpdateBatch:
         """Make the batch of an update; its samples and logits are computed at their first use."""
 
-        def perturbed(source: Callable[[], tuple[Tensor, Labels]]) -> Callable[[], tuple[Tensor, Labels]]:
-            def get() -> tuple[Tensor, Labels]:
-                x, y = source()
-                return self.perturb(x, clock), y
+        def perturbed_real() -> tuple[Tensor, Labels]:
+            x, y = real()
+            return self.perturb_real(x, clock), y
 
-            return get
+        def perturbed_fake() -> tuple[Tensor, Labels]:
+            x, y = fake()
+            return self.perturb(x, clock), y
 
         return UpdateBatch(
             clock,
-            real=perturbed(real),
-            fake=perturbed(fake),
+            real=perturbed_real,
+            fake=perturbed_fake,
             augment=lambda x: self.objective.augmented(x, clock),
             discriminate=self.run_discriminator,
             packing=getattr(self.D_module, "packing", 1),

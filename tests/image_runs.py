@@ -42,9 +42,10 @@ def make_state(
     return TrainState(G, D, *optimizers, G_ema)
 
 
-def images(num: int = 64) -> ImageDataset:
+def images(num: int = 64, num_classes: int | None = None) -> ImageDataset:
     pixels = torch.randint(0, 256, (num, *SHAPE), generator=torch.Generator().manual_seed(0)).byte()
-    return ImageDataset("noise", pixels, labels=None, num_classes=None, fingerprint="f")
+    labels = None if num_classes is None else torch.arange(num) % num_classes
+    return ImageDataset("noise", pixels, labels=labels, num_classes=num_classes, fingerprint="f")
 
 
 class Interrupted(Exception):
@@ -71,6 +72,7 @@ def advance(
             raise Interrupted
 
     runtime.prepare(state)
+    dataset = images(num_classes=getattr(state.G, "num_classes", None))
     objective = Objective(
         options.pop("loss", Wasserstein()), options.pop("regularizers", PENALTY), options.pop("augment", {})
     )
@@ -78,7 +80,7 @@ def advance(
     with suppress(Interrupted):
         train(
             state,
-            make_batches(images(), batch_size=8, seed=0, device=CPU),
+            make_batches(dataset, batch_size=8, seed=0, device=CPU, labels=dataset.labels is not None),
             Normal(z_dim=8),
             objective,
             steps=steps,

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from gantrain.models.spectral_norm import original_weight
 
 FOLDER = Path(os.environ.get("GANTRAIN_ORACLES") or Path(__file__).parent / "data" / "oracles")
 
@@ -34,3 +36,19 @@ def texts(path: Path, name: str) -> list[str]:
     """Read an array of strings, for example the names of parameters."""
     with np.load(path) as arrays:
         return [str(text) for text in arrays[name]]
+
+
+def load_layer(layer: nn.Module, golden: dict[str, Tensor], name: str) -> None:
+    """Set the weights and buffers of a layer to golden ones; spectral norm starts from the golden u."""
+    with torch.no_grad():
+        for own in ("weight", "bias", "running_mean", "running_var"):
+            if (value := golden.get(f"{name}.{own}")) is not None:
+                target = original_weight(layer) if own == "weight" else getattr(layer, own)
+                target.copy_(value)
+        if (u := golden.get(f"{name}.sn_u")) is not None:
+            layer.parametrizations["weight"][0].u.copy_(u)
+
+
+def assert_golden(value: Tensor, golden: Tensor) -> None:
+    """Check a float64 result against a golden one, which is rounded to float32."""
+    torch.testing.assert_close(value.detach(), golden, atol=2e-7 * golden.abs().max().item(), rtol=0)

@@ -106,7 +106,8 @@ def assert_parts_acted(run: Path) -> None:
     All these states are 0 before the first update. Without this check, a test of a part that never acts would pass.
     """
     saved, rows = checkpoint.read(checkpoint.paths(run)[-1]), csv_rows(run)
-    for name in saved["regularizers"].keys() - {"input_noise", "weight_clip"}:  # these are no penalties
+    no_penalties = {"input_noise", "dequantization", "weight_clip"}
+    for name in saved["regularizers"].keys() - no_penalties:
         assert any(row.get(f"penalty/{name}") for row in rows), name
     for group in ("regularizers", "augment"):
         for name, state in saved[group].items():

@@ -260,13 +260,13 @@ def test_a_regularizer_that_overrides_no_method_of_the_training_is_refused(monke
     config = composed(f"+regularizer.own._target_={__name__}.Misspelled")
     message = (
         rf"regularizer\.own: {__name__}\.Misspelled has no effect, because a regularizer must override at least one of "
-        "perturb, discriminator_penalty, generator_penalty, project; check the names of its methods, or leave it out"
+        "perturb_real, perturb, discriminator_penalty, generator_penalty, project; check the names of its methods"
     )
     with pytest.raises(ConfigError, match=message):
         build_objective(config)
 
 
-@pytest.mark.parametrize("hook", ["perturb", "discriminator_penalty", "generator_penalty", "project"])
+@pytest.mark.parametrize("hook", ["perturb_real", "perturb", "discriminator_penalty", "generator_penalty", "project"])
 def test_a_regularizer_that_overrides_one_method_of_the_training_is_accepted(hook: str) -> None:
     own = type("Own", (Regularizer,), {hook: lambda *_: None})
     check_has_effect({"own": type("Inherits", (own,), {})()})

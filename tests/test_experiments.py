@@ -1,6 +1,7 @@
 """The experiments: composed configs match the papers and the public repositories."""
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import pytest
@@ -25,7 +26,9 @@ from gantrain.datasets.batches import make_batches
 from gantrain.datasets.labels import make_fake_labels
 from gantrain.engine.runtime import Runtime
 from gantrain.game import Objective
+from gantrain.instantiate import make
 from gantrain.losses.base import Loss
+from gantrain.losses.hinge import Hinge
 from gantrain.losses.lsgan import LeastSquares
 from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.losses.wasserstein import Wasserstein
@@ -33,6 +36,8 @@ from gantrain.models.interface import split_output, takes_labels
 from gantrain.models.latent import Latent, Normal, Uniform
 from gantrain.models.layers import has_batch_norm
 from gantrain.regularizers.base import Regularizer
+from gantrain.schedules.base import Clock
+from gantrain.schedules.linear import Linear
 from gantrain.train import TrainState, train
 from gantrain.updates import Logs
 
@@ -47,7 +52,8 @@ class Experiment:
     """The expected settings of an experiment.
 
     `G` and `D` are numbers of parameters; `regularizers` maps names to options; `lr` and `betas` are those of both
-    optimizers; `num_classes` is that of conditional networks.
+    optimizers, unless `D_lr` is given; `num_classes` is that of conditional networks; `decays` means that both learning
+    rates decay linearly to 0.
     """
 
     dataset: str
@@ -60,7 +66,11 @@ class Experiment:
     regularizers: dict[str, dict[str, float]] = field(default_factory=dict)
     latent: Latent = DCGAN_Z
     lr: float = 2e-4
+    D_lr: float | None = None
     betas: Betas | None = (0.5, 0.999)
+    decays: bool = False
+    generator_batch_multiple: int = 1
+    fake_labels: str = "real"
     n_critic: int = 1
     warmup: CriticWarmup | None = None
     batch_size: int = 64
@@ -85,6 +95,27 @@ def wgan_gp(**facts: Any) -> Experiment:
         "n_critic": 5,
     }
     return Experiment(**penalty | {"lr": 1e-4, "betas": (0.0, 0.9)} | facts)
+
+
+def sngan(**facts: Any) -> Experiment:
+    cifar10: dict[str, Any] = {
+        "dataset": "cifar10",
+        "image_shape": (3, 32, 32),
+        "loss": Hinge,
+        "regularizers": {"dequantization": {"scale": 1 / 128}},
+        "latent": Normal(z_dim=128),
+        "betas": (0.0, 0.9),
+        "decays": True,
+        "n_critic": 5,
+        "generator_batch_multiple": 2,
+        "steps": 50_000,
+    }
+    return Experiment(**cifar10 | facts)
+
+
+def conditional(**facts: Any) -> Experiment:
+    options = {"num_classes": 10, "regularizers": {}, "generator_batch_multiple": 1, "fake_labels": "uniform"}
+    return sngan(**options | {"steps": 100_000} | facts)
 
 
 EXPERIMENTS = {
@@ -231,6 +262,18 @@ EXPERIMENTS = {
         batch_size=16,
         steps=2500,
     ),
+    # Counts of the residual networks: the released code of Miyato 2018 (see tests/models/test_resnet.py).
+    "sngan_cifar10": sngan(G=4_276_739, D=1_053_824),
+    "wgan_gp_resnet_cifar10": sngan(
+        G=1_204_483,
+        D=1_053_825,
+        loss=Wasserstein,
+        regularizers={"gradient_penalty": {"weight": 10.0}, "dequantization": {"scale": 1 / 128}},
+        steps=100_000,
+    ),
+    "cgan_pd_cifar10": conditional(G=4_304_387, D=1_055_105),
+    "sagan_cifar10": conditional(G=4_386_308, D=1_075_586, lr=1e-4, D_lr=4e-4, n_critic=1, decays=False),
+    "biggan_cifar10": conditional(G=9_416_196, D=2_415_170, latent=Normal(z_dim=80), betas=(0.5, 0.999), decays=False),
 }
 each = pytest.mark.parametrize("name", EXPERIMENTS)
 
@@ -243,8 +286,9 @@ def regularizers_of(config: Config) -> dict[str, Regularizer]:
     return build_objective(config).regularizers
 
 
+@cache
 def networks(name: str) -> tuple[nn.Module, nn.Module]:
-    """Make G and D on the meta device, because initializing the weights takes seconds."""
+    """Make G and D on the meta device, because initializing the weights takes seconds; tests must not change them."""
     config, expected = composed(name), EXPERIMENTS[name]
     latent = build_latent(config.latent)
     with torch.device("meta"):
@@ -283,7 +327,7 @@ def test_dataset_and_image_size(name: str) -> None:
     dataset = composed(name).dataset
     assert dataset["_target_"].endswith(f".{expected.dataset}")
     if "image_size" in dataset:
-        native = {"mnist": 28, "fashion_mnist": 28}
+        native = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32}
         assert (dataset["image_size"] or native[expected.dataset]) == expected.image_shape[-1]
 
 
@@ -302,7 +346,7 @@ def test_loss_regularizers_and_latent(name: str) -> None:
 @each
 def test_optimizers(name: str) -> None:
     config, expected = composed(name), EXPERIMENTS[name]
-    assert all(value is None for value in config.discriminator_optimizer.values())
+    assert config.discriminator_optimizer == {"lr": expected.D_lr, "betas": None}
     optimizer = build_optimizer("optimizer", config.optimizer, nn.Linear(1, 1))
     assert type(optimizer) is (torch.optim.RMSprop if expected.betas is None else torch.optim.Adam)
     assert optimizer.defaults["lr"] == expected.lr
@@ -319,6 +363,19 @@ def test_budget_and_critic_schedule(name: str) -> None:
     assert warmup is not None
     warms_up = warmup.steps > 0 or warmup.every is not None
     assert (config.n_critic, warmup if warms_up else None) == (expected.n_critic, expected.warmup)
+    assert config.generator_batch_multiple == expected.generator_batch_multiple
+    assert config.fake_labels == expected.fake_labels
+
+
+@each
+def test_learning_rates_decay_only_where_the_paper_says_so(name: str) -> None:
+    node = composed(name).schedule
+    assert ("lr" in node) is EXPERIMENTS[name].decays
+    assert node.keys() <= {"lr", "ema_halflife"}
+    if "lr" in node:
+        schedule = make("schedule.lr", node["lr"], Linear)
+        assert schedule.of == ["optimizer.lr", "discriminator_optimizer.lr"]
+        assert [schedule(Clock(fraction, 0)) for fraction in (0.0, 0.25, 1.0)] == [1.0, 0.75, 0.0]
 
 
 @each
@@ -410,6 +467,15 @@ def test_the_study_shows_16_samples_every_250_steps(name: str) -> None:
 def test_cifar10_shows_32_samples_every_100_steps(name: str) -> None:
     config = composed(name)
     assert (config.sample_every, config.callback["samples"]["num"]) == (100, 32)
+
+
+def test_ema_of_biggan_begins_at_step_1000_and_decays_by_0_9999_per_step() -> None:
+    config = composed("biggan_cifar10")
+    assert config.ema_halflife_images is not None
+    assert 0.5 ** (config.batch_size / config.ema_halflife_images) == pytest.approx(0.9999, abs=1e-9)
+    assert config.ema_rampup is None
+    schedule = make("schedule.ema_halflife", config.schedule["ema_halflife"], Linear)
+    assert [schedule(Clock(0.0, step * 64)) for step in (0, 998, 999, 1000, 50_000)] == [0, 0, 0, 1, 1]
 
 
 def test_celeba_crop_can_be_turned_off() -> None:

@@ -138,6 +138,12 @@ CASES = {
         *("metric.density_coverage.num_samples=150", "metric.density_coverage.num_real=280"),
         *("evaluate_every=10", "statistics_dir=null"),
     ),
+    # Not Adam, which would make steps of full size from the rounding errors of biases before BatchNorm.
+    "residual networks with labels": (
+        *("model=sagan", "optimizer=sgd", "optimizer.lr=1e-3", "generator_batch_multiple=2", *IMAGES),
+        *("model.generator.width=1", "model.discriminator.width=1"),
+        *("regularizer=[dequantization]", "fake_labels=uniform"),
+    ),
     "dropout and noise": ("model=vanilla", *NUMBERS, *NOISE, "metric=[moments]", "model.discriminator.dropout=0.3"),
 }
 

@@ -74,6 +74,7 @@ CASES = {
         *("augment=[diffaugment]", "ema_halflife_images=10", "schedule=[lr,betas,penalty,ema_halflife,augment]"),
         "schedule.penalty.of=[regularizer.r1.gamma]",
     ),
+    "sagan": ("model=sagan", "regularizer=[dequantization]", "fake_labels=uniform", "generator_batch_multiple=2"),
     "own": ("--config-dir", "my", "regularizer=[running_mean]", "augment=[adaptive]", "trust=[own,adaptive]"),
 }
 

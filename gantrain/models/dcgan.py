@@ -17,24 +17,27 @@ from gantrain.models.spectral_norm import spectral_norm
 MIN_SIZE, MAX_SIZE, MIN_BASE = 16, 256, 4
 
 
-def base_and_halvings(image_shape: Sequence[int]) -> tuple[int, int]:
+def base_and_halvings(image_shape: Sequence[int], *, kind: str = "DCGAN") -> tuple[int, int]:
     """Return the size of the base and the number of halvings from the image to the base, which has at least 4 pixels.
 
     A size of 64 gives (4, 4), 28 gives (7, 2), 128 gives (4, 5).
+
+    Args:
+        kind: name of the network, for messages.
 
     Raises:
         ValueError: the shape is not that of a square image with a side from 16 to 256 that is a multiple of 4.
     """
     if len(image_shape) != 3 or image_shape[1] != image_shape[2]:
         raise ValueError(
-            f"DCGAN needs square images, but the data has shape {tuple(image_shape)}; "
+            f"{kind} needs square images, but the data has shape {tuple(image_shape)}; "
             "choose a square dataset.image_size, or network=mlp, which takes any shape."
         )
     size = image_shape[1]
     if not MIN_SIZE <= size <= MAX_SIZE or size % 4:
         near = min(max(round(size / 4) * 4, MIN_SIZE), MAX_SIZE)
         raise ValueError(
-            f"DCGAN needs images with a side of {MIN_SIZE} to {MAX_SIZE} pixels, a multiple of 4, but it is {size}; "
+            f"{kind} needs images with a side of {MIN_SIZE} to {MAX_SIZE} pixels, a multiple of 4, but it is {size}; "
             f"try dataset.image_size={near}."
         )
     halvings = 0
@@ -43,14 +46,17 @@ def base_and_halvings(image_shape: Sequence[int]) -> tuple[int, int]:
     return size, halvings
 
 
-def check_channels(image_shape: Sequence[int]) -> None:
+def check_channels(image_shape: Sequence[int], *, kind: str = "DCGAN") -> None:
     """Check that an image to generate has 1 (gray) or 3 (RGB) channels; D takes any number, as in packed images.
+
+    Args:
+        kind: name of the network, for messages.
 
     Raises:
         ValueError: it has another number of channels.
     """
     if len(image_shape) == 3 and image_shape[0] not in (1, 3):
-        raise ValueError(f"DCGAN needs images with 1 or 3 channels, but they have {image_shape[0]}; use network=mlp.")
+        raise ValueError(f"{kind} needs images with 1 or 3 channels, but they have {image_shape[0]}; use network=mlp.")
 
 
 def downsampling(

@@ -1,5 +1,6 @@
 """Spectral normalization: weights are divided by an estimate of their largest singular value."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar, cast
 
 import torch
@@ -58,13 +59,20 @@ class SpectralNorm(nn.Module):
     def sigma(self, weight: Float[Tensor, "*shape"]) -> Scalar:
         """Return u^T W v, differentiable with respect to W."""
         # Autocast would round sigma to 8 bits of mantissa, and this error would scale the whole weight.
-        with torch.autocast(weight.device.type, enabled=False):
+        with full_precision(weight.device.type):
             sigma: Tensor = self.u @ (self.matrix(weight) @ self.v)
         return sigma
 
     def forward(self, weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Return the normalized weight."""
         return weight / self.sigma(weight)
+
+
+def full_precision(device_type: str) -> AbstractContextManager[object]:
+    """Turn autocast off, where the type of device has it; the meta device does not."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def spectral_norm(module: _Module) -> _Module:

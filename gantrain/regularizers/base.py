@@ -153,6 +153,7 @@ class Regularizer:
         couples_samples: whether the regularizer computes statistics over a batch; with accumulation they are those of
             each micro-batch.
         follows_fraction: whether it changes with clock.fraction, and so with the planned number of steps.
+        needs_images: whether it applies only to images [n, c, h, w], not to vectors [n, d].
     """
 
     every: int = 1
@@ -161,6 +162,11 @@ class Regularizer:
     schedulable: ClassVar[tuple[str, ...]] = ()
     couples_samples: ClassVar[bool] = False
     follows_fraction: ClassVar[bool] = False
+    needs_images: ClassVar[bool] = False
+
+    def perturb_real(self, x: Float[Tensor, "n *shape"], clock: Clock) -> Float[Tensor, "n *shape"]:
+        """Return x, real samples, after a change that precedes `perturb`, such as dequantization."""
+        return x
 
     def perturb(self, x: Float[Tensor, "n *shape"], clock: Clock) -> Float[Tensor, "n *shape"]:
         """Return x, real or generated samples, after a change that precedes the augmentation, such as noise."""
@@ -194,7 +200,7 @@ class Regularizer:
         """Restore what state_dict returned."""
 
 
-HOOKS = ("perturb", "discriminator_penalty", "generator_penalty", "project")
+HOOKS = ("perturb_real", "perturb", "discriminator_penalty", "generator_penalty", "project")
 """The methods of Regularizer that the training calls; a regularizer that overrides none of them has no effect."""
 
 

@@ -8,17 +8,21 @@ from typing import Any
 import pytest
 import torch
 from adaptive import Adaptive
-from image_runs import CPU, NOISE, PENALTY, advance, make_state, restored, snapshot
+from image_runs import CPU, NOISE, PENALTY, SHAPE, advance, make_state, restored, snapshot
 from tapes import Tapes, tapes
 
 from gantrain.augment.diffaugment import DiffAugment
 from gantrain.datasets.batches import Batch
+from gantrain.datasets.labels import make_fake_labels
 from gantrain.engine import graphs
 from gantrain.engine.graphs import EAGER_CALLS, CapturedUpdate
 from gantrain.engine.runtime import Runtime
+from gantrain.losses.hinge import Hinge
 from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.losses.relativistic import Relativistic
+from gantrain.models import conditional_resnet
 from gantrain.regularizers.base import Regularizer
+from gantrain.regularizers.dequantization import Dequantization
 from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.regularizers.r1 import R1
 from gantrain.regularizers.weight_clip import WeightClip
@@ -71,6 +75,34 @@ def test_replays_equal_eager_steps_bit_for_bit(
     for name, augment in options.get("augment", {}).items():
         assert 0.1 < augment.strength < 1
         assert torch.equal(for_fast["augment"][name].strength, augment.strength)
+
+
+def test_replays_of_residual_networks_with_labels_equal_eager_steps(tapes: Callable[..., Tapes]) -> None:
+    """Conditional BatchNorm, self-attention, and spectral norm in both networks."""
+
+    def made() -> TrainState:
+        torch.manual_seed(0)
+        common: dict[str, Any] = {
+            "num_classes": 3,
+            "width": 1,
+            "multipliers": None,
+            "attention": [1],
+            "norm": "spectral",
+        }
+        G = conditional_resnet.Generator(SHAPE, 8, upsample="nearest", init="glorot", **common)
+        own: dict[str, Any] = {"num_halvings": None, "pooling": "sum", "hidden": "before"}
+        D = conditional_resnet.Discriminator(SHAPE, init="glorot", **own, **common)
+        optimizers = [torch.optim.Adam(network.parameters(), lr=1e-3, fused=True) for network in (G, D)]
+        return TrainState(G, D, *optimizers, deepcopy(G).requires_grad_(False))
+
+    options: dict[str, Any] = {"loss": Hinge(), "regularizers": {"dequantization": Dequantization(scale=1 / 128)}}
+    options |= {"fake_labels": make_fake_labels("uniform", [1, 1, 1], CPU), "steps": 5}
+    plain, fast = made(), made()
+    seen = advance(plain, Runtime(device=CPU), **options)
+    deck = tapes()
+    assert advance(fast, GRAPH, **options) == seen
+    assert deck.captured == 2
+    torch.testing.assert_close(snapshot(fast), snapshot(plain), atol=0, rtol=0)
 
 
 def test_captured_step_sees_the_training_progress(tapes: Callable[..., Tapes]) -> None:

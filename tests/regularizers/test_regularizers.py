@@ -367,6 +367,7 @@ def test_base_regularizer_does_nothing() -> None:
     regularizer = Regularizer()
     batch = batch_of(x, x, unconditional(critic))
     assert regularizer.perturb(x, Clock(0.0, 0)) is x
+    assert regularizer.perturb_real(x, Clock(0.0, 0)) is x
     assert regularizer.discriminator_penalty(unconditional(critic), batch) is None
     assert regularizer.generator_penalty(lambda z: z, lambda n: (x, None), batch) is None
     regularizer.project(critic)
