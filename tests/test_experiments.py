@@ -19,15 +19,16 @@ from gantrain.assemble import (
     build_state,
 )
 from gantrain.combinations import check_combination
-from gantrain.config import CONF, Config, CriticWarmup
+from gantrain.config import CONF, Config, CriticWarmup, selected_options
 from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.batches import make_batches
 from gantrain.datasets.labels import make_fake_labels
 from gantrain.engine.runtime import Runtime
 from gantrain.game import Objective
-from gantrain.losses.base import Loss
+from gantrain.losses.base import Loss, RelativisticLoss
 from gantrain.losses.lsgan import LeastSquares
 from gantrain.losses.nonsaturating import NonSaturating
+from gantrain.losses.relativistic import Relativistic
 from gantrain.losses.wasserstein import Wasserstein
 from gantrain.models.interface import split_output, takes_labels
 from gantrain.models.latent import Latent, Normal, Uniform
@@ -56,7 +57,7 @@ class Experiment:
     D: int
     D_has_batch_norm: bool = False
     num_classes: int | None = None
-    loss: type[Loss] = NonSaturating
+    loss: type[Loss | RelativisticLoss] = NonSaturating
     regularizers: dict[str, dict[str, float]] = field(default_factory=dict)
     latent: Latent = DCGAN_Z
     lr: float = 2e-4
@@ -85,6 +86,11 @@ def wgan_gp(**facts: Any) -> Experiment:
         "n_critic": 5,
     }
     return Experiment(**penalty | {"lr": 1e-4, "betas": (0.0, 0.9)} | facts)
+
+
+def r3gan(*, gamma: float, **facts: Any) -> Experiment:
+    penalties: dict[str, Any] = {"r1": {"gamma": gamma}, "r2": {"gamma": gamma}}
+    return Experiment(loss=Relativistic, regularizers=penalties, latent=Normal(z_dim=64), betas=(0.0, 0.9), **facts)
 
 
 EXPERIMENTS = {
@@ -231,6 +237,52 @@ EXPERIMENTS = {
         batch_size=16,
         steps=2500,
     ),
+    "r3gan_cifar10": r3gan(
+        dataset="cifar10",
+        image_shape=(3, 32, 32),
+        G=20_781_952,
+        D=21_280_512,
+        num_classes=10,
+        gamma=0.05,
+        batch_size=512,
+        steps=434_000,
+    ),
+    "r3gan_cifar10_uncond": r3gan(
+        dataset="cifar10",
+        image_shape=(3, 32, 32),
+        G=20_732_160,
+        D=20_683_776,
+        gamma=0.05,
+        batch_size=512,
+        steps=434_000,
+    ),
+    "r3gan_ffhq64": r3gan(
+        dataset="image_folder",
+        image_shape=(3, 64, 64),
+        G=22_429_824,
+        D=22_381_440,
+        gamma=2.0,
+        batch_size=256,
+        steps=97_656,
+    ),
+    "r3gan_ffhq256": r3gan(
+        dataset="image_folder",
+        image_shape=(3, 256, 256),
+        G=23_057_952,
+        D=23_009_568,
+        gamma=150.0,
+        batch_size=256,
+        steps=97_656,
+    ),
+    "r3gan_folder": r3gan(
+        dataset="image_folder",
+        image_shape=(3, 64, 64),
+        G=22_429_824,
+        D=22_381_440,
+        gamma=2.0,
+        batch_size=64,
+        steps=50_000,
+    ),
 }
 each = pytest.mark.parametrize("name", EXPERIMENTS)
 
@@ -283,7 +335,7 @@ def test_dataset_and_image_size(name: str) -> None:
     dataset = composed(name).dataset
     assert dataset["_target_"].endswith(f".{expected.dataset}")
     if "image_size" in dataset:
-        native = {"mnist": 28, "fashion_mnist": 28}
+        native = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32}
         assert (dataset["image_size"] or native[expected.dataset]) == expected.image_shape[-1]
 
 
@@ -432,3 +484,20 @@ def test_toy_composes_with_every_2d_distribution() -> None:
         assert config.dataset["_target_"].endswith(dataset)
         assert config.model["generator"]["multipliers"] == [1, 1, 1]
         assert config.model["discriminator"]["activation"] == "relu"
+
+
+@pytest.mark.parametrize(("name", "halflife"), [("r3gan_cifar10", 5e6), ("r3gan_ffhq64", 5e5), ("r3gan_ffhq256", 5e5)])
+def test_presets_of_r3gan_change_their_values_over_20_million_images(name: str, halflife: float) -> None:
+    config = composed(name)
+    assert (config.ema_halflife_images, config.ema_rampup, config.horizontal_flip) == (halflife, None, True)
+    ends = {"lr": (1.0, 0.25), "betas": (0.9, 0.99), "penalty": (1.0, 0.1), "ema_halflife": (0.0, 1.0)}
+    for key, (start, end) in ends.items():
+        assert config.schedule[key]["_target_"].endswith("Cosine")
+        values = [config.schedule[key][option] for option in ("start", "end", "begin", "finish", "unit")]
+        assert values == [start, end, 0.0, 2e7, "images"]
+
+
+@pytest.mark.parametrize("schedule", ["[]", "[lr]"])
+def test_schedules_of_r3gan_can_be_replaced(schedule: str) -> None:
+    config = composed_of("model=r3gan", f"schedule={schedule}")
+    assert selected_options(config.schedule, "schedule") == ([] if schedule == "[]" else ["lr"])
