@@ -20,8 +20,13 @@ from gantrain.instantiate import _fits, _type_hints
 
 FILES = sorted(CONF.glob("*/**/*.yaml"))
 RECIPES = ("experiment", "model")
-BUNDLES = {"callback": ("default",), "verdict": ("default",), "schedule": ("r3gan", "r3gan_augment")}
-"""Options that only select others."""
+BUNDLES = {
+    "callback": ("default",),
+    "verdict": ("default",),
+    "schedule": ("r3gan", "r3gan_augment"),
+    "augment": ("ada_r3gan",),
+}
+"""Options that only select others, or change their values."""
 
 FACTS = {"num_classes"}
 """Keyword-only parameters whose values come from the dataset, not from the config."""

@@ -18,6 +18,7 @@ from gantrain.assemble import (
     build_optimizer,
     build_state,
 )
+from gantrain.augment.ada import ADA
 from gantrain.combinations import check_combination
 from gantrain.config import CONF, Config, CriticWarmup, selected_options
 from gantrain.datasets.base import ImageDataset
@@ -47,8 +48,8 @@ STUDY_Z = Uniform(z_dim=96, low=-1.0, high=1.0)
 class Experiment:
     """The expected settings of an experiment.
 
-    `G` and `D` are numbers of parameters; `regularizers` maps names to options; `lr` and `betas` are those of both
-    optimizers; `num_classes` is that of conditional networks.
+    `G` and `D` are numbers of parameters; `regularizers` maps names to options, `strengths` augmentations to strengths;
+    `lr` and `betas` are those of both optimizers; `num_classes` is that of conditional networks.
     """
 
     dataset: str
@@ -59,6 +60,7 @@ class Experiment:
     num_classes: int | None = None
     loss: type[Loss | RelativisticLoss] = NonSaturating
     regularizers: dict[str, dict[str, float]] = field(default_factory=dict)
+    strengths: dict[str, float] = field(default_factory=dict)
     latent: Latent = DCGAN_Z
     lr: float = 2e-4
     betas: Betas | None = (0.5, 0.999)
@@ -88,9 +90,13 @@ def wgan_gp(**facts: Any) -> Experiment:
     return Experiment(**penalty | {"lr": 1e-4, "betas": (0.0, 0.9)} | facts)
 
 
-def r3gan(*, gamma: float, **facts: Any) -> Experiment:
-    penalties: dict[str, Any] = {"r1": {"gamma": gamma}, "r2": {"gamma": gamma}}
-    return Experiment(loss=Relativistic, regularizers=penalties, latent=Normal(z_dim=64), betas=(0.0, 0.9), **facts)
+def r3gan(*, gamma: float, strength: float, **facts: Any) -> Experiment:
+    parts: dict[str, Any] = {
+        "loss": Relativistic,
+        "regularizers": {"r1": {"gamma": gamma}, "r2": {"gamma": gamma}},
+        "strengths": {"ada": strength},
+    }
+    return Experiment(**parts, latent=Normal(z_dim=64), betas=(0.0, 0.9), **facts)
 
 
 EXPERIMENTS = {
@@ -244,6 +250,7 @@ EXPERIMENTS = {
         D=21_280_512,
         num_classes=10,
         gamma=0.05,
+        strength=0.55,
         batch_size=512,
         steps=434_000,
     ),
@@ -253,6 +260,7 @@ EXPERIMENTS = {
         G=20_732_160,
         D=20_683_776,
         gamma=0.05,
+        strength=0.55,
         batch_size=512,
         steps=434_000,
     ),
@@ -262,6 +270,7 @@ EXPERIMENTS = {
         G=22_429_824,
         D=22_381_440,
         gamma=2.0,
+        strength=0.3,
         batch_size=256,
         steps=97_656,
     ),
@@ -271,6 +280,7 @@ EXPERIMENTS = {
         G=23_057_952,
         D=23_009_568,
         gamma=150.0,
+        strength=0.3,
         batch_size=256,
         steps=97_656,
     ),
@@ -280,6 +290,7 @@ EXPERIMENTS = {
         G=22_429_824,
         D=22_381_440,
         gamma=2.0,
+        strength=0.3,
         batch_size=64,
         steps=50_000,
     ),
@@ -347,7 +358,7 @@ def test_loss_regularizers_and_latent(name: str) -> None:
     options = {key: vars(regularizer) for key, regularizer in objective.regularizers.items()}
     assert {key: {k: v for k, v in of.items() if k != "every"} for key, of in options.items()} == expected.regularizers
     assert all(regularizer.every == 1 for regularizer in objective.regularizers.values())
-    assert objective.augment == {}
+    assert {name: augment.strength for name, augment in objective.augment.items()} == expected.strengths
     assert build_latent(config.latent) == expected.latent
 
 
@@ -389,7 +400,8 @@ def test_step_of_every_experiment_runs_on_the_meta_device(name: str, monkeypatch
     )  # the meta device has no random numbers
     config, expected = composed(name, "regularizer=[label_noise,input_noise]"), EXPERIMENTS[name]
     # The regularizers of the experiment, and both kinds of noise.
-    objective = Objective(build_objective(config).loss, regularizers_of(composed(name)) | regularizers_of(config))
+    own = build_objective(config)
+    objective = Objective(own.loss, regularizers_of(composed(name)) | own.regularizers, own.augment)
     for node in (config.optimizer, config.discriminator_optimizer):
         node.pop("fused", None)
     meta, latent, num_classes = torch.device("meta"), build_latent(config.latent), expected.num_classes
@@ -491,10 +503,17 @@ def test_presets_of_r3gan_change_their_values_over_20_million_images(name: str, 
     config = composed(name)
     assert (config.ema_halflife_images, config.ema_rampup, config.horizontal_flip) == (halflife, None, True)
     ends = {"lr": (1.0, 0.25), "betas": (0.9, 0.99), "penalty": (1.0, 0.1), "ema_halflife": (0.0, 1.0)}
+    ends["augment"] = (0.0, 1.0)
     for key, (start, end) in ends.items():
         assert config.schedule[key]["_target_"].endswith("Cosine")
         values = [config.schedule[key][option] for option in ("start", "end", "begin", "finish", "unit")]
         assert values == [start, end, 0.0, 2e7, "images"]
+    ada = build_objective(config).augment["ada"]
+    assert isinstance(ada, ADA)
+    colors = {"brightness", "contrast", "lumaflip", "hue", "saturation"}
+    for operation, multiple in ada.operations.items():
+        assert multiple == (0.0 if operation == "noise" else 0.5 if operation in colors else 1.0), operation
+    assert ada.target is None
 
 
 @pytest.mark.parametrize("schedule", ["[]", "[lr]"])

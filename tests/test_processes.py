@@ -137,7 +137,10 @@ CASES = {
         *("metric.fid.num_real=300", "metric.class_accuracy.num_samples=200", "metric.class_accuracy.num_real=300"),
         *("evaluate_every=10", "statistics_dir=null"),
     ),
-    "r3gan": ("model=r3gan", "network=r3gan_cond", *IMAGES, "model.discriminator.num_blocks=1", "accumulate=2"),
+    "r3gan and ada": (
+        *("model=r3gan", "network=r3gan_cond", *IMAGES, "model.discriminator.num_blocks=1", "accumulate=2"),
+        *("augment=[ada]", "augment.ada.strength=0.3", "augment.ada.interval=3", "augment.ada.images_to_one=1000"),
+    ),
     "dropout and noise": ("model=vanilla", *NUMBERS, *NOISE, "metric=[moments]", "model.discriminator.dropout=0.3"),
 }
 

@@ -195,9 +195,10 @@ def test_schedules_of_the_preset_have_the_golden_values(path: Path) -> None:
     for name in ("r1", "r2"):
         same(values(f"regularizer.{name}.gamma", config.regularizer[name]["gamma"]), golden["out.gamma"])
     same(halflife, golden["out.ema_half_life_images"])
+    same(values("augment.strength", config.augment["ada"]["strength"]), golden["out.augment_p"])
     assert (config.ema_rampup, config.batch_size) == (None, 512)
     one, zero = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
     for value, beta in zip(halflife.tolist(), golden["out.ema_beta_batch512"].tolist(), strict=True):
         nn.init.ones_(one.weight), nn.init.zeros_(zero.weight)
         EMA(halflife_images=value, rampup=None).update(one, zero, num_images=512, images_seen=0)
-        assert float(one.weight) == pytest.approx(beta, rel=1e-6, abs=1e-7)
+        assert float(one.weight.detach()) == pytest.approx(beta, rel=1e-6, abs=1e-7)

@@ -74,7 +74,15 @@ CASES = {
         *("augment=[diffaugment]", "ema_halflife_images=10", "schedule=[lr,betas,penalty,ema_halflife,augment]"),
         "schedule.penalty.of=[regularizer.r1.gamma]",
     ),
-    "r3gan": ("model=r3gan", "network=r3gan_cond", "model.generator.num_blocks=1", "model.discriminator.num_blocks=1"),
+    "r3gan": (
+        *("model=r3gan", "network=r3gan_cond", "model.generator.num_blocks=1", "model.discriminator.num_blocks=1"),
+        *("augment=[ada_r3gan]", "schedule=[r3gan_augment]"),
+    ),
+    # p rises or falls by 4 % after every second step, in the middle between checkpoints.
+    "ada": (
+        *("augment=[ada]", "augment.ada.strength=0.3", "augment.ada.interval=2", "augment.ada.images_to_one=200"),
+        *("model.discriminator.norm=none", "regularizer=[r1]"),
+    ),
     "own": ("--config-dir", "my", "regularizer=[running_mean]", "augment=[adaptive]", "trust=[own,adaptive]"),
 }
 

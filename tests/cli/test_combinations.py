@@ -159,6 +159,17 @@ def test_every_loss_trains_through_every_augmentation(gantrain, augment: str, lo
     assert result.status == 0, result.stderr
 
 
+def test_ada_logs_its_probability_and_the_mean_sign_of_real_logits(gantrain) -> None:
+    # Every update of D changes p by 2 / 100 images.
+    adaptive = ("augment=[ada]", "augment.ada.interval=1", "augment.ada.images_to_one=100", "augment.ada.strength=0.5")
+    result = gantrain(*adaptive, *SMALL, *NARROW, *CRITIC, "run_dir=out")
+    assert result.status == 0, result.stderr
+    last = json.loads(Path("out/run.json").read_text())["metrics"]["last"]
+    p, sign = last["augment/ada/p"], last["augment/ada/r_t"]
+    assert min(abs(p - q) for q in (0.46, 0.5, 0.54)) < 1e-6
+    assert sign in (-1.0, 0.0, 1.0)
+
+
 @pytest.mark.parametrize("schedule", names("schedule"))
 def test_every_schedule_trains(gantrain, schedule: str) -> None:
     # Parts with every option that a schedule may change.
