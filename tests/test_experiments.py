@@ -19,18 +19,20 @@ from gantrain.assemble import (
     build_optimizer,
     build_state,
 )
+from gantrain.augment.ada import ADA
 from gantrain.combinations import check_combination
-from gantrain.config import CONF, Config, CriticWarmup
+from gantrain.config import CONF, Config, CriticWarmup, selected_options
 from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.batches import make_batches
 from gantrain.datasets.labels import make_fake_labels
 from gantrain.engine.runtime import Runtime
 from gantrain.game import Objective
 from gantrain.instantiate import make
-from gantrain.losses.base import Loss
+from gantrain.losses.base import Loss, RelativisticLoss
 from gantrain.losses.hinge import Hinge
 from gantrain.losses.lsgan import LeastSquares
 from gantrain.losses.nonsaturating import NonSaturating
+from gantrain.losses.relativistic import Relativistic
 from gantrain.losses.wasserstein import Wasserstein
 from gantrain.models.interface import split_output, takes_labels
 from gantrain.models.latent import Latent, Normal, Uniform
@@ -51,9 +53,9 @@ STUDY_Z = Uniform(z_dim=96, low=-1.0, high=1.0)
 class Experiment:
     """The expected settings of an experiment.
 
-    `G` and `D` are numbers of parameters; `regularizers` maps names to options; `lr` and `betas` are those of both
-    optimizers, unless `D_lr` is given; `num_classes` is that of conditional networks; `decays` means that both learning
-    rates decay linearly to 0.
+    `G` and `D` are numbers of parameters; `regularizers` maps names to options, `strengths` augmentations to strengths;
+    `lr` and `betas` are those of both optimizers, unless `D_lr` is given; `num_classes` is that of conditional
+    networks; `decays` means that both learning rates decay linearly to 0.
     """
 
     dataset: str
@@ -62,8 +64,9 @@ class Experiment:
     D: int
     D_has_batch_norm: bool = False
     num_classes: int | None = None
-    loss: type[Loss] = NonSaturating
+    loss: type[Loss | RelativisticLoss] = NonSaturating
     regularizers: dict[str, dict[str, float]] = field(default_factory=dict)
+    strengths: dict[str, float] = field(default_factory=dict)
     latent: Latent = DCGAN_Z
     lr: float = 2e-4
     D_lr: float | None = None
@@ -116,6 +119,15 @@ def sngan(**facts: Any) -> Experiment:
 def conditional(**facts: Any) -> Experiment:
     options = {"num_classes": 10, "regularizers": {}, "generator_batch_multiple": 1, "fake_labels": "uniform"}
     return sngan(**options | {"steps": 100_000} | facts)
+
+
+def r3gan(*, gamma: float, strength: float, **facts: Any) -> Experiment:
+    parts: dict[str, Any] = {
+        "loss": Relativistic,
+        "regularizers": {"r1": {"gamma": gamma}, "r2": {"gamma": gamma}},
+        "strengths": {"ada": strength},
+    }
+    return Experiment(**parts, latent=Normal(z_dim=64), betas=(0.0, 0.9), **facts)
 
 
 EXPERIMENTS = {
@@ -274,6 +286,57 @@ EXPERIMENTS = {
     "cgan_pd_cifar10": conditional(G=4_304_387, D=1_055_105),
     "sagan_cifar10": conditional(G=4_386_308, D=1_075_586, lr=1e-4, D_lr=4e-4, n_critic=1, decays=False),
     "biggan_cifar10": conditional(G=9_416_196, D=2_415_170, latent=Normal(z_dim=80), betas=(0.5, 0.999), decays=False),
+    "r3gan_cifar10": r3gan(
+        dataset="cifar10",
+        image_shape=(3, 32, 32),
+        G=20_781_952,
+        D=21_280_512,
+        num_classes=10,
+        gamma=0.05,
+        strength=0.55,
+        batch_size=512,
+        steps=434_000,
+    ),
+    "r3gan_cifar10_uncond": r3gan(
+        dataset="cifar10",
+        image_shape=(3, 32, 32),
+        G=20_732_160,
+        D=20_683_776,
+        gamma=0.05,
+        strength=0.55,
+        batch_size=512,
+        steps=434_000,
+    ),
+    "r3gan_ffhq64": r3gan(
+        dataset="image_folder",
+        image_shape=(3, 64, 64),
+        G=22_429_824,
+        D=22_381_440,
+        gamma=2.0,
+        strength=0.3,
+        batch_size=256,
+        steps=97_656,
+    ),
+    "r3gan_ffhq256": r3gan(
+        dataset="image_folder",
+        image_shape=(3, 256, 256),
+        G=23_057_952,
+        D=23_009_568,
+        gamma=150.0,
+        strength=0.3,
+        batch_size=256,
+        steps=97_656,
+    ),
+    "r3gan_folder": r3gan(
+        dataset="image_folder",
+        image_shape=(3, 64, 64),
+        G=22_429_824,
+        D=22_381_440,
+        gamma=2.0,
+        strength=0.3,
+        batch_size=64,
+        steps=50_000,
+    ),
 }
 each = pytest.mark.parametrize("name", EXPERIMENTS)
 
@@ -339,7 +402,7 @@ def test_loss_regularizers_and_latent(name: str) -> None:
     options = {key: vars(regularizer) for key, regularizer in objective.regularizers.items()}
     assert {key: {k: v for k, v in of.items() if k != "every"} for key, of in options.items()} == expected.regularizers
     assert all(regularizer.every == 1 for regularizer in objective.regularizers.values())
-    assert objective.augment == {}
+    assert {name: augment.strength for name, augment in objective.augment.items()} == expected.strengths
     assert build_latent(config.latent) == expected.latent
 
 
@@ -394,7 +457,8 @@ def test_step_of_every_experiment_runs_on_the_meta_device(name: str, monkeypatch
     )  # the meta device has no random numbers
     config, expected = composed(name, "regularizer=[label_noise,input_noise]"), EXPERIMENTS[name]
     # The regularizers of the experiment, and both kinds of noise.
-    objective = Objective(build_objective(config).loss, regularizers_of(composed(name)) | regularizers_of(config))
+    own = build_objective(config)
+    objective = Objective(own.loss, regularizers_of(composed(name)) | own.regularizers, own.augment)
     for node in (config.optimizer, config.discriminator_optimizer):
         node.pop("fused", None)
     meta, latent, num_classes = torch.device("meta"), build_latent(config.latent), expected.num_classes
@@ -498,3 +562,27 @@ def test_toy_composes_with_every_2d_distribution() -> None:
         assert config.dataset["_target_"].endswith(dataset)
         assert config.model["generator"]["multipliers"] == [1, 1, 1]
         assert config.model["discriminator"]["activation"] == "relu"
+
+
+@pytest.mark.parametrize(("name", "halflife"), [("r3gan_cifar10", 5e6), ("r3gan_ffhq64", 5e5), ("r3gan_ffhq256", 5e5)])
+def test_presets_of_r3gan_change_their_values_over_20_million_images(name: str, halflife: float) -> None:
+    config = composed(name)
+    assert (config.ema_halflife_images, config.ema_rampup, config.horizontal_flip) == (halflife, None, True)
+    ends = {"lr": (1.0, 0.25), "betas": (0.9, 0.99), "penalty": (1.0, 0.1), "ema_halflife": (0.0, 1.0)}
+    ends["augment"] = (0.0, 1.0)
+    for key, (start, end) in ends.items():
+        assert config.schedule[key]["_target_"].endswith("Cosine")
+        values = [config.schedule[key][option] for option in ("start", "end", "begin", "finish", "unit")]
+        assert values == [start, end, 0.0, 2e7, "images"]
+    ada = build_objective(config).augment["ada"]
+    assert isinstance(ada, ADA)
+    colors = {"brightness", "contrast", "lumaflip", "hue", "saturation"}
+    for operation, multiple in ada.operations.items():
+        assert multiple == (0.0 if operation == "noise" else 0.5 if operation in colors else 1.0), operation
+    assert ada.target is None
+
+
+@pytest.mark.parametrize("schedule", ["[]", "[lr]"])
+def test_schedules_of_r3gan_can_be_replaced(schedule: str) -> None:
+    config = composed_of("model=r3gan", f"schedule={schedule}")
+    assert selected_options(config.schedule, "schedule") == ([] if schedule == "[]" else ["lr"])

@@ -144,6 +144,10 @@ CASES = {
         *("model.generator.width=1", "model.discriminator.width=1"),
         *("regularizer=[dequantization]", "fake_labels=uniform"),
     ),
+    "r3gan and ada": (
+        *("model=r3gan", "network=r3gan_cond", *IMAGES, "model.discriminator.num_blocks=1", "accumulate=2"),
+        *("augment=[ada]", "augment.ada.strength=0.3", "augment.ada.interval=3", "augment.ada.images_to_one=1000"),
+    ),
     "dropout and noise": ("model=vanilla", *NUMBERS, *NOISE, "metric=[moments]", "model.discriminator.dropout=0.3"),
 }
 

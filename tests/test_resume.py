@@ -75,6 +75,15 @@ CASES = {
         "schedule.penalty.of=[regularizer.r1.gamma]",
     ),
     "sagan": ("model=sagan", "regularizer=[dequantization]", "fake_labels=uniform", "generator_batch_multiple=2"),
+    "r3gan": (
+        *("model=r3gan", "network=r3gan_cond", "model.generator.num_blocks=1", "model.discriminator.num_blocks=1"),
+        *("augment=[ada_r3gan]", "schedule=[r3gan_augment]"),
+    ),
+    # p rises or falls by 4 % after every second step, in the middle between checkpoints.
+    "ada": (
+        *("augment=[ada]", "augment.ada.strength=0.3", "augment.ada.interval=2", "augment.ada.images_to_one=200"),
+        *("model.discriminator.norm=none", "regularizer=[r1]"),
+    ),
     "own": ("--config-dir", "my", "regularizer=[running_mean]", "augment=[adaptive]", "trust=[own,adaptive]"),
 }
 
@@ -97,7 +106,7 @@ def test_resumed_run_equals_uninterrupted_run(gantrain, work: Path, case: str) -
     assert gantrain(*command, "steps=13", "run_dir=straight").status == 0
 
     run = work / "parts"
-    if case in ("vanilla", "schedules"):  # these depend on step / steps, so that `steps` may not change
+    if case in ("vanilla", "schedules", "r3gan"):  # these depend on step / steps, so that `steps` may not change
         done = gantrain(*command, "steps=13", "run_dir=parts", before=on_call(EACH_STEP, SIGTERM, call=5))
         assert done.status == 143, done.stderr
     else:

@@ -116,11 +116,16 @@ class Log(Callback):
         return scalars
 
     def derived(self, state: TrainState, logs: Logs) -> Logs:
-        """Compute derived values: the gap between real and fake logits, gradient norms and learning rates.
+        """Compute derived values: the gap between real and fake logits, gradient norms, learning rates, augmentations.
 
         With a Wasserstein loss the gap is an estimate of the Wasserstein distance, and has another tag.
         """
         real, fake = cast(Tensor, logs["logits/real"]), cast(Tensor, logs["logits/fake"])
+        of_augment = {
+            f"augment/{name}/{tag}": value
+            for name, augment in self.run.objective.augment.items()
+            for tag, value in augment.logs().items()
+        }
         estimates_distance = getattr(self.run.objective.loss, "needs_lipschitz", False)
         return {
             "wasserstein/estimate" if estimates_distance else "logits/gap": real.mean() - fake.mean(),
@@ -128,6 +133,7 @@ class Log(Callback):
             "gradient_norm/discriminator": gradient_norm(state.D),
             "learning_rate/generator": state.G_optimizer.param_groups[0]["lr"],
             "learning_rate/discriminator": state.D_optimizer.param_groups[0]["lr"],
+            **of_augment,
         }
 
 

@@ -127,12 +127,12 @@ class Schedules:
         for name, regularizer in self.objective.regularizers.items():
             for attribute in regularizer.schedulable:
                 owners[f"regularizer.{name}.{attribute}"] = (regularizer, attribute)
-        for name, augment in self.objective.augment.items():
-            owners[f"augment.{name}.strength"] = (augment, "strength")
-        known = {*owners, *(["augment.strength"] if self.objective.augment else [])}
+        strengths = {f"augment.{name}.strength": a for name, a in self.objective.augment.items() if not a.adapts}
+        owners |= {key: (augment, "strength") for key, augment in strengths.items()}
+        known = {*owners, *(["augment.strength"] if strengths else [])}
         scheduled = {key: self.by_key[key] for key in owners if key in self.by_key}
         if (for_all := self.by_key.get("augment.strength")) is not None:
-            scheduled |= {f"augment.{name}.strength": for_all for name in self.objective.augment}
+            scheduled |= dict.fromkeys(strengths, for_all)
         for key, schedule in scheduled.items():
             part, attribute = owners[key]
             configured = float(getattr(part, attribute))

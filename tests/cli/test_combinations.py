@@ -60,16 +60,17 @@ def paths_of(data: Path, dataset: str) -> list[str]:
 
 
 def dataset_of(experiment: str) -> str:
-    lines = (CONF / f"experiment/{experiment}.yaml").read_text().splitlines()
-    return next(line.split()[-1] for line in lines if "override /dataset:" in line)
+    return str(composed(f"experiment={experiment}").dataset["_target_"]).rsplit(".", 1)[-1]
 
 
 @pytest.mark.parametrize("experiment", names("experiment"))
 def test_every_experiment_trains(gantrain, data: Path, experiment: str) -> None:
+    # test_experiments.py makes steps of these on the meta device at full width.
+    width = NARROW if experiment.startswith("r3gan") else ()
     result = gantrain(
         f"experiment={experiment}",
         *paths_of(data, dataset_of(experiment)),
-        *SMALL,
+        *(*SMALL, *width),
         "critic_warmup.n_critic=1",
         "run_dir=out",
     )
@@ -184,10 +185,22 @@ def test_every_loss_trains_through_every_augmentation(gantrain, augment: str, lo
     assert result.status == 0, result.stderr
 
 
+def test_ada_logs_its_probability_and_the_mean_sign_of_real_logits(gantrain) -> None:
+    # Every update of D changes p by 2 / 100 images.
+    adaptive = ("augment=[ada]", "augment.ada.interval=1", "augment.ada.images_to_one=100", "augment.ada.strength=0.5")
+    result = gantrain(*adaptive, *SMALL, *NARROW, *CRITIC, "run_dir=out")
+    assert result.status == 0, result.stderr
+    last = json.loads(Path("out/run.json").read_text())["metrics"]["last"]
+    p, sign = last["augment/ada/p"], last["augment/ada/r_t"]
+    assert min(abs(p - q) for q in (0.46, 0.5, 0.54)) < 1e-6
+    assert sign in (-1.0, 0.0, 1.0)
+
+
 @pytest.mark.parametrize("schedule", names("schedule"))
 def test_every_schedule_trains(gantrain, schedule: str) -> None:
     # Parts with every option that a schedule may change.
-    parts = ("model=wgan_gp", "augment=[diffaugment]", "ema_halflife_images=10")
+    model = "model=r3gan" if schedule.startswith("r3gan") else "model=wgan_gp"
+    parts = (model, "augment=[diffaugment]", "ema_halflife_images=10")
     result = gantrain(f"schedule=[{schedule}]", *parts, *SMALL, *NARROW, "run_dir=out")
     assert result.status == 0, result.stderr
 

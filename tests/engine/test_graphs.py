@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from adaptive import Adaptive
 from image_runs import CPU, NOISE, PENALTY, SHAPE, advance, make_state, restored, snapshot
 from tapes import Tapes, tapes
 
+from gantrain.augment.ada import ADA
 from gantrain.augment.diffaugment import DiffAugment
+from gantrain.config import CONF
 from gantrain.datasets.batches import Batch
 from gantrain.datasets.labels import make_fake_labels
 from gantrain.engine import graphs
@@ -45,6 +48,12 @@ def adaptive() -> dict[str, Any]:
     return {"augment": {"adaptive": Adaptive(decay=0.8)}}
 
 
+def ada() -> dict[str, Any]:
+    (node,) = yaml.safe_load((CONF / "augment/ada.yaml").read_text()).values()
+    del node["_target_"]
+    return {"augment": {"ada": ADA(**node | {"strength": 0.5, "interval": 2, "images_to_one": 2000.0})}}
+
+
 @pytest.mark.parametrize(
     ("norm", "options", "num_graphs"),
     [
@@ -56,10 +65,11 @@ def adaptive() -> dict[str, Any]:
         ("none", lazy_r1() | {"accumulate": 2}, 6),  # and per micro-batch
         ("none", adaptive(), 2),
         ("none", adaptive() | {"accumulate": 2}, 4),
+        ("none", ada(), 2),
     ],
     ids=[
         *("wgan_gp", "dcgan", "weight clipping", "warm-up of the critic", "lazy r1", "lazy r1 and micro-batches"),
-        *("adaptive augmentation", "adaptive augmentation and micro-batches"),
+        *("adaptive augmentation", "adaptive augmentation and micro-batches", "ada"),
     ],
 )
 def test_replays_equal_eager_steps_bit_for_bit(

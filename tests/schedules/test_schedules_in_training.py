@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from conditional_runs import BATCH_SIZE, make_state, restore, run, snapshot
 from oracles import load, oracle_files
 from torch.testing import assert_close
 
+from gantrain.augment.ada import ADA
 from gantrain.augment.diffaugment import DiffAugment
+from gantrain.config import CONF
 from gantrain.datasets.labels import RealLabels
 from gantrain.ema import EMA
 from gantrain.errors import ConfigError
@@ -158,3 +161,15 @@ def test_values_that_the_run_does_not_have_cannot_be_scheduled(of: str) -> None:
     objective = Objective(NonSaturating(), {"r1": R1(gamma=1.0, every=2)})
     with pytest.raises(ConfigError, match=rf"{of} cannot be scheduled; the keys that can are .*regularizer.r1.gamma"):
         Schedules(make_state(), objective, schedules={"mine": linear(of)})
+
+
+@pytest.mark.parametrize("of", ["augment.strength", "augment.ada.strength"])
+def test_a_strength_that_adapts_cannot_be_scheduled(of: str) -> None:
+    (node,) = yaml.safe_load((CONF / "augment/ada.yaml").read_text()).values()
+    del node["_target_"]
+    adaptive, fixed = ADA(**node), ADA(**node | {"target": None, "strength": 0.5})
+    with pytest.raises(ConfigError, match=f"{of} cannot be scheduled"):
+        Schedules(adam_state(), Objective(NonSaturating(), augment={"ada": adaptive}), schedules={"one": linear(of)})
+    both = Objective(NonSaturating(), augment={"ada": fixed, "other": adaptive})
+    Schedules(adam_state(), both, schedules={"one": linear(of)})(Clock(0.0, 0))
+    assert (float(fixed.strength), float(adaptive.strength)) == (0.5 * linear(of)(Clock(0.0, 0)), 0.0)

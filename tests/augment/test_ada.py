@@ -1,0 +1,300 @@
+"""ADA's operations and controller: golden numbers, closed forms, derivatives, and the rules of augmentations."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from oracles import load, oracle_files
+from scipy import stats
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from gantrain import seeding
+from gantrain.augment import ada_operations
+from gantrain.augment.ada import ADA, GATES
+from gantrain.augment.ada_operations import COLOR, CORRUPTION, GEOMETRY, NORMAL, SYM6, UNIFORM, Draws, Open
+from gantrain.config import CONF
+from gantrain.schedules.base import Clock
+
+CLOCK = Clock(0.0, 0)
+ALL = {gate for gates in GATES.values() for gate in gates}
+BGC = (*GEOMETRY, *COLOR)
+each_precision = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 2e-6), (torch.float32, 1e-4)])
+
+
+def files(kind: str) -> Any:
+    return pytest.mark.parametrize("path", oracle_files(f"ada_{kind}*.npz"), ids=lambda path: path.stem)
+
+
+def made(*names: str, strength: float = 1.0, **options: Any) -> ADA:
+    """Make the augmentation of the config with only these operations, or with its own if none is named."""
+    (node,) = yaml.safe_load((CONF / "augment/ada.yaml").read_text()).values()
+    node.pop("_target_")
+    if names:
+        node["operations"] = {name: float(name in names) for name in node["operations"]}
+    return ADA(**node | {"strength": strength, "target": None} | options)
+
+
+def percentile(q: float, n: int, dtype: torch.dtype) -> Draws:
+    """Return the golden files' draws for a percentile."""
+    normal = torch.erfinv(torch.tensor(2 * q - 1, dtype=torch.float64)).to(dtype)
+    draws = {name: torch.full((n, count), q, dtype=dtype) for name, count in UNIFORM.items()}
+    return draws | {name: normal.expand(n, count) for name, count in NORMAL.items()}
+
+
+def opened(names: tuple[str, ...], n: int) -> Open:
+    names = tuple("rotate_pre" if name == "rotate" else name for name in names)
+    return {gate: torch.full((n,), gate in names) for gate in ALL}
+
+
+def apply(x: Tensor, names: tuple[str, ...], q: float) -> Tensor:
+    return made(*names).apply(x, percentile(q, len(x), x.dtype), opened(names, len(x)))
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
+
+
+def operations_in(name: str) -> tuple[str, ...]:
+    groups = {"all_geometric": GEOMETRY, "all_color": COLOR, "bgc": BGC, "bgc_cutout": (*BGC, "cutout")}
+    return groups.get(name, (name,))
+
+
+@each_precision
+@files("geometric_each_op")
+def test_geometric_operations_give_the_golden_images(path: Path, dtype: torch.dtype, tolerance: float) -> None:
+    golden = load(path, dtype)
+    for name in [name for name in golden if name.startswith("out.")]:
+        operation, q = name.removeprefix("out.").rsplit("_", 1)
+        close(apply(golden["in.image"], operations_in(operation), float(q)), golden[name], tolerance)
+
+
+@each_precision
+@files("color_each_op")
+def test_color_operations_give_the_golden_images(path: Path, dtype: torch.dtype, tolerance: float) -> None:
+    golden = load(path, dtype)
+    for name in [name for name in golden if name.startswith("out.")]:
+        kind, operation = name.removeprefix("out.").split("_", 1)
+        operation, q = operation.rsplit("_", 1)
+        close(apply(golden[f"in.image_{kind}"], operations_in(operation), float(q)), golden[name], tolerance)
+
+
+@each_precision
+@files("combined")
+def test_combined_operations_and_their_gradient_are_the_golden_ones(
+    path: Path, dtype: torch.dtype, tolerance: float
+) -> None:
+    golden = load(path, dtype)
+    x = golden["in.image"].requires_grad_()
+    for name in [name for name in golden if name.startswith("out.")]:
+        operation, q = name.removeprefix("out.").rsplit("_", 1)
+        if operation.startswith("input_gradient_"):
+            y = apply(x, operations_in(operation.removeprefix("input_gradient_")), float(q))
+            (gradient,) = torch.autograd.grad((y * golden["in.covector"]).sum(), x)
+            close(gradient, golden[name], tolerance * float(golden[name].abs().max()) * 2)
+        else:
+            close(apply(x, operations_in(operation), float(q)), golden[name], tolerance)
+    close(torch.tensor(SYM6, dtype=dtype) / 2**0.5, golden["const.geometry_filter"], 1e-7)
+
+
+@each_precision
+@files("injected_draws")
+def test_golden_draws_open_the_operations_and_give_the_golden_images(
+    path: Path, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    golden = load(path, dtype)
+    x = golden["in.image"]
+    draws = {part[1]: golden[name] for name in golden if len(part := name.split(".")) == 4 and part[2] != "gate"}
+    gates = {part[1]: golden[name] for name in golden if len(part := name.split(".")) == 4 and part[2] == "gate"}
+    unused = {"noise": torch.zeros(len(x), 1, dtype=dtype)}
+    blocks = iter(
+        [
+            torch.cat([(draws | unused)[name] for name in UNIFORM], dim=1),
+            torch.cat([(draws | unused)[name] for name in NORMAL], dim=1),
+            torch.cat([(gates | unused)[gate] for names in GATES.values() for gate in names], dim=1),
+        ]
+    )
+    monkeypatch.setattr("gantrain.augment.ada.own_rows", lambda draw, shape: next(blocks).reshape(tuple(shape)))
+    close(made(*BGC, "cutout", strength=float(golden["in.p"]))(x, CLOCK), golden["out.image"], tolerance)
+    assert next(blocks, None) is None
+
+
+@files("p_updates")
+def test_p_follows_the_golden_updates(path: Path) -> None:
+    golden = load(path)
+    batch, interval = int(golden["hyper.batch"]), int(golden["hyper.interval"])
+    ada = made(
+        strength=float(golden["hyper.p_initial"]),
+        target=float(golden["hyper.target"]),
+        interval=interval,
+        images_to_one=1000 * float(golden["hyper.kimg_per_unit"]),
+    )
+    for mean, p in zip(golden["in.mean_sign_of_real_logits"], golden["out.p_after_each_update"], strict=True):
+        # The state before the last update of the interval, whose logits are 0 and have no sign.
+        counts = torch.tensor([float(mean) * batch * interval, batch * (interval - 1), interval - 1])
+        ada.load_state_dict(deepcopy(ada.state_dict()) | {"counts": counts})
+        ada.observe(torch.zeros(batch))
+        torch.testing.assert_close(ada.strength, p.float(), rtol=0, atol=5e-8)
+        assert ada.counts.tolist() == [0, 0, 0]
+
+
+def test_p_rises_by_its_step_for_positive_logits_and_stays_at_0_for_negative_ones() -> None:
+    ada = made(strength=0.0, target=0.6)
+    for _ in range(12):
+        ada.observe(torch.full((64,), 0.1))
+    assert float(ada.strength) == pytest.approx(3 * 64 * 4 / 500_000)  # 5.12e-4 for each of three intervals
+    assert float(ada.sign) == 1.0
+    for _ in range(400):
+        ada.observe(torch.full((64,), -0.1))
+    assert (float(ada.strength), float(ada.sign)) == (0.0, -1.0)
+    fixed = made(strength=0.3)
+    fixed.observe(torch.ones(64))
+    assert (fixed.strength, fixed.state_dict(), fixed.logs()) == (0.3, {}, {"p": 0.3})
+
+
+@pytest.mark.parametrize("strength", [0.0, torch.tensor(0.0)])
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 9, 14)])
+def test_p_0_changes_nothing_but_rounding(strength: Any, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(4, *shape) * 2 - 1
+    ada = made(*BGC, *CORRUPTION)
+    ada.strength = strength
+    close(ada(x, CLOCK), x, 2e-5)
+    close(ada(x.double(), CLOCK), x.double(), 1e-11)
+
+
+def test_the_filter_is_orthogonal_so_that_resampling_without_a_change_is_exact() -> None:
+    taps = torch.tensor(SYM6, dtype=torch.float64)
+    products = torch.stack([(taps[: 12 - 2 * m] * taps[2 * m :]).sum() for m in range(6)])
+    close(products, torch.eye(6, dtype=torch.float64)[0], 1e-10)
+    assert float(taps.sum()) == pytest.approx(2**0.5)
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_quarter_turns_and_flips_move_smooth_images_as_torch_does(quarters: int) -> None:
+    rows, columns = torch.meshgrid(*[torch.linspace(-1, 1, 33, dtype=torch.float64)] * 2, indexing="ij")
+    x = torch.exp(-4 * ((rows - 0.2) ** 2 + (columns + 0.3) ** 2))[None, None]
+    turned = apply(x, ("rotate90",), (quarters + 0.5) / 4)
+    close(turned, torch.rot90(x, quarters, (2, 3)), 0.02)
+    close(apply(x, ("xflip",), 0.75), x.flip(3), 0.02)
+
+
+def test_colors_follow_their_closed_forms() -> None:
+    torch.manual_seed(0)
+    x, q = torch.randn(5, 3, 4, 4, dtype=torch.float64), 0.8
+    e = float(percentile(q, 1, torch.float64)["scale"][0])
+    gray = x.mean(1, keepdim=True)
+    close(apply(x, ("brightness",), q), x + 0.2 * e, 1e-12)
+    close(apply(x, ("contrast",), q), x * 2 ** (0.5 * e), 1e-12)
+    close(apply(x, ("lumaflip",), q), x - 2 * gray, 1e-12)
+    close(apply(x, ("saturation",), q), gray + (x - gray) * 2**e, 1e-12)
+    turned = apply(x, ("hue",), q)
+    close(turned.mean(1), x.mean(1), 1e-12)
+    close(turned.norm(dim=1), x.norm(dim=1), 1e-12)
+    thrice = x
+    for _ in range(3):
+        thrice = apply(thrice, ("hue",), (1 / 3 + 1) / 2)  # a third of pi, so a sixth of a full turn
+    pairs = (thrice - gray) * (x - gray)
+    assert float(pairs.sum()) == pytest.approx(-float(((x - gray) ** 2).sum()))
+
+
+def test_cutout_is_a_square_of_a_quarter_of_the_image() -> None:
+    torch.manual_seed(0)
+    y = made("cutout")(torch.ones(500, 1, 16, 16), CLOCK)
+    assert set(y.unique().tolist()) == {0.0, 1.0}
+    centered = (y[:, 0, 4, 4] == 0).double().mean()
+    assert float((y == 0).sum((1, 2, 3)).max()) == 64
+    assert float(centered) == pytest.approx(0.25, abs=0.08)
+
+
+def test_noise_has_a_half_normal_amplitude() -> None:
+    torch.manual_seed(0)
+    y = made("noise")(torch.zeros(2000, 1, 8, 8), CLOCK)
+    stds = y.flatten(1).std(1) / 0.1
+    assert stats.kstest(stds.numpy(), stats.halfnorm.cdf).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("p", [0.3, 1.5])
+def test_each_operation_opens_with_its_probability(p: float) -> None:
+    torch.manual_seed(0)
+    ada = made(*BGC, *CORRUPTION)
+    ada.operations["hue"] = 0.5
+    ada.strength = p
+    _, is_open = ada.draw(torch.zeros(4000, 3, 4, 4))
+    assert is_open.keys() == ALL
+    for gate, values in is_open.items():
+        of_rotation = 1 - max(1 - p, 0.0) ** 0.5
+        chance = of_rotation if gate.startswith("rotate_") else p / 2 if gate == "hue" else p
+        assert stats.binomtest(int(values.sum()), 4000, min(chance, 1.0)).pvalue > 1e-4, gate
+    # Independent of each other.
+    assert p > 1 or (torch.corrcoef(torch.stack([*is_open.values()]).double()) - torch.eye(15)).abs().max() < 0.08
+
+
+@pytest.mark.parametrize("names", [GEOMETRY, COLOR, CORRUPTION])
+def test_first_and_second_derivatives_match_finite_differences(names: tuple[str, ...]) -> None:
+    torch.manual_seed(1)
+    ada = made(*names)
+    x = torch.randn(1, 3, 3, 4, dtype=torch.float64, requires_grad=True)
+
+    def critic(x: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return ada(x, CLOCK).pow(3).sum((1, 2, 3))
+
+    assert torch.autograd.gradcheck(critic, x)
+    assert torch.autograd.gradgradcheck(critic, x)
+
+
+def test_draws_depend_neither_on_the_number_of_processes_nor_on_that_of_micro_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, ada = torch.randn(8, 3, 8, 8), made(*BGC, *CORRUPTION, strength=0.7)
+    torch.manual_seed(0)
+    whole = ada(x, CLOCK)
+    assert (whole - x).abs().amax((1, 2, 3)).min() > 0.01
+    for part, own in enumerate(torch.arange(8).chunk(4)):
+        shard = seeding.Shard(rank=part // 2, world_size=2, micro_batch=part % 2, num_micro_batches=2, rows=2)
+        monkeypatch.setattr(seeding, "shard", shard)
+        torch.manual_seed(0)
+        close(ada(x[own], CLOCK), whole[own], 1e-5)
+
+
+def test_nothing_waits_for_a_value_on_the_device() -> None:
+    ada_operations._resampling_matrix.cache_clear()
+    with FakeTensorMode():  # reading a value of a fake tensor fails
+        ada = made(*BGC, *CORRUPTION, strength=0.5, target=0.6)
+        x = torch.zeros(4, 3, 8, 8, requires_grad=True)
+        (gradient,) = torch.autograd.grad(ada(x, CLOCK).square().sum(), x, create_graph=True)
+        gradient.square().sum().backward()
+        ada.observe(torch.zeros(4))
+    ada_operations._resampling_matrix.cache_clear()
+
+
+@pytest.mark.parametrize("shape", [(8, 2), (2, 4, 8, 8)])
+def test_samples_that_are_not_images_of_1_or_3_channels_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"1 or 3 channels.*augment=\[\]"):
+        made()(torch.zeros(shape), CLOCK)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strength": -0.1}, r"strength=-0.1.*\[0, 1\]"),
+        ({"target": 1.5}, r"target=1.5.*\(-1, 1\)"),
+        ({"interval": 0}, "interval=0.*at least 1"),
+        ({"images_to_one": 0.0}, "images_to_one=0.0.*above 0"),
+        ({"operations": {"xflop": 1.0}}, "operations: .*xflop.*xflip, rotate90"),
+        ({"ranges": {}}, "ranges: .*scale"),
+    ],
+)
+def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        made(**options)
+
+
+def test_a_negative_multiple_is_refused() -> None:
+    operations = made().operations | {"hue": -1.0}
+    with pytest.raises(ValueError, match=r"operations.hue=-1.0.*at least 0"):
+        made(operations=operations)
