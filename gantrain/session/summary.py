@@ -122,7 +122,8 @@ def open_findings(run: Run) -> list[str]:
 
 def _options(node: dict[str, Any]) -> str:
     options = {key: value for key, value in node.items() if key[0] != "_" and HIDDEN_DEFAULTS.get(key) != value}
-    texts = [f"{key} {_format(value)}" for key, value in options.items()]
+    # Mappings of many numbers would take several lines.
+    texts = [f"{key} {_format(value)}" for key, value in options.items() if not isinstance(value, dict)]
     return f"({', '.join(texts)})" if texts else ""
 
 
