@@ -87,10 +87,13 @@ def takes_labels(model: str) -> bool:
 
 @pytest.mark.parametrize(
     ("model", "dataset"),
-    [
-        *((model, dataset) for model in ("vanilla", "dcgan", "cgan_pd") for dataset in names("dataset")),
-        *((model, dataset) for model in names("model") for dataset in ("digits", "image_folder", "celeba", "gaussian")),
-    ],
+    dict.fromkeys(
+        [
+            *((model, dataset) for model in ("vanilla", "dcgan") for dataset in names("dataset")),
+            *((model, dataset) for model in names("model") for dataset in ("digits", "image_folder", "celeba")),
+            *((model, "gaussian") for model in names("model")),
+        ]
+    ),
 )
 def test_models_train_on_every_kind_of_dataset(gantrain, data: Path, model: str, dataset: str) -> None:
     """A model with labels refuses images without them; vectors get networks without labels."""
