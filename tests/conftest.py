@@ -1,4 +1,5 @@
 import os
+import signal
 import warnings
 from importlib import import_module
 
@@ -14,6 +15,9 @@ install_import_hook("gantrain", "beartype.beartype(conf=beartype.BeartypeConf(is
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", BeartypeDecorHintPep585DeprecationWarning)  # about OmegaConf's annotations
     import_module("gantrain.command.cli")
+
+# Under nohup and in some services it is ignored, which processes inherit.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores already, and the processes that they start do too.

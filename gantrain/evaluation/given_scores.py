@@ -56,7 +56,7 @@ def require_fit(images: ImageDataset, dataset: Dataset, evaluator: Evaluator) ->
         return
     for extractor in evaluator.extractors.values():
         extractor.check(images.image_shape)
-        if size != real_size and extractor.resizer == "none":
+        if size != real_size and extractor.resizer.startswith("none"):
             raise ConfigError(
                 f"the images have {size[1]}x{size[0]} pixels and the real ones {real_size[1]}x{real_size[0]}, but "
                 f"{extractor.name} does not resize; use images of one size, or other metrics."

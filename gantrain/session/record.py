@@ -36,7 +36,7 @@ class Record(Callback):
         self.run, self.choices = run, choices
         self.last: dict[str, float] = {}
         self.best: dict[str, dict[str, float]] = {}
-        self.first: dict[str, float] = {}
+        self.first: dict[str, dict[str, float]] = {}
         self.best_receipts: dict[str, Receipt] = {}
         self.first_started = str((earlier or {}).get("started") or timestamp(run.started))
         history = (earlier or {}).get("history")
@@ -57,13 +57,18 @@ class Record(Callback):
     def compare_with_best(self, tag: str, value: float, sign: int) -> None:
         """Keep the value if it is the best so far, or if the best so far was measured by another protocol."""
         receipt, best = self.run.receipts.get(tag), self.best.get(tag)
-        is_first = best is None or differ(self.best_receipts.get(tag), receipt)
-        if is_first:
-            self.first[tag] = value
-        if is_first or best is None or sign * value > sign * best["value"]:
+        is_other = best is None or differ(self.best_receipts.get(tag), receipt)
+        if is_other or tag not in self.first:
+            self.first[tag] = {"value": value, "step": self.run.state.step}
+        if is_other or best is None or sign * value > sign * best["value"]:
             self.best[tag] = {"value": value, "step": self.run.state.step}
             if receipt is not None:
                 self.best_receipts[tag] = receipt
+
+    @override
+    def rewind(self, state: TrainState) -> None:
+        survives = self.run.survives_rewind
+        self.first = {tag: first for tag, first in self.first.items() if survives(int(first["step"]), tag)}
 
     @override
     def survives_rewind(self, step: int) -> bool:
@@ -74,7 +79,8 @@ class Record(Callback):
         best = {tag: dict(best) for tag, best in self.best.items()}
         receipts = {"receipts": dict(self.run.receipts), "best_receipts": dict(self.best_receipts)}
         findings = [dict(finding) for finding in self.run.findings]
-        return {"last": dict(self.last), "best": best, "first": dict(self.first), **receipts, "findings": findings}
+        first = {tag: dict(first) for tag, first in self.first.items()}
+        return {"last": dict(self.last), "best": best, "first": first, **receipts, "findings": findings}
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:

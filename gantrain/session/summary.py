@@ -95,7 +95,7 @@ def score_lines(run: Run, record: Record) -> list[str]:
         if real is not None:
             of_real = with_std(real, run.receipts.get(std, {}).get("real"), 4)
             texts.append(f"{real_samples(receipt)} {of_real}")
-        sign, first = run.better.get(name), record.first.get(tag, value)
+        sign, first = run.better.get(name), record.first.get(tag, best)["value"]
         worse = (
             rule
             and sign
