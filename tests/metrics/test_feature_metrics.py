@@ -1,5 +1,6 @@
 """Properties of all metrics of images; new config files are found automatically."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ NUM_IMAGES, NUM_CLASSES = 40, 3
 
 def small(name: str) -> Any:
     """Make a metric of few images."""
-    node = composed(f"metric=[{name}]").metric
+    node = deepcopy(composed(f"metric=[{name}]").metric)
     node[name] = {key: SMALL.get(key, value) for key, value in node[name].items()}
     return build_metrics(node)[name]
 
@@ -84,7 +85,7 @@ def test_options_are_those_that_change_the_scores(name: str) -> None:
 
 @pytest.mark.parametrize("name", FEATURE_METRICS)
 def test_too_few_images_are_an_error_that_names_the_option(name: str) -> None:
-    node = composed(f"metric=[{name}]").metric
+    node = deepcopy(composed(f"metric=[{name}]").metric)
     node[name]["num_samples"] = 0
     with pytest.raises(ConfigError, match=rf"metric\.{name}: num_samples=0: must be at least \d"):
         build_metrics(node)
