@@ -142,7 +142,7 @@ def page(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
     """Return the page with the table, the best recipe first."""
     ranked = sorted(rows, key=lambda r: float(r["distance"]))
     record, receipt = rows[0]["record"], rows[0]["receipts"][0]
-    names = ", ".join(RECIPES)
+    names, sizes = ", ".join(RECIPES), receipt["real_images"]
     lines = [
         "# Leaderboard",
         "",
@@ -155,9 +155,10 @@ def page(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
         *(r["text"] for r in ranked),
         "",
         f"Protocol: {in_words(receipt)}; coverage and density with 10,000 images on both sides and k = 5. Real images "
-        f"against real images have `fid_digits` {receipt['real']:.3g}. A class is covered if the classifier of "
-        f"`features=digits` finds it in at least {MIN_SHARE:.0%} of 2,000 samples. gantrain "
-        f"{record['versions']['gantrain']}, torch {record['versions']['torch']}, {record['device']}.",
+        f"({sizes['num_generated']:,} against {sizes['num_real']:,} others) have `fid_digits` {receipt['real']:.3g}. "
+        f"A class is covered if the classifier of `features=digits` finds it in at least {MIN_SHARE:.0%} of 2,000 "
+        f"samples. gantrain {record['versions']['gantrain']}, torch {record['versions']['torch']}, "
+        f"{record['device']}.",
         "",
         f"{arguments.seconds:g} seconds of one core are short: the ranking says which recipe learns fastest, not "
         "which is best in the end.",
