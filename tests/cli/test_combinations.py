@@ -66,7 +66,8 @@ def dataset_of(experiment: str) -> str:
 @pytest.mark.parametrize("experiment", names("experiment"))
 def test_every_experiment_trains(gantrain, data: Path, experiment: str) -> None:
     # test_experiments.py makes steps of these on the meta device at full width.
-    width = NARROW if experiment.startswith("r3gan") else ()
+    is_large = experiment.startswith(("r3gan", "sngan", "wgan_gp_resnet", "cgan_pd", "sagan", "biggan"))
+    width = NARROW if is_large else ()
     result = gantrain(
         f"experiment={experiment}",
         *paths_of(data, dataset_of(experiment)),
