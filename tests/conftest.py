@@ -16,8 +16,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", BeartypeDecorHintPep585DeprecationWarning)  # about OmegaConf's annotations
     import_module("gantrain.command.cli")
 
-# Under nohup and in some services it is ignored, which processes inherit.
+# Under nohup, in some services and in the background of a script these are ignored, which processes inherit.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores already, and the processes that they start do too.
