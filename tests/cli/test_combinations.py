@@ -1,4 +1,4 @@
-"""Every recipe, experiment and sensible combination of parts trains for two steps on small files."""
+"""The command trains every recipe, experiment and kind of data for two steps on small files."""
 
 import gzip
 import inspect
@@ -37,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             file.write(labels)
     (root / "cifar-10-batches-py").mkdir()
     for i in range(1, 6):
-        batch = {"data": rng.integers(0, 256, (10_000, 3072), dtype=np.uint8), "labels": [i] * 10_000}
+        batch = {"data": rng.integers(0, 256, (2, 3072), dtype=np.uint8), "labels": [i, 0]}
         (root / f"cifar-10-batches-py/data_batch_{i}").write_bytes(pickle.dumps(batch, protocol=2))
     (root / "celeba/img_align_celeba").mkdir(parents=True)
     for i in range(4):
@@ -65,13 +65,11 @@ def dataset_of(experiment: str) -> str:
 
 @pytest.mark.parametrize("experiment", names("experiment"))
 def test_every_experiment_trains(gantrain, data: Path, experiment: str) -> None:
-    # test_experiments.py makes steps of these on the meta device at full width.
-    is_large = experiment.startswith(("r3gan", "sngan", "wgan_gp_resnet", "cgan_pd", "sagan", "biggan"))
-    width = NARROW if is_large else ()
+    # test_experiments.py makes steps at full width, on the meta device.
     result = gantrain(
         f"experiment={experiment}",
         *paths_of(data, dataset_of(experiment)),
-        *(*SMALL, *width),
+        *(*SMALL, *NARROW),
         "critic_warmup.n_critic=1",
         "run_dir=out",
     )
@@ -110,18 +108,6 @@ def test_models_train_on_every_kind_of_dataset(gantrain, data: Path, model: str,
     assert json.loads(Path("out/run.json").read_text())["status"] == "finished"
 
 
-@pytest.mark.parametrize("loss", names("loss"))
-@pytest.mark.parametrize(
-    "regularizer", ["", *names("regularizer"), "gradient_penalty,input_noise,label_noise", "r1,r2"]
-)
-def test_every_loss_trains_with_every_regularizer(gantrain, loss: str, regularizer: str) -> None:
-    # A classifier's loss needs a discriminator that classifies; the others need none.
-    classifies = regularizer == "auxiliary_classifier"
-    critic = ["network=acgan", "model.discriminator.norm=none"] if classifies else ["network=dcgan_critic"]
-    result = gantrain(f"loss={loss}", f"regularizer=[{regularizer}]", *critic, *SMALL, *NARROW, "run_dir=out")
-    assert result.status == 0, result.stderr
-
-
 @pytest.mark.parametrize(
     "parts",
     [
@@ -145,19 +131,6 @@ def test_auxiliary_classifier_loss_without_a_classifier_is_refused(gantrain) -> 
     assert "network=acgan" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not Path("out").exists()
-
-
-@pytest.mark.parametrize("network", ["cmlp", "cdcgan", "acgan"])
-@pytest.mark.parametrize("loss", names("loss"))
-def test_every_loss_trains_conditional_networks(gantrain, network: str, loss: str) -> None:
-    result = gantrain(f"loss={loss}", f"network={network}", *SMALL, *NARROW, "run_dir=out")
-    assert result.status == 0, result.stderr
-
-
-@pytest.mark.parametrize("labels", ["real", "empirical", "uniform"])
-def test_every_fake_labels_option_trains(gantrain, labels: str) -> None:
-    result = gantrain("network=cdcgan", f"fake_labels={labels}", *SMALL, *NARROW, "run_dir=out")
-    assert result.status == 0, result.stderr
 
 
 @pytest.mark.parametrize("dataset", names("dataset"))
@@ -185,15 +158,6 @@ def test_modes_of_stacked_mnist_are_counted(gantrain, data: Path) -> None:
     assert Path("out/checkpoints/best.pt").exists()
 
 
-@pytest.mark.parametrize("augment", names("augment"))
-@pytest.mark.parametrize("loss", names("loss"))
-def test_every_loss_trains_through_every_augmentation(gantrain, augment: str, loss: str) -> None:
-    result = gantrain(
-        f"augment=[{augment}]", f"loss={loss}", "regularizer=[r1]", *SMALL, *NARROW, *CRITIC, "run_dir=out"
-    )
-    assert result.status == 0, result.stderr
-
-
 def test_ada_logs_its_probability_and_the_mean_sign_of_real_logits(gantrain) -> None:
     # Every update of D changes p by 2 / 100 images.
     adaptive = ("augment=[ada]", "augment.ada.interval=1", "augment.ada.images_to_one=100", "augment.ada.strength=0.5")
@@ -203,39 +167,6 @@ def test_ada_logs_its_probability_and_the_mean_sign_of_real_logits(gantrain) -> 
     p, sign = last["augment/ada/p"], last["augment/ada/r_t"]
     assert min(abs(p - q) for q in (0.46, 0.5, 0.54)) < 1e-6
     assert sign in (-1.0, 0.0, 1.0)
-
-
-@pytest.mark.parametrize("schedule", names("schedule"))
-def test_every_schedule_trains(gantrain, schedule: str) -> None:
-    # Parts with every option that a schedule may change.
-    model = "model=r3gan" if schedule.startswith("r3gan") else "model=wgan_gp"
-    parts = (model, "augment=[diffaugment]", "ema_halflife_images=10")
-    result = gantrain(f"schedule=[{schedule}]", *parts, *SMALL, *NARROW, "run_dir=out")
-    assert result.status == 0, result.stderr
-
-
-@pytest.mark.parametrize("shape", names("schedule/shape"))
-def test_every_shape_of_a_schedule_trains(gantrain, shape: str) -> None:
-    typed = ("schedule=[lr]", f"schedule/shape@schedule.lr={shape}")
-    result = gantrain(*typed, *SMALL, *NARROW, "callback=[log]", "log_every=1", "run_dir=out")
-    assert result.status == 0, result.stderr
-
-
-@pytest.mark.parametrize("optimizer", names("optimizer"))
-@pytest.mark.parametrize("other", names("discriminator_optimizer"))
-def test_every_pair_of_optimizers_trains(gantrain, optimizer: str, other: str) -> None:
-    arguments = (f"optimizer={optimizer}", f"discriminator_optimizer={other}", "discriminator_optimizer.lr=1e-3")
-    result = gantrain(*arguments, *SMALL, *NARROW, "run_dir=out")
-    assert result.status == 0, result.stderr
-    last = json.loads(Path("out/run.json").read_text())["metrics"]["last"]
-    assert last["learning_rate/discriminator"] == 1e-3
-
-
-@pytest.mark.parametrize("network", names("network"))
-@pytest.mark.parametrize("latent", names("latent"))
-def test_every_network_trains_from_every_latent(gantrain, network: str, latent: str) -> None:
-    result = gantrain(f"network={network}", f"latent={latent}", *SMALL, *NARROW, "run_dir=out")
-    assert result.status == 0, result.stderr
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance", "layer", "none"])
