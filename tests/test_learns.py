@@ -3,28 +3,37 @@
 import csv
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import Process, server, start, work
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from gantrain.datasets.batches import to_signed
 from gantrain.datasets.digits import digits
 
+__all__ = ["server", "start", "work"]
+
 pytestmark = pytest.mark.slow
+
+Run = Callable[..., None]
 
 FULL = os.environ.get("GANTRAIN_FULL") == "1"
 
 
-def gantrain(folder: Path, *arguments: str) -> None:
-    command = [sys.executable, "-m", "gantrain", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
+@pytest.fixture
+def run(start: Callable[..., Process]) -> Run:
+    """Run the command until it ends."""
+
+    def wait(*arguments: str) -> None:
+        done = start(*arguments).wait(timeout=600)
+        assert done.status == 0, done.stderr
+
+    return wait
 
 
 def last_row(run: Path) -> dict[str, float]:
@@ -33,21 +42,21 @@ def last_row(run: Path) -> dict[str, float]:
     return {tag: float(value) for tag, value in last.items() if value}
 
 
-def test_gaussian_reaches_mean_and_std(tmp_path: Path) -> None:
-    gantrain(tmp_path, "experiment=gaussian", "steps=2000", "run_dir=run")
-    gantrain(tmp_path, "task=sample", "run=run", "num=20000", "output=samples.npz", "seed=1")
-    with np.load(tmp_path / "samples.npz") as archive:
+def test_gaussian_reaches_mean_and_std(run: Run, work: Path) -> None:
+    run("experiment=gaussian", "steps=2000", "run_dir=run")
+    run("task=sample", "run=run", "num=20000", "output=samples.npz", "seed=1")
+    with np.load(work / "samples.npz") as archive:
         samples = archive["samples"].astype(np.float64)
     assert abs(samples.mean() - 3) <= 0.15
     assert abs(samples.std() - 1) <= 0.15
-    assert last_row(tmp_path / "run")["metric/mean"] == pytest.approx(samples.mean(), abs=0.05)
+    assert last_row(work / "run")["metric/mean"] == pytest.approx(samples.mean(), abs=0.05)
 
 
-def test_wgan_gp_reaches_all_eight_modes(tmp_path: Path) -> None:
+def test_wgan_gp_reaches_all_eight_modes(run: Run, work: Path) -> None:
     narrow = ("model.generator.width=128", "model.discriminator.width=128")
-    gantrain(tmp_path, "experiment=toy", "dataset=gaussians_8", *narrow, "steps=1250", "run_dir=run")
-    gantrain(tmp_path, "task=sample", "run=run", "num=8000", "output=samples.npz", "seed=1")
-    with np.load(tmp_path / "samples.npz") as archive:
+    run("experiment=toy", "dataset=gaussians_8", *narrow, "steps=1250", "run_dir=run")
+    run("task=sample", "run=run", "num=8000", "output=samples.npz", "seed=1")
+    with np.load(work / "samples.npz") as archive:
         samples = archive["samples"].astype(np.float64)
     angles = np.arange(8) * np.pi / 4
     centers = 2 / 1.414 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -93,15 +102,15 @@ def classifier() -> nn.Module:
     return net.requires_grad_(False)
 
 
-def test_the_default_run_makes_all_ten_digits(tmp_path: Path, classifier: nn.Module) -> None:
+def test_the_default_run_makes_all_ten_digits(run: Run, work: Path, classifier: nn.Module) -> None:
     """It does so after less than a quarter of its steps already."""
-    gantrain(tmp_path, "steps=800", "run_dir=run")
-    record = json.loads((tmp_path / "run/run.json").read_text())
+    run("steps=800", "run_dir=run")
+    record = json.loads((work / "run/run.json").read_text())
     assert record["name"] == "dcgan-digits"
     # The default run shows a quality number. Noise has 401, black images 228.
     assert record["metrics"]["best"]["metric/fid_digits"]["value"] < 100
-    gantrain(tmp_path, "task=sample", "run=run", "num=2000", "output=samples.npz", "seed=1")
-    chances: Tensor = classifier(images(tmp_path / "samples.npz")).softmax(1)
+    run("task=sample", "run=run", "num=2000", "output=samples.npz", "seed=1")
+    chances: Tensor = classifier(images(work / "samples.npz")).softmax(1)
     noise_chances: Tensor = classifier(torch.rand(2000, 1, 28, 28) * 2 - 1).softmax(1)
     sure, kind = chances.max(1)
     counts = torch.bincount(kind[sure > 0.5], minlength=10)
@@ -113,24 +122,24 @@ def test_the_default_run_makes_all_ten_digits(tmp_path: Path, classifier: nn.Mod
     assert (noise_sure > 0.9).float().mean() < 0.2
 
 
-def test_relativistic_pairs_with_r1_and_r2_find_25_modes(tmp_path: Path) -> None:
+def test_relativistic_pairs_with_r1_and_r2_find_25_modes(run: Run, work: Path) -> None:
     """With GANTRAIN_FULL=1, 7,500 steps must find nearly all modes; otherwise, 3,000 steps most of them."""
     steps, modes, share = (7500, 24, 0.5) if FULL else (3000, 20, 0.15)
     small = ("model.generator.width=128", "model.discriminator.width=128", "n_critic=1", "runtime.threads=1")
     objective = ("loss=relativistic", "regularizer=[r1,r2]", "regularizer.r1.gamma=0.1", "regularizer.r2.gamma=0.1")
     data = ("experiment=toy", "dataset=gaussians_25", "metric=[modes]", "callback=[evaluate,log,csv]")
-    gantrain(tmp_path, *data, *objective, *small, "optimizer.lr=1e-3", f"steps={steps}", "run_dir=run")
-    reached = last_row(tmp_path / "run")
+    run(*data, *objective, *small, "optimizer.lr=1e-3", f"steps={steps}", "run_dir=run")
+    reached = last_row(work / "run")
     assert reached["metric/modes_covered"] >= modes
     assert reached["metric/high_quality"] >= share
 
 
-def test_conditional_gan_makes_the_digits_of_its_labels(tmp_path: Path, classifier: nn.Module) -> None:
-    """With GANTRAIN_FULL=1, after 1,250 steps; otherwise, after 400 steps, far more often than by chance."""
-    steps, share = (1250, 0.85) if FULL else (400, 0.3)
+def test_conditional_gan_makes_the_digits_of_its_labels(run: Run, work: Path, classifier: nn.Module) -> None:
+    """With GANTRAIN_FULL=1, after 1,250 steps; otherwise, after 250 steps, far more often than by chance."""
+    steps, share = (1250, 0.85) if FULL else (250, 0.3)
     options = ("experiment=cgan_mnist", "dataset=digits", "metric=[]", "callback=[log,checkpoint]", "run_dir=run")
-    gantrain(tmp_path, *options, f"steps={steps}")
-    gantrain(tmp_path, "task=sample", "run=run", "num=1000", "labels=all", "output=samples.npz", "seed=1")
-    predicted = classifier(images(tmp_path / "samples.npz")).argmax(1)
+    run(*options, f"steps={steps}")
+    run("task=sample", "run=run", "num=1000", "labels=all", "output=samples.npz", "seed=1")
+    predicted = classifier(images(work / "samples.npz")).argmax(1)
     labels = torch.arange(10).repeat_interleave(100)
     assert (predicted == labels).float().mean() >= share
