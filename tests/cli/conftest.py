@@ -94,7 +94,3 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
         return Result(done.returncode, done.stdout, done.stderr)
 
     return run
-
-
-# Networks so small that a step takes milliseconds.
-SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "metric=[]")

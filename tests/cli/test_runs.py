@@ -142,8 +142,9 @@ def test_summary_is_printed_at_the_start_and_paths_at_the_end(gantrain, tmp_path
 
 
 def test_the_same_seed_gives_the_same_weights_in_two_processes(command, gantrain, tmp_path: Path) -> None:
+    typed = ("model=wgan_gp", *SMALL, "callback=[checkpoint]", "n_critic=2", "steps=5")
     for run, name, seed in ((gantrain, "a", 5), (command, "b", 5), (gantrain, "c", 6)):
-        done = run("model=wgan_gp", *SMALL, "n_critic=2", "steps=5", f"seed={seed}", f"run_dir={name}")
+        done = run(*typed, f"seed={seed}", f"run_dir={name}")
         assert done.status == 0, done.stderr
     states = {n: torch.load(tmp_path / n / "checkpoints/step_00000005.pt", weights_only=True) for n in "abc"}
     for player in "GD":
@@ -170,7 +171,7 @@ def test_one_dimensional_data_log_mean_std_histogram_and_density(gantrain, tmp_p
 
 def test_two_dimensional_data_log_a_scatter_plot(gantrain, tmp_path: Path) -> None:
     for dataset in ("gaussians_8", "gaussians_25", "swiss_roll"):
-        result = gantrain("experiment=toy", f"dataset={dataset}", "steps=2", "n_critic=1", f"run_dir={dataset}")
+        result = gantrain("experiment=toy", f"dataset={dataset}", *SMALL, "steps=2", "n_critic=1", f"run_dir={dataset}")
         assert result.status == 0, result.stderr
         assert Image.open(tmp_path / dataset / "samples/step_00000002.png").size[0] > 300
         assert {"samples/distribution_0", "samples/distribution_1"} <= set(

@@ -5,9 +5,14 @@ from pathlib import Path
 
 import torch
 
+SMALL = (
+    *("model.generator.width=2", "model.discriminator.width=2", "batch_size=4"),
+    *("metric=[]", "verdict=[]", "callback=[log,checkpoint]"),
+)
+
 
 def test_run_json_records_precision_acceleration_and_layout(tmp_path: Path, gantrain) -> None:
-    small = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "steps=2")
+    small = (*SMALL, "steps=2")
     cases = {
         "plain": ((), ("float32", "eager", "contiguous")),
         "bf16": (("runtime.precision=bf16",), ("bf16", "eager", "contiguous")),
@@ -33,7 +38,7 @@ def test_run_json_records_precision_acceleration_and_layout(tmp_path: Path, gant
 
 
 def test_horizontal_flip_changes_training_reproducibly(tmp_path: Path, gantrain) -> None:
-    command = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "steps=4")
+    command = (*SMALL, "steps=4")
     for name, typed in {"plain": (), "mirrored": ("horizontal_flip=true",), "again": ("horizontal_flip=true",)}.items():
         assert gantrain(*command, *typed, f"run_dir={name}").status == 0
     plain, mirrored, again = (
@@ -51,7 +56,7 @@ def test_horizontal_flip_changes_training_reproducibly(tmp_path: Path, gantrain)
 
 
 def test_resume_with_another_memory_layout(tmp_path: Path, gantrain) -> None:
-    command = ("model.generator.width=4", "model.discriminator.width=4", "batch_size=8", "run_dir=run")
+    command = (*SMALL, "model.generator.width=4", "model.discriminator.width=4", "batch_size=8", "run_dir=run")
     first = gantrain(*command, "steps=4", "runtime.layout=channels_last")
     assert first.status == 0, first.stderr
     assert gantrain(*command, "steps=8", "runtime.layout=contiguous").status == 0

@@ -10,7 +10,9 @@ SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4
 
 
 def test_every_combination_gets_a_folder_and_an_hparams_session(gantrain, tmp_path: Path) -> None:
-    result = gantrain("-m", "model=dcgan,wgan_gp", "optimizer.lr=1e-4,2e-4", "seed=0", *SMALL)
+    result = gantrain(
+        "-m", "model=dcgan,wgan_gp", "optimizer.lr=1e-4,2e-4", "seed=0", "callback=[log,tensorboard]", *SMALL
+    )
     assert result.status == 0, result.stderr
     (sweep,) = (tmp_path / "outputs/multirun").glob("????-??-??/??-??-??")
     assert {path.name for path in sweep.iterdir() if path.is_dir()} == {"0", "1", "2", "3"}

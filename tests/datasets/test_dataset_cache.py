@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from processes import Process, server, start
 from rich.console import Console
 
 from gantrain.datasets import cache as module
@@ -28,6 +29,8 @@ from gantrain.datasets import decoding, progress
 from gantrain.datasets.cache import Source, cached, fingerprint
 from gantrain.datasets.images import BadImageError
 from gantrain.errors import ConfigError, DataError, GantrainError
+
+__all__ = ["server", "start"]
 
 NUM = 100  # several chunks
 IMAGES = np.random.default_rng(0).integers(0, 256, (NUM, 3, 5, 4), dtype=np.uint8)
@@ -515,13 +518,13 @@ def test_decoding_takes_no_time_in_the_parent_process(tmp_path: Path):
 
 
 FILL = """
-import resource, sys
+import resource
 import numpy as np
 from pathlib import Path
 from gantrain.datasets.cache import Source, cached
 from gantrain.errors import GantrainError
 
-folder, side, limit, filler = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+folder, side, limit, filler = Path(FOLDER), SIDE, LIMIT, FILLER
 
 def decode(i):
     if filler and i == 50:
@@ -539,29 +542,43 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 try:
     cached(source, cache_dir=folder, max_bad_fraction=0.0).prepare()
 except GantrainError as error:
-    print(type(error).__name__, error.exit_status, error)
+    print(type(error).__name__, error.exit_status, error, flush=True)
+raise SystemExit
 """
 
 
-def fill(folder: Path, *, side: int = 64, limit: int = resource.RLIM_INFINITY, filler: str = "") -> str:
-    command = [sys.executable, "-c", FILL, str(folder), str(side), str(limit), filler]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+Fill = Callable[..., str]
+
+
+@pytest.fixture
+def fill(start: Callable[..., Process]) -> Fill:
+    """Build a cache in a process with a limit on the size of files, or with a filler that takes all space."""
+
+    def build(folder: Path, *, side: int = 64, limit: int = resource.RLIM_INFINITY, filler: str = "") -> str:
+        names = {"FOLDER": str(folder), "SIDE": side, "LIMIT": limit, "FILLER": filler}
+        process = start(before="".join(f"{name} = {value!r}\n" for name, value in names.items()) + FILL)
+        done = process.wait()
+        assert done.status == 0, done.stderr
+        return "".join(line for line in process.log.read_text().splitlines() if line.startswith("GantrainError"))
+
+    return build
 
 
 FULL = r"GantrainError 1 The disk that holds dataset\.cache_dir=.* is full .*dataset\.cache_dir=\.\.\.$"
 
 
 @pytest.mark.parametrize(("side", "limit"), [(64, 10**6), (1, 500)], ids=["pixels", "manifest"])
-def test_a_full_disk_leaves_no_incomplete_cache(tmp_path: Path, side: int, limit: int):
-    load(source(Counted()), tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert re.match(FULL, fill(tmp_path, side=side, limit=limit))
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    assert fill(tmp_path, side=side) == ""
-    assert len(list(tmp_path.iterdir())) == 4
+def test_a_full_disk_leaves_no_incomplete_cache(tmp_path: Path, fill: Fill, side: int, limit: int):
+    cache = tmp_path / "cache"
+    load(source(Counted()), cache)
+    before = {path.name: path.read_bytes() for path in cache.iterdir()}
+    assert re.match(FULL, fill(cache, side=side, limit=limit))
+    assert {path.name: path.read_bytes() for path in cache.iterdir()} == before
+    assert fill(cache, side=side) == ""
+    assert len(list(cache.iterdir())) == 4
 
 
-def test_a_full_tmpfs_leaves_no_incomplete_cache(tmp_path: Path):
+def test_a_full_tmpfs_leaves_no_incomplete_cache(tmp_path: Path, fill: Fill):
     disk = tmp_path / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
