@@ -81,6 +81,10 @@ def run(request: dict[str, Any], descriptors: Descriptors) -> NoReturn:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # Exit as Python does: gantrain must end such a process before torch tears down its connections.
+        run_python(request["arguments"])
+        sys.exit()
     exit_after(lambda: run_python(request["arguments"]))
 
 
