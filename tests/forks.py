@@ -38,12 +38,14 @@ def serve() -> str:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # leaves no zombies
     listener.settimeout(1)
     while os.getppid() == parent:
-        with suppress(TimeoutError):
+        try:
             connection, _ = listener.accept()
-            if not os.fork():
-                listener.close()
-                handle(connection)
-            connection.close()
+        except TimeoutError:
+            continue
+        if not os.fork():
+            listener.close()
+            handle(connection)
+        connection.close()
     os._exit(0)
 
 
