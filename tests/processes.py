@@ -9,16 +9,14 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import forks
 import pytest
 
 # Networks so small that a step takes milliseconds, and every kind of output every few steps.
@@ -128,7 +126,7 @@ def start(server: Server, tmp_path: Path) -> Iterator[Callable[..., Process]]:
     """Start the command in an empty folder.
 
     Options: `before`, Python code that the process executes before the command; `limits`, resource limits by name;
-    `log`, the file that receives stdout and stderr.
+    `log`, the file that receives stdout and stderr; `forks`, to fork the Python programs that the command starts.
     """
     folder = tmp_path / "work"
     folder.mkdir()
@@ -212,6 +210,7 @@ def serve() -> None:
     OverridesParser.create().parse_overrides([*COMMAND, "a=[b,c]", "d={e: 1}"])
     gc.collect()
     gc.freeze()  # a collection in a child would copy every shared page
+    address = forks.serve()
 
     for line in sys.stdin.buffer.raw:  # unbuffered: a child must not inherit the next request
         request = json.loads(line)
@@ -220,13 +219,17 @@ def serve() -> None:
             continue
         pid = os.fork()
         if not pid:
-            run_request(request)
+            run_request(request, address)
         print(pid, flush=True)
     os._exit(0)  # skips triton's clean-up, which prints
 
 
-def run_request(request: dict[str, Any]) -> None:
-    """Run the requested command in this process, and exit."""
+def run_request(request: dict[str, Any], address: str) -> NoReturn:
+    """Run the requested command in this process, and exit.
+
+    Args:
+        address: of the server that forks what the command starts.
+    """
     from gantrain.__main__ import main
 
     os.chdir(request["folder"])
@@ -241,20 +244,14 @@ def run_request(request: dict[str, Any]) -> None:
     for name, limit in request.get("limits", {}).items():
         resource.setrlimit(getattr(resource, name), (limit, resource.getrlimit(getattr(resource, name))[1]))
     sys.argv = ["gantrain", *request["argv"]]
-    status = 0
-    try:
+    if request.get("forks"):
+        forks.install(address)
+
+    def command() -> None:
         exec(request.get("before", ""), {})
         main()
-    except SystemExit as leaving:
-        status = int(leaving.code or 0)
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    # Exit as Python does, but without unloading torch, which takes longer than a small run.
-    with suppress(Exception):
-        threading._shutdown()
-        sys.stderr.flush()
-    os._exit(status)
+
+    forks.exit_after(command)
 
 
 if __name__ == "__main__":

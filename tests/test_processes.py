@@ -24,7 +24,7 @@ __all__ = ["gantrain", "server", "start", "work"]
 
 IMAGES = ("model.generator.width=4", "model.discriminator.width=4", "batch_size=8", "metric=[]")
 NUMBERS = ("dataset=gaussian", "network=mlp", "model.generator.width=8", "model.discriminator.width=8", "batch_size=8")
-OFTEN = ("log_every=1", "sample_every=10", "checkpoint.every=10", "evaluate_every=10", "callback.samples.num=4")
+OFTEN = ("log_every=1", "sample_every=6", "checkpoint.every=6", "evaluate_every=6", "callback.samples.num=4")
 
 OWN_REGULARIZER = '''
 import torch
@@ -136,7 +136,7 @@ CASES = {
         *("fake_labels=empirical", "metric=[fid,class_accuracy,density_coverage]", "metric.fid.num_samples=130"),
         *("metric.fid.num_real=300", "metric.class_accuracy.num_samples=200", "metric.class_accuracy.num_real=300"),
         *("metric.density_coverage.num_samples=150", "metric.density_coverage.num_real=280"),
-        *("evaluate_every=10", "statistics_dir=null"),
+        "statistics_dir=null",
     ),
     # Not Adam, which would make steps of full size from the rounding errors of biases before BatchNorm.
     "residual networks with labels": (
@@ -146,7 +146,7 @@ CASES = {
     ),
     "r3gan and ada": (
         *("model=r3gan", "network=r3gan_cond", *IMAGES, "model.discriminator.num_blocks=1", "accumulate=2"),
-        *("augment=[ada]", "augment.ada.strength=0.3", "augment.ada.interval=3", "augment.ada.images_to_one=1000"),
+        *("augment=[ada]", "augment.ada.strength=0.3", "augment.ada.interval=5", "augment.ada.images_to_one=1000"),
     ),
     "dropout and noise": ("model=vanilla", *NUMBERS, *NOISE, "metric=[moments]", "model.discriminator.dropout=0.3"),
 }
@@ -155,13 +155,13 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_match_one_process(gantrain: Any, ranks: Ranks, work: Path, case: str) -> None:
     write_own_parts(work)
-    command = (*CASES[case], *OFTEN, "steps=20")
+    command = (*CASES[case], *OFTEN, "steps=12")
     alone = gantrain(*command, "run_dir=one")
     assert alone.status == 0, alone.stderr
     leader, follower = wait(ranks(*command, "run_dir=two"))
     assert leader.status == 0, leader.stderr
     assert (follower.status, follower.stderr) == (0, "")
-    assert largest_difference(work / "one", work / "two", 20) < 1e-5
+    assert largest_difference(work / "one", work / "two", 12) < 1e-5
     assert_parts_acted(work / "two")
     for mine, theirs in zip(csv_rows(work / "two"), csv_rows(work / "one"), strict=True):
         for tag, value in theirs.items():
@@ -174,17 +174,17 @@ def test_two_processes_match_one_process(gantrain: Any, ranks: Ranks, work: Path
 
 
 def test_resume_with_another_number_of_processes(gantrain: Any, ranks: Ranks, work: Path) -> None:
-    command = ("model=wgan_gp", "n_critic=2", *IMAGES, *OFTEN)
-    assert gantrain(*command, "steps=20", "run_dir=straight").status == 0
-    assert [r.status for r in wait(ranks(*command, "steps=6", "run_dir=parts"))] == [0, 0]
-    assert gantrain("resume=parts", "steps=12").status == 0
-    last = wait(ranks("resume=parts", "steps=20", num=4))
-    assert [r.status for r in last] == [0] * 4, last[0].stderr
-    assert largest_difference(work / "straight", work / "parts", 20) < 1e-5
-    assert [int(row["step"]) for row in csv_rows(work / "parts")] == list(range(1, 21))
-    again = wait(ranks("resume=parts", "steps=20"))
+    command = ("model=wgan_gp", "n_critic=2", *IMAGES, *OFTEN, "batch_size=12")
+    assert gantrain(*command, "steps=10", "run_dir=straight").status == 0
+    assert [r.status for r in wait(ranks(*command, "steps=4", "run_dir=parts"))] == [0, 0]
+    assert gantrain("resume=parts", "steps=7").status == 0
+    last = wait(ranks("resume=parts", "steps=10", num=3))
+    assert [r.status for r in last] == [0] * 3, last[0].stderr
+    assert largest_difference(work / "straight", work / "parts", 10) < 1e-5
+    assert [int(row["step"]) for row in csv_rows(work / "parts")] == list(range(1, 11))
+    again = wait(ranks("resume=parts", "steps=10"))
     assert [r.status for r in again] == [0, 0]
-    assert "is finished (20 steps)" in again[0].stderr
+    assert "is finished (10 steps)" in again[0].stderr
 
 
 EACH_STEP = "gantrain.tasks.train:StopOnSignal.__call__"
@@ -394,6 +394,18 @@ def test_dependence_on_the_number_of_processes_is_refused_or_warned_about(ranks:
         synchronize_batch_norm(torch.nn.Sequential(torch.nn.BatchNorm3d(2)))
 
 
+@pytest.fixture
+def torchrun(start: Callable[..., Process]) -> Callable[..., Result]:
+    """Run torchrun in a forked process. It is the real one, except that its processes are forked instead of started."""
+
+    def run(num: int, *arguments: str) -> Result:
+        words = ["--standalone", f"--nproc-per-node={num}", *arguments]
+        run_agent = "import os; os.environ['AGENT'] = str(os.getpid())\nfrom torch.distributed.run import main\n"
+        return start(before=f"{run_agent}main({words!r}); raise SystemExit", forks=True).wait()
+
+    return run
+
+
 ENTRY = """
 import os, sys
 from gantrain.__main__ import main
@@ -404,36 +416,35 @@ main()
 
 
 @pytest.mark.parametrize("receiver", ["rank 1", "torchrun"])
-def test_torchrun_waits_for_a_slow_checkpoint_after_a_signal(tmp_path: Path, receiver: str) -> None:
+def test_torchrun_waits_for_a_slow_checkpoint_after_a_signal(
+    torchrun: Callable[..., Result], work: Path, receiver: str
+) -> None:
     """torchrun ends all processes when one exits, so that the process that saves must exit last."""
     rank = {"rank 1": "1", "torchrun": "none"}[receiver]
     changes = f"if os.environ['RANK'] == {rank!r}:"
     changes += on_call(EACH_STEP, "os.kill(os.getpid(), signal.SIGTERM)", call=4).replace("\n", "\n    ")
     changes += "\nif os.environ['RANK'] == '0':"
-    changes += on_call("gantrain.callbacks.base:Callbacks.finish", "time.sleep(5)").replace("\n", "\n    ")
+    changes += on_call("gantrain.callbacks.base:Callbacks.finish", "time.sleep(1)").replace("\n", "\n    ")
     changes += f"\nif {rank!r} == 'none' and os.environ['RANK'] == '0':"
-    changes += on_call(EACH_STEP, "os.kill(os.getppid(), signal.SIGTERM)", call=4).replace("\n", "\n    ")
-    (tmp_path / "entry.py").write_text(ENTRY.format(changes=changes))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "entry.py"]
-    command += ["model=dcgan", *IMAGES, *OFTEN, "steps=500"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode, done.stderr
+    changes += on_call(EACH_STEP, "os.kill(int(os.environ['AGENT']), signal.SIGTERM)", call=4).replace("\n", "\n    ")
+    (work / "entry.py").write_text(ENTRY.format(changes=changes))
+    done = torchrun(2, "entry.py", "model=dcgan", *IMAGES, *OFTEN, "steps=500")
+    assert done.status, done.stderr
     assert "Stopped by SIGTERM after step" in done.stderr, done.stderr
-    (run,) = tmp_path.glob("outputs/*/*")  # all processes agree on the name
+    (run,) = work.glob("outputs/*/*")  # all processes agree on the name
     saved = run_json(run)
     assert (saved["status"], saved["processes"]) == ("stopped", 2)
     assert (run / f"checkpoints/step_{saved['steps']:08d}.pt").exists()
 
 
 @pytest.mark.parametrize("victim", [1])
-def test_death_under_torchrun_is_reported_once(tmp_path: Path, victim: int) -> None:
+def test_death_under_torchrun_is_reported_once(torchrun: Callable[..., Result], work: Path, victim: int) -> None:
     changes = f"if os.environ['RANK'] == '{victim}':"
-    changes += on_call(EACH_STEP, "os.kill(os.getpid(), signal.SIGKILL)", call=40).replace("\n", "\n    ")
-    (tmp_path / "entry.py").write_text(ENTRY.format(changes=changes))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "entry.py"]
-    command += ["model=dcgan", *IMAGES, *OFTEN, "batch_size=12", "checkpoint.every=3", "steps=500", "run_dir=run"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode, done.stderr
+    changes += on_call(EACH_STEP, "os.kill(os.getpid(), signal.SIGKILL)", call=14).replace("\n", "\n    ")
+    (work / "entry.py").write_text(ENTRY.format(changes=changes))
+    command = ("model=dcgan", *IMAGES, *OFTEN, "batch_size=12", "checkpoint.every=3", "steps=500", "run_dir=run")
+    done = torchrun(3, "entry.py", *command)
+    assert done.status, done.stderr
     assert done.stderr.count("gantrain: Another process of this run has died, at step") == 1, done.stderr
     assert done.stderr.count("Resume with: gantrain resume=run") == 1, done.stderr
     assert "terminate called" not in done.stderr
@@ -445,21 +456,21 @@ def test_single_process_claims_the_report(monkeypatch: pytest.MonkeyPatch) -> No
     assert SINGLE_PROCESS.claims_report()
 
 
-def test_torchrun_restart_resumes_the_run(tmp_path: Path) -> None:
+def test_torchrun_restart_resumes_the_run(torchrun: Callable[..., Result], work: Path) -> None:
     changes = "if (os.environ['RANK'], os.environ['TORCHELASTIC_RESTART_COUNT']) == ('0', '0'):"
-    changes += on_call(EACH_STEP, "os.kill(os.getpid(), signal.SIGKILL)", call=40).replace("\n", "\n    ")
-    (tmp_path / "entry.py").write_text(ENTRY.format(changes=changes))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    command += ["entry.py", "model=dcgan", *IMAGES, *OFTEN, "checkpoint.every=3", "steps=60", "run_dir=run"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    changes += on_call(EACH_STEP, "os.kill(os.getpid(), signal.SIGKILL)", call=14).replace("\n", "\n    ")
+    (work / "entry.py").write_text(ENTRY.format(changes=changes))
+    command = ("model=dcgan", *IMAGES, *OFTEN, "checkpoint.every=3", "steps=20", "run_dir=run")
+    done = torchrun(2, "--max-restarts=1", "entry.py", *command)
+    assert done.status == 0, done.stderr
     assert "(resuming at step " in done.stderr
-    assert done.stderr.count("Done: 60 steps.") == 1
-    assert run_json(tmp_path / "run")["status"] == "finished"
-    assert [int(row["step"]) for row in csv_rows(tmp_path / "run")] == list(range(1, 61))
+    assert done.stderr.count("Done: 20 steps.") == 1
+    assert run_json(work / "run")["status"] == "finished"
+    assert [int(row["step"]) for row in csv_rows(work / "run")] == list(range(1, 21))
 
 
 def test_divergence_under_torchrun_is_the_only_message(tmp_path: Path) -> None:
+    """This is also the one test that starts torchrun and its processes as a user does."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "gantrain"]
     command += ["model=dcgan", *IMAGES, "batch_size=16", "steps=300", "optimizer.lr=1e30", "log_every=1", "run_dir=run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -35,10 +35,11 @@ TWO = ("hydra/launcher=devices", "hydra.launcher.runs_per_device=2")
 
 @pytest.fixture
 def start(server: Server, tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Start the command in a forked process; the runs of the sweep are processes of their own."""
+    """Start the command in a forked process; `forks=False` starts its runs without the server of tests/forks.py."""
 
-    def begin(*arguments: str, **environment: str) -> Process:
-        return server.start(tmp_path, arguments, before=f"import os; os.environ.update({environment!r})")
+    def begin(*arguments: str, forks: bool = True, **environment: str) -> Process:
+        before = f"import os; os.environ.update({environment!r})"
+        return server.start(tmp_path, arguments, before=before, forks=forks)
 
     yield begin
     for pid in list(server.alive):
@@ -46,23 +47,23 @@ def start(server: Server, tmp_path: Path) -> Iterator[Callable[..., Process]]:
         server.wait(pid, 10)
 
 
-def test_sweep_runs_are_concurrent_and_a_refused_one_stops_no_other(start: Any, gantrain: Any, tmp_path: Path) -> None:
+def test_sweep_runs_are_concurrent_and_a_refused_one_stops_no_other(start: Any, tmp_path: Path) -> None:
     """And a run of the sweep equals the same single run."""
-    typed = (*TWO, "optimizer.lr=1e-3,2e-3,-1", *SMALL, "steps=200", "run_dir=sweep")
+    typed = (*TWO, "optimizer.lr=1e-3,2e-3,-1", *SMALL, "steps=150", "run_dir=sweep")
     swept = start("-m", *typed).wait()
     assert swept.status == 2
     assert swept.stderr.count("Run ") == 3
     assert "[2] gantrain: optimizer.lr=-1: a learning rate is a number above 0" in swept.stderr
-    refused = re.escape(f"run 2 (optimizer.lr=-1 {' '.join(SMALL)} steps=200 run_dir=sweep) ended with status 2")
+    refused = re.escape(f"run 2 (optimizer.lr=-1 {' '.join(SMALL)} steps=150 run_dir=sweep) ended with status 2")
     assert len(re.findall(f"^gantrain: {refused}", swept.stderr, re.M)) == 1
-    assert re.search(r"^\[1\] step 200/200  loss D", swept.stderr, re.M)
+    assert re.search(r"^\[1\] step 150/150  loss D", swept.stderr, re.M)
     assert "Traceback" not in swept.stderr
     assert {path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()} == {"0", "1"}
     records = [run_json(tmp_path / "sweep" / name) for name in "01"]
     assert [r["status"] for r in records] == ["finished"] * 2
     (_, ended), (started, _) = ([datetime.fromisoformat(r[key]) for key in ("started", "ended")] for r in records)
     assert started <= ended, "the runs were not concurrent"
-    assert gantrain("optimizer.lr=2e-3", *SMALL, "steps=200", "run_dir=alone").status == 0
+    assert start("optimizer.lr=2e-3", *SMALL, "steps=150", "run_dir=alone").wait().status == 0
     assert not differences(tmp_path / "sweep/1", tmp_path / "alone")
 
 
@@ -89,7 +90,9 @@ def test_signal_saves_all_runs_and_the_same_command_resumes_them(start: Any, tmp
 
 
 def test_killed_run_is_named(start: Any, tmp_path: Path) -> None:
-    command = start("-m", "hydra/launcher=devices", "seed=0", *SMALL, "steps=100000", "run_dir=sweep")
+    """This sweep starts its run as a user's does; the runs of the others are forked, to save the import of torch."""
+    typed = ("-m", "hydra/launcher=devices", "seed=0", *SMALL, "steps=100000", "run_dir=sweep")
+    command = start(*typed, forks=False)
     command.until(lambda: (tmp_path / "sweep/0/metrics.csv").exists())
     threads = Path(f"/proc/{command.pid}/task").glob("*/children")
     (child,) = (pid for thread in threads for pid in thread.read_text().split())
@@ -97,6 +100,7 @@ def test_killed_run_is_named(start: Any, tmp_path: Path) -> None:
     swept = command.wait()
     assert swept.status == 1
     assert "was killed by SIGKILL" in swept.stderr
+    assert re.search(r"^\[0\] folder +sweep/0$", swept.stderr, re.M)
 
 
 def make_launcher(devices: Any = "auto", runs_per_device: int = 1, device: str = "auto") -> DevicesLauncher:
@@ -242,38 +246,27 @@ def test_sweep_runs_are_submitted_as_slurm_jobs(start: Any, tmp_path: Path, clus
     assert not (tmp_path / "outputs").exists()
 
 
-def test_slurm_job_at_its_time_limit_is_saved_and_requeued(
-    start: Any, gantrain: Any, tmp_path: Path, cluster: dict[str, str]
-) -> None:
-    command = start(*SUBMIT, "hydra.launcher.max_num_timeout=3", "seed=0", "steps=300", **cluster)
+def test_slurm_job_at_its_time_limit_is_saved_and_requeued(start: Any, tmp_path: Path, cluster: dict[str, str]) -> None:
+    command = start(*SUBMIT, "hydra.launcher.max_num_timeout=3", "seed=0", "steps=200", **cluster)
     command.until(lambda: (tmp_path / "sweep/0/metrics.csv").exists())
-    (job,) = (int(line) for line in pids_of("submitit.core._submit", tmp_path))
+    job = int((tmp_path / "slurm/1000-0.pid").read_text())
     os.kill(job, signal.SIGUSR2)  # as SLURM does shortly before the time limit of a job
     swept = command.wait()
     assert swept.status == 0, swept.stderr
     finished = run_json(tmp_path / "sweep/0")
-    assert (finished["status"], finished["steps"]) == ("finished", 300)
+    assert (finished["status"], finished["steps"]) == ("finished", 200)
     (resumed,) = finished["history"]
-    assert 0 < resumed["step"] < 300
+    assert 0 < resumed["step"] < 200
     (log,) = (tmp_path / "sweep/.submitit").glob("1000/*.err")
     assert f"Stopped by SIGUSR2 after step {resumed['step']}" in log.read_text()
-    assert gantrain("seed=0", *SMALL, "steps=300", "run_dir=alone").status == 0
+    assert start("seed=0", *SMALL, "steps=200", "run_dir=alone").wait().status == 0
     assert not differences(tmp_path / "sweep/0", tmp_path / "alone")
 
 
-def pids_of(module: str, folder: Path) -> Iterator[str]:
-    """Yield the pids of the processes that run a module with a path below the folder as argument."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        if "-m" in words[1:3] and module in words and any(word.startswith(str(folder)) for word in words):
-            yield path.parent.name
-
-
 def test_tasks_of_one_slurm_job_train_one_run(start: Any, tmp_path: Path, cluster: dict[str, str]) -> None:
-    swept = start(*SUBMIT, "hydra.launcher.tasks_per_node=2", "seed=0", "steps=20", **cluster).wait()
+    """These tasks start as on a cluster; those of the other tests are forked."""
+    typed = (*SUBMIT, "hydra.launcher.tasks_per_node=2", "seed=0", "steps=20")
+    swept = start(*typed, forks=False, **cluster).wait()
     assert swept.status == 0, swept.stderr
     done = run_json(tmp_path / "sweep/0")
     assert (done["status"], done["processes"]) == ("finished", 2)
