@@ -67,7 +67,33 @@ def run_job(composed: DictConfig, flags: Sequence[str]) -> None:
         # Print this before the import of torch, which takes more than a second.
         console.print(f"gantrain {version('gantrain')}: {job.name}", markup=False, soft_wrap=True, highlight=False)
     bound_spin(config.runtime.spin)
-    trust.resolve("task", config.task.get("_target_"))(job)
+    task = trust.resolve("task", config.task.get("_target_"))
+    exit_if_signalled()
+    task(job)
+
+
+received_signals: list[int] = []
+"""Signals that end the command and were received before the training, which handles them itself."""
+
+
+def leave(signum: int, _: object) -> None:
+    """Handle a signal: exit, and remember it.
+
+    It raises SystemExit for SIGINT too: after a KeyboardInterrupt, even a caught one, the signal may still end the
+    process.
+    """
+    received_signals.append(signum)
+    sys.exit(128 + signum)
+
+
+def exit_if_signalled() -> None:
+    """Exit if a signal was received: a library whose import it interrupted may have swallowed the SystemExit.
+
+    Raises:
+        SystemExit: a signal was received; the status is 128 + its number.
+    """
+    if received_signals:
+        sys.exit(128 + received_signals[0])
 
 
 def resume_command(folder: Path, flags: Sequence[str]) -> str:
@@ -125,6 +151,7 @@ class Task:
         try:
             run_job(composed, without(self.flags, ["-m", "--multirun"]))
         except Exception as error:
+            exit_if_signalled()  # the error may be a consequence
             failure = explain(error, self.arguments)
             if failure is None and not self.is_copy:
                 self.unexpected.append(error)
@@ -190,8 +217,8 @@ def main() -> None:
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     configure_logging()
-    # SystemExit for SIGINT too: after a KeyboardInterrupt, even a caught one, the signal may still end the process.
-    leave = [(s, signal.signal(s, lambda signum, _: sys.exit(128 + signum))) for s in (signal.SIGINT, signal.SIGTERM)]
+    received_signals.clear()
+    earlier = [(signum, signal.signal(signum, leave)) for signum in (signal.SIGINT, signal.SIGTERM)]
     console.quiet = process_rank().local_rank > 0  # otherwise every rank prints the same
     task = Task(arguments, flags, wants_traceback=full_error == "1")
     try:
@@ -219,6 +246,7 @@ def main() -> None:
     except KeyboardInterrupt:  # a library raised it itself
         sys.exit(130)
     except Exception as error:
+        exit_if_signalled()
         failure = explain(error, arguments)
         if failure is None and error in task.unexpected:
             raise
@@ -228,7 +256,7 @@ def main() -> None:
         console.quiet = False
         os.environ["HYDRA_FULL_ERROR"] = full_error or ""
         remove_unused_folders()
-        for signum, handler in leave:
+        for signum, handler in earlier:
             signal.signal(signum, handler)
     if task.failures:
         sys.exit(task.failures[0].exit_status)

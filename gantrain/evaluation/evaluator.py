@@ -110,7 +110,7 @@ class Evaluator:
             try:
                 metric.check(self.dataset)
             except ValueError as error:
-                raise ConfigError(f"metric {name}: {error}") from error
+                raise ConfigError(f"metric=[{name}]: {error}") from error
         for key, metrics in self.by_extractor.items():
             assert isinstance(self.dataset, ImageDataset)  # choose_extractor has refused others
             self.extractors[key].check(self.dataset.image_shape)
@@ -142,7 +142,7 @@ class Evaluator:
                     class_counts=count_classes(self.dataset),
                 )
             except ValueError as error:
-                raise ConfigError(f"metric={name}: {error}") from error
+                raise ConfigError(f"metric=[{name}]: {error}") from error
             if "features" in metric.needs:
                 num = sum(num_images_of(metric, self.dataset.num_images or 0).values())
                 what = f"metric.{name}: num_samples + num_real"
@@ -242,7 +242,7 @@ class Evaluator:
             try:
                 values = metric.compute(fake, statistics[name])
             except ValueError as error:
-                raise ConfigError(f"metric={name}: {error}") from error
+                raise ConfigError(f"metric=[{name}]: {error}") from error
             receipt = self._receipt(name, fake.num, statistics[name].num, ema=ema, seed=seed)
             num_stand_ins, num_others = Parts.of(metric, self.dataset.num_images or 0).sizes
             extractor = self.extractors[key]

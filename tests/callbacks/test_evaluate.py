@@ -75,7 +75,7 @@ def test_data_that_a_metric_cannot_evaluate_are_refused_before_anything_is_writt
     run, callbacks = make_run(
         Evaluate(every=5, max_fraction=0.1), metrics={"modes": Modes(num_samples=10, radius_stds=3.0)}
     )
-    with pytest.raises(ConfigError, match="metric modes: dataset=noise"):
+    with pytest.raises(ConfigError, match=r"metric=\[modes\]: dataset=noise"):
         callbacks.check()
     assert list(run.folder.iterdir()) == []
 

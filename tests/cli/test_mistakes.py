@@ -3,8 +3,10 @@
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -314,3 +316,27 @@ def test_batch_larger_than_the_dataset_warns(gantrain, tmp_path: Path) -> None:
     assert result.status == 0, result.stderr
     assert "batch_size=4: there are only 3 images, so a batch contains some of them twice" in result.stderr
     assert "twice" not in gantrain(*typed, *small, "batch_size=3").stderr
+
+
+@pytest.mark.parametrize("consequence", [None, ImportError("initialization failed")])
+def test_signal_that_an_import_swallows_still_ends_the_command(
+    gantrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, consequence: Exception | None
+) -> None:
+    from gantrain.command import trust
+
+    resolve = trust.resolve
+
+    def interrupted(where: str, target: object) -> object:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        except BaseException:
+            if consequence:
+                raise consequence from None
+        return resolve(where, target)
+
+    monkeypatch.setattr(trust, "resolve", interrupted)
+    result = gantrain(*QUICK, "run_dir=out")
+    assert result.status == 143
+    assert not result.stderr
+    assert not (tmp_path / "out").exists()

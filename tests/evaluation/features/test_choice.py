@@ -149,5 +149,5 @@ def test_metrics_that_do_not_fit_the_features_or_the_classes_are_refused(metric:
     labels = torch.arange(1000) % 2
     labels[:2] = 2
     data = ImageDataset("mine", torch.zeros(1000, 1, 28, 28, dtype=torch.uint8), labels, 3, "f", features="digits")
-    with pytest.raises(ConfigError, match=f"metric={metric}: .*{message}"):
+    with pytest.raises(ConfigError, match=rf"metric=\[{metric}\]: .*{message}"):
         evaluator(f"metric=[{metric}]", f"metric.{metric}.num_real=100", data=data).check(conditional=True)
