@@ -86,6 +86,12 @@ def leave(signum: int, _: object) -> None:
     sys.exit(128 + signum)
 
 
+def leave_on_signals() -> dict[int, Any]:
+    """Handle SIGINT and SIGTERM with leave(), and return the earlier handlers."""
+    received_signals.clear()
+    return {signum: signal.signal(signum, leave) for signum in (signal.SIGINT, signal.SIGTERM)}
+
+
 def exit_if_signalled() -> None:
     """Exit if a signal was received: a library whose import it interrupted may have swallowed the SystemExit.
 
@@ -217,8 +223,7 @@ def main() -> None:
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     configure_logging()
-    received_signals.clear()
-    earlier = [(signum, signal.signal(signum, leave)) for signum in (signal.SIGINT, signal.SIGTERM)]
+    earlier = leave_on_signals()
     console.quiet = process_rank().local_rank > 0  # otherwise every rank prints the same
     task = Task(arguments, flags, wants_traceback=full_error == "1")
     try:
@@ -256,7 +261,7 @@ def main() -> None:
         console.quiet = False
         os.environ["HYDRA_FULL_ERROR"] = full_error or ""
         remove_unused_folders()
-        for signum, handler in earlier:
+        for signum, handler in earlier.items():
             signal.signal(signum, handler)
     if task.failures:
         sys.exit(task.failures[0].exit_status)
