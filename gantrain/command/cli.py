@@ -24,6 +24,7 @@ from gantrain.command.explain import explain
 from gantrain.command.folders import claimed_sweep, created, register
 from gantrain.command.help import config_folders, help_text
 from gantrain.command.overrides import key_of, quote, shell_command, with_options_of_run, with_saved_overrides
+from gantrain.command.signals import exit_if_signalled, leave_on_signals
 from gantrain.config import CONF, LIST_GROUPS, Config, selected_options
 from gantrain.console import console
 from gantrain.engine.openmp import bound_spin
@@ -70,36 +71,6 @@ def run_job(composed: DictConfig, flags: Sequence[str]) -> None:
     task = trust.resolve("task", config.task.get("_target_"))
     exit_if_signalled()
     task(job)
-
-
-received_signals: list[int] = []
-"""Signals that end the command and were received before the training, which handles them itself."""
-
-
-def leave(signum: int, _: object) -> None:
-    """Handle a signal: exit, and remember it.
-
-    It raises SystemExit for SIGINT too: after a KeyboardInterrupt, even a caught one, the signal may still end the
-    process.
-    """
-    received_signals.append(signum)
-    sys.exit(128 + signum)
-
-
-def leave_on_signals() -> dict[int, Any]:
-    """Handle SIGINT and SIGTERM with leave(), and return the earlier handlers."""
-    received_signals.clear()
-    return {signum: signal.signal(signum, leave) for signum in (signal.SIGINT, signal.SIGTERM)}
-
-
-def exit_if_signalled() -> None:
-    """Exit if a signal was received: a library whose import it interrupted may have swallowed the SystemExit.
-
-    Raises:
-        SystemExit: a signal was received; the status is 128 + its number.
-    """
-    if received_signals:
-        sys.exit(128 + received_signals[0])
 
 
 def resume_command(folder: Path, flags: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gantrain.assemble import Training
+from gantrain.command.signals import exit_if_signalled
 from gantrain.console import console
 from gantrain.engine.distributed import Processes
 from gantrain.engine.memory import is_out_of_memory
@@ -30,6 +31,7 @@ def record_outcome(training: Training, record: Record) -> Iterator[StopOnSignal]
         GantrainError: the error that ended the run, as a message for the user; or a verdict stopped it.
         SystemExit: a signal stopped the run; the status is 128 + its number, or 4 if a verdict stopped the run too.
     """
+    exit_if_signalled()
     run = training.run
     status, failure, on_all_ranks = "failed", None, False
     first_step = run.state.step

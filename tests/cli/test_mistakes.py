@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra.errors import InstantiationException, MissingConfigException
+from hydra.utils import get_object
 from PIL import Image
 
 from gantrain import files
@@ -319,24 +320,37 @@ def test_batch_larger_than_the_dataset_warns(gantrain, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("consequence", [None, ImportError("initialization failed")])
+@pytest.mark.parametrize(
+    ("function", "typed"),
+    [
+        ("gantrain.command.cli.check_overrides", QUICK),
+        ("gantrain.command.trust.resolve", QUICK),
+        ("gantrain.command.trust.resolve", ("task=benchmark", "callback=[]", "steps=3", "batch_size=2")),
+        ("gantrain.assemble.build_optimizer", QUICK),
+    ],
+)
 def test_signal_that_an_import_swallows_still_ends_the_command(
-    gantrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, consequence: Exception | None
+    gantrain,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    typed: tuple[str, ...],
+    consequence: Exception | None,
 ) -> None:
-    from gantrain.command import trust
+    """The task imports torch, and the first optimizer imports torch's compiler, which takes seconds."""
+    original = get_object(function)
 
-    resolve = trust.resolve
-
-    def interrupted(where: str, target: object) -> object:
+    def interrupted(*arguments: object) -> object:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1)
-        except BaseException:
+        except SystemExit:
             if consequence:
                 raise consequence from None
-        return resolve(where, target)
+        return original(*arguments)
 
-    monkeypatch.setattr(trust, "resolve", interrupted)
-    result = gantrain(*QUICK, "run_dir=out")
+    monkeypatch.setattr(function, interrupted)
+    result = gantrain(*typed, "run_dir=out")
     assert result.status == 143
     assert not result.stderr
     assert not (tmp_path / "out").exists()
