@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import warnings
@@ -15,6 +16,9 @@ install_import_hook("gantrain", "beartype.beartype(conf=beartype.BeartypeConf(is
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", BeartypeDecorHintPep585DeprecationWarning)  # about OmegaConf's annotations
     import_module("gantrain.command.cli")
+
+gc.collect()
+gc.freeze()  # collections in the tests skip the objects of torch and of the libraries, which stay
 
 # Under nohup, in some services and in the background of a script these are ignored, which processes inherit.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
