@@ -145,7 +145,7 @@ def test_the_usual_protocols_are_the_defaults_whatever_the_default_dataset_has()
             "output=x.png already exists, and gantrain never overwrites it",
         ),
         (("run=run", "metric=[]"), "was trained without metrics; choose some, for example metric=[fid]"),
-        (("run=run", "metric=[modes]"), "metric modes: dataset=digits has images"),
+        (("run=run", "metric=[modes]"), "metric=[modes]: dataset=digits has images"),
         (
             ("run=run", "metric.fid.nums=3"),
             "metric.fid.nums: the run has no such option (it has num_samples, num_real)",

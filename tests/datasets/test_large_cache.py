@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -79,7 +78,7 @@ def test_20_gb_reach_step_1_within_4_seconds_of_the_imports(
 
 
 READ = """
-import os, sys, numpy, torch
+import os, numpy, torch
 from pathlib import Path
 from gantrain.datasets.batches import make_batches
 from gantrain.datasets.mapped import MappedImages
@@ -89,23 +88,26 @@ images = numpy.lib.format.open_memmap(path, mode="r")
 data = MappedImages(path, images, name="holes", labels=None, num_classes=None, fingerprint="f")
 batches = make_batches(data, batch_size=64, seed=0, device=torch.device("cpu"))
 pages = lambda: int(Path("/proc/self/statm").read_text().split()[1])
-for i in range(int(sys.argv[1])):
+for i in range(NUM_BATCHES):
     assert (batches[i].x == -1).all()
-    print(pages() * os.sysconf("SC_PAGE_SIZE"))
+    print(pages() * os.sysconf("SC_PAGE_SIZE"), flush=True)
+raise SystemExit
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(("shape", "num_batches"), [((1, 28, 28), 1000), ((3, 64, 64), 500), ((3, 256, 256), 120)])
-def test_mapped_images_are_read_in_constant_memory(tmp_path: Path, shape: tuple[int, ...], num_batches: int) -> None:
+def test_mapped_images_are_read_in_constant_memory(
+    start: Callable[..., Process], work: Path, shape: tuple[int, ...], num_batches: int
+) -> None:
     """Also for small images, whose pages contain many other images of the file."""
     num = int(1.5e9) // math.prod(shape)
-    with (tmp_path / "images.npy").open("wb") as file:
+    with (work / "images.npy").open("wb") as file:
         module._write_header(file, (num, *shape))
         file.truncate(file.tell() + num * math.prod(shape))
-    command = [sys.executable, "-c", READ, str(num_batches)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    held = list(map(int, done.stdout.split()))
+    process = start(before=f"NUM_BATCHES = {num_batches}\n{READ}")
+    assert process.wait().status == 0, process.stderr
+    held = list(map(int, process.stderr.split()))  # the log of both streams
     assert len(held) == num_batches
     growth = max(held) - held[1]
     print(f"{shape}: grows by at most {growth / 1e6:.0f} MB")

@@ -41,7 +41,7 @@ def test_memory_and_open_files_do_not_grow(tmp_path: Path, arguments: tuple[str,
             measured.append((step, resident, len(list((proc / "fd").iterdir()))))
         except (OSError, IndexError):  # the process is ending
             break
-        time.sleep(0.05 if steps < 5000 else 0.5)
+        time.sleep(0.1 if steps < 5000 else 0.5)
     assert process.wait() == 0
 
     # Skip the warm-up of a quarter of the steps, and the plots that are made at the end.

@@ -11,7 +11,7 @@ import pytest
 from processes import COMMAND, SMALL, Process, Result, on_call
 from runs import differences, run_json
 
-KILLS = int(os.environ.get("GANTRAIN_KILLS", "8"))
+KILLS = int(os.environ.get("GANTRAIN_KILLS", "6"))
 LONG = (
     *SMALL,
     "log_every=5",
