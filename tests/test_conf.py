@@ -70,17 +70,16 @@ def test_every_group_has_options() -> None:
 
 
 @each_file
-def test_every_option_composes_and_passes_the_checks(path: Path) -> None:
+def test_every_option_composes_and_matches_its_targets(path: Path) -> None:
+    """One test for all that is asserted of a composed option, since composing takes most of the time."""
     config = composed(*choice(path))
     if path.parent.name != "task":
         check(choose_budget(config, choice(path)))
-
-
-@each_file
-def test_every_target_takes_exactly_the_options_of_its_node(path: Path) -> None:
-    found = list(targets(nodes(choice(path))))
+    found = list(targets(to_dict(config)))
     assert found
     takes_its_options(found)
+    has_annotated_types(found)
+    has_no_default_in_python(found)
 
 
 @pytest.mark.parametrize("shape", sorted(path.stem for path in CONF.glob("schedule/shape/*.yaml")))
@@ -104,17 +103,15 @@ def takes_its_options(found: list[tuple[str, Node]]) -> None:
             assert keys <= set(parameters), where
 
 
-@each_file
-def test_every_option_of_a_target_is_of_the_annotated_type(path: Path) -> None:
-    for where, node in targets(nodes(choice(path))):
+def has_annotated_types(found: list[tuple[str, Node]]) -> None:
+    for where, node in found:
         hints = _type_hints(get_object(node["_target_"]))
         for name, value in node.items():
             assert name not in hints or _fits(value, hints[name]), f"{where}.{name}={value}"
 
 
-@each_file
-def test_hyperparameters_have_no_default_in_python(path: Path) -> None:
-    for where, node in targets(nodes(choice(path))):
+def has_no_default_in_python(found: list[tuple[str, Node]]) -> None:
+    for where, node in found:
         if node["_target_"].startswith("gantrain."):
             for name, parameter in inspect.signature(get_object(node["_target_"])).parameters.items():
                 assert parameter.default is parameter.empty, f"{where}.{name}"

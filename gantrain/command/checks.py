@@ -103,7 +103,7 @@ def check_overrides(overrides: Sequence[str], folders: Sequence[Path]) -> None:
     Raises:
         ConfigError: an override is invalid.
     """
-    parser, num_runs = OverridesParser.create(), 1.0
+    parser, num_runs, known_groups = OverridesParser.create(), 1.0, groups(folders)
     for line in overrides:
         try:
             (override,) = parser.parse_overrides([line])
@@ -134,7 +134,7 @@ def check_overrides(overrides: Sequence[str], folders: Sequence[Path]) -> None:
                 raise ConfigError(f"{line}: every run needs a folder; name one, or leave run_dir out for a new one.")
             if name in LIST_GROUPS and not isinstance(value, str | list | dict):
                 raise ConfigError(f"{line}: must be a list; for an empty one, write {name}=[].")
-            if name in groups(folders) and name not in LIST_GROUPS and not isinstance(value, str | dict):
+            if name in known_groups and name not in LIST_GROUPS and not isinstance(value, str | dict):
                 names = ", ".join(options(name, folders))
                 raise ConfigError(f"{line}: must be one option; leave it out, or choose one of {names}.")
 

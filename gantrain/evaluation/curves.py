@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,8 @@ def curves(rows: Rows) -> Picture | None:
     panels = find_panels([tag for tag in tags if tag not in stds.values()])
     if not panels:
         return None
-    figure, all_axes = make_figure(len(panels), "")
+    legend_rows = max(ceil(len(labels) / 2) for labels in panels.values())
+    figure, all_axes = make_figure(len(panels), "", margins=(0.75, 0.55 + 0.25 * legend_rows, 0.1, 0.35))
     for axes, (title, labels) in zip(all_axes, panels.items(), strict=True):
         draw_panel(axes, rows, title, labels, stds)
     return render(figure)

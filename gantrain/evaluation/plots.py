@@ -54,7 +54,7 @@ class Density:
     """
 
     def __init__(self, real: Float[Tensor, " n"]):
-        self.figure, (self.axes,) = make_figure(1, "", width=6.4, height=4.4, margins=(0.11, 0.13, 0.97, 0.91))
+        self.figure, (self.axes,) = make_figure(1, "", width=6.4, height=4.4, margins=(0.7, 0.57, 0.19, 0.4))
         canvas: Any = FigureCanvasAgg(self.figure)
         (low, high), self.bins = _frame(real)
         self.x = torch.linspace(low, high, 400)
@@ -112,7 +112,7 @@ def scatter(
 
     Source: Gulrajani 2017, figure 2.
     """
-    figure, (axes,) = make_figure(1, title, width=6.0, height=6.4, margins=(0.1, 0.14, 0.97, 0.95))
+    figure, (axes,) = make_figure(1, title, width=6.0, height=6.4, margins=(0.6, 0.9, 0.18, 0.32))
     center, reach = (real.amin(0) + real.amax(0)) / 2, 0.65 * float((real.amax(0) - real.amin(0)).max())
     (left, bottom), (right, top) = (center - reach).tolist(), (center + reach).tolist()
 
@@ -213,15 +213,24 @@ def make_figure(
     """Make a figure of panels, at most three in a row.
 
     Args:
-        width, height: size of a panel, in inches.
-        margins: left, bottom, right and top edge of the panels, as fractions of the figure; None: matplotlib computes
-            them, for which it draws the figure a second time.
+        width, height: size of a panel with its margins, in inches.
+        margins: space to the left of each panel, below, to the right and above, in inches; None: matplotlib computes
+            it, which takes as long as drawing.
     """
     columns = min(num_panels, 3)
     num_rows = ceil(num_panels / columns)
     figure = Figure(figsize=(width * columns, height * num_rows), dpi=DPI, layout=None if margins else "constrained")
     if margins:
-        figure.subplots_adjust(*margins)
+        left, bottom, right, top = margins
+        inner_width, inner_height = width - left - right, height - bottom - top
+        figure.subplots_adjust(
+            left=left / (width * columns),
+            bottom=bottom / (height * num_rows),
+            right=1 - right / (width * columns),
+            top=1 - top / (height * num_rows),
+            wspace=(left + right) / inner_width,
+            hspace=(bottom + top) / inner_height,
+        )
     panels = [figure.add_subplot(num_rows, columns, i + 1) for i in range(num_panels)]
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)

@@ -1,5 +1,7 @@
 """Memorization: samples are copies of training images."""
 
+import math
+
 from typing_extensions import override
 
 from gantrain.verdicts.base import Finding, Verdict
@@ -30,11 +32,11 @@ class Memorization(Verdict):
 
     @override
     def __call__(self, evidence: Evidence) -> Finding | None:
-        training = evidence.reference.neighbors_of_training
-        if training is None:
-            return None
         nearest = evidence.reference.neighbors(evidence.thumbnails)
-        assert nearest is not None
+        if nearest is None or self.share_of_copies(nearest, math.inf) <= self.share:
+            return None  # whatever the limit, so that the distances between training images need not be computed
+        training = evidence.reference.neighbors_of_training
+        assert training is not None
         limit = float(training.first.quantile(self.quantile))
         share, usual = (self.share_of_copies(neighbors, limit) for neighbors in (nearest, training))
         if share <= self.share + usual:
@@ -48,6 +50,6 @@ class Memorization(Verdict):
         )
 
     def share_of_copies(self, neighbors: Neighbors, limit: float) -> float:
-        """Return the share of copies."""
+        """Return the share of copies: those with a distance below the limit, and below `ratio` times the second."""
         is_copy = (neighbors.first < limit) & (neighbors.first < self.ratio * neighbors.second)
         return int(is_copy.sum()) / len(is_copy)
