@@ -1,6 +1,6 @@
 """Datasets of your own images, in a folder or a zip."""
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -59,7 +59,12 @@ def square(files: ImageFiles, i: int, channels: int, image_size: int) -> UInt8[n
 
 def _labels(files: ImageFiles) -> tuple[Int64[np.ndarray, " n"] | None, int | None]:
     # Unreadable files do not define classes. They get label 0, and are left out later.
-    parts = {name: PurePosixPath(name).parts for name in files.names if name not in files.flaws}
+    # Split by hand: pathlib takes ten times as long, which is a second for 100,000 images.
+    parts = {
+        name: tuple(part for part in name.split("/") if part not in ("", "."))
+        for name in files.names
+        if name not in files.flaws
+    }
     if files.origin.is_file() and len({path[0] for path in parts.values()}) == 1:
         parts = {name: path[1:] for name, path in parts.items()}  # the folder that was zipped
     classes = sorted({path[0] for path in parts.values() if path})

@@ -111,4 +111,4 @@ def test_mapped_images_are_read_in_constant_memory(
     assert len(held) == num_batches
     growth = max(held) - held[1]
     print(f"{shape}: grows by at most {growth / 1e6:.0f} MB")
-    assert growth < 100e6  # two batches of the largest, as float32
+    assert growth < 160e6  # three batches of the largest, as float32; all that are read have 30 GB
