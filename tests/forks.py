@@ -119,13 +119,14 @@ def exit_after(function: Callable[[], None]) -> NoReturn:
 
 
 class Fork:
-    """A Python program that the server forks, with the methods of Popen that torchrun and gantrain use."""
+    """A Python program that the server forks, with what torchrun, gantrain and its benchmarks use of Popen."""
 
     def __init__(
         self,
         args: list[str],
         *,
-        env: dict[str, str] | os._Environ[str],
+        env: dict[str, str] | os._Environ[str] | None = None,
+        cwd: Path | None = None,
         stdin: Any = None,
         stdout: Any = None,
         stderr: Any = None,
@@ -134,10 +135,14 @@ class Fork:
         start_new_session: bool = False,
         process_group: int | None = None,
     ):
-        self.args, self.returncode, self.stdout = args, None, None
+        self.args, self.returncode, self.stdin, self.stdout = args, None, None, None
         opened: list[int] = []
         if stdin == subprocess.DEVNULL:
             opened.append(stdin := os.open(os.devnull, os.O_RDONLY))
+        if stdin == subprocess.PIPE:
+            stdin, end = os.pipe()
+            opened.append(stdin)
+            self.stdin = os.fdopen(end, "w")
         if stdout == subprocess.PIPE:
             end, stdout = os.pipe()
             opened.append(stdout)
@@ -145,9 +150,9 @@ class Fork:
         given = (stdin, stdout, stdout if stderr == subprocess.STDOUT else stderr)
         descriptors = [default if stream is None else stream for default, stream in enumerate(given)]
         request = {
-            "arguments": list(args[1:]),
-            "environment": dict(env),
-            "folder": str(Path.cwd()),
+            "arguments": list(map(str, args[1:])),
+            "environment": dict(os.environ if env is None else env),
+            "folder": str(cwd or Path.cwd()),
             "new_session": start_new_session,
             "group": process_group,
         }
@@ -178,6 +183,9 @@ class Fork:
     def send_signal(self, signum: int) -> None:
         if self.poll() is None:
             os.kill(self.pid, signum)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 class Popen(subprocess.Popen):  # type: ignore[type-arg]

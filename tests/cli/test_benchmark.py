@@ -1,15 +1,15 @@
 """task=benchmark measures the speed of a config, and writes only its report; benchmarks/ compares programs."""
 
 import json
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import Process, server, start
 from torch import nn
 from torch.optim import SGD
 
@@ -33,6 +33,8 @@ from gantrain.seeding import seed_everything
 from gantrain.session.trials import RepeatedBatch
 from gantrain.train import TrainState, train
 from gantrain.updates import Logs
+
+__all__ = ["server", "start"]
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -281,20 +283,17 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Any:
 NARROW = ("model.generator.width=4", "model.discriminator.width=4", "batch_size=8")
 
 
-def test_compare_prints_a_row_of_rates_for_each_case() -> None:
-    cases = ["wgan_gp_celeba_f64"]  # files, and a penalty
-    command = [sys.executable, ROOT / "benchmarks/compare.py", *cases]
-    command += [
-        "--steps",
-        "3",
-        "--rounds",
-        "1",
-        *(f"--override={override}" for override in (*NARROW, "critic_warmup=null")),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()[-1:]]
-    assert [row[0] for row in rows] == cases
+def test_compare_prints_a_row_of_rates_for_each_case(start: Callable[..., Process]) -> None:
+    """Its three programs run in forked processes."""
+    case = "wgan_gp_celeba_f64"  # files, and a penalty
+    options = (*NARROW, "critic_warmup=null")
+    command = [str(ROOT / "benchmarks/compare.py"), case, "--steps=3", "--rounds=1"]
+    command += [f"--override={override}" for override in options]
+    program = f"import forks; forks.run_python({command!r}); raise SystemExit"
+    done = start(before=program, forks=True).wait()
+    assert done.status == 0, done.stderr
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stderr.splitlines()[-1:]]
+    assert [row[0] for row in rows] == [case]
     for _, *cells in rows:
         naive, bare, product, faster, share = map(float, cells)
         assert min(naive, bare, product) > 0
