@@ -23,6 +23,8 @@ import pytest
 # Networks so small that a step takes milliseconds, and every kind of output every few steps.
 SMALL = ("model.generator.width=1", "model.discriminator.width=1", "batch_size=4", "metric=[]")
 OUTPUTS = ("log_every=2", "sample_every=5", "checkpoint.every=3", "callback.samples.num=16")
+ESTIMATE = ("++callback.wasserstein.num=16", "++callback.wasserstein.extra_updates=2")
+"""Make the estimate of Wasserstein losses, where there is one, as small as the networks."""
 COMMAND = (*SMALL, *OUTPUTS, "ema_halflife_images=20", "steps=12")
 
 

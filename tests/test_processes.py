@@ -13,7 +13,7 @@ import adaptive
 import pytest
 import torch
 from filelock import FileLock
-from processes import OUTPUTS, Process, Result, gantrain, on_call, server, start, work
+from processes import ESTIMATE, OUTPUTS, Process, Result, gantrain, on_call, server, start, work
 from runs import assert_parts_acted, csv_rows, run_json
 
 from gantrain.engine.batch_norm import synchronize_batch_norm
@@ -119,7 +119,7 @@ def largest_difference(one: Path, other: Path, step: int) -> float:
 
 
 CASES = {
-    "wgan_gp": ("model=wgan_gp", "n_critic=2", *IMAGES, "ema_halflife_images=100"),
+    "wgan_gp": ("model=wgan_gp", "n_critic=2", *ESTIMATE, *IMAGES, "ema_halflife_images=100"),
     "dcgan": ("model=dcgan", *IMAGES, "metric=[]"),
     "own parts": ("model=dcgan", "model.discriminator.norm=none", *IMAGES, *OWN_PARTS),
     "statistics over the batch": (
@@ -174,7 +174,7 @@ def test_two_processes_match_one_process(gantrain: Any, ranks: Ranks, work: Path
 
 
 def test_resume_with_another_number_of_processes(gantrain: Any, ranks: Ranks, work: Path) -> None:
-    command = ("model=wgan_gp", "n_critic=2", *IMAGES, *OFTEN, "batch_size=12")
+    command = ("model=wgan_gp", "n_critic=2", *ESTIMATE, *IMAGES, *OFTEN, "batch_size=12")
     assert gantrain(*command, "steps=10", "run_dir=straight").status == 0
     assert [r.status for r in wait(ranks(*command, "steps=4", "run_dir=parts"))] == [0, 0]
     assert gantrain("resume=parts", "steps=7").status == 0
@@ -194,7 +194,7 @@ EACH_STEP = "gantrain.tasks.train:StopOnSignal.__call__"
 def test_death_of_one_process_ends_all_and_the_run_resumes(
     gantrain: Any, ranks: Ranks, work: Path, victim: int
 ) -> None:
-    command = ("model=wgan_gp", "n_critic=1", *IMAGES, *OUTPUTS, "steps=12", "run_dir=run")
+    command = ("model=wgan_gp", "n_critic=1", *ESTIMATE, *IMAGES, *OUTPUTS, "steps=12", "run_dir=run")
     die = on_call(EACH_STEP, "os.kill(os.getpid(), signal.SIGKILL)", call=8)
     results = wait(ranks(*command, before={victim: die}))
     assert results[victim].status == -signal.SIGKILL

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from processes import OUTPUTS, SMALL, gantrain, on_call, server, start, work
+from processes import ESTIMATE, OUTPUTS, SMALL, gantrain, on_call, server, start, work
 from runs import assert_parts_acted, csv_rows, differences, file_bytes, run_contents, run_json
 
 from gantrain.command.overrides import quote, value_of, with_saved_overrides
@@ -49,8 +49,8 @@ CASES = {
         *("ema_halflife_images=10", "metric=[fid]", "metric.fid.num_samples=40", "metric.fid.num_real=100"),
         *("evaluate_every=4", "checkpoint.best=fid_digits"),
     ),
-    "wgan_gp": ("model=wgan_gp", "n_critic=2"),
-    "wgan": ("model=wgan", "n_critic=2", "critic_warmup={n_critic: 3, steps: 2, every: 4}"),
+    "wgan_gp": ("model=wgan_gp", "n_critic=2", *ESTIMATE),
+    "wgan": ("model=wgan", "n_critic=2", *ESTIMATE, "critic_warmup={n_critic: 3, steps: 2, every: 4}"),
     "vanilla": (
         *("model=vanilla", "model.discriminator.dropout=0.5", "optimizer=adamw"),
         "regularizer=[input_noise,label_noise]",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from processes import Process, server, start
+from processes import ESTIMATE, Process, server, start
 from torch import nn
 from torch.optim import SGD
 
@@ -42,7 +42,9 @@ SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4
 
 
 def test_parts_sum_to_the_step_time_and_only_the_report_is_written(gantrain, tmp_path: Path) -> None:
-    result = gantrain("task=benchmark", "model=wgan_gp", "n_critic=2", *SMALL, "steps=8", "output=speed.json")
+    result = gantrain(
+        "task=benchmark", "model=wgan_gp", "n_critic=2", *ESTIMATE, *SMALL, "steps=8", "output=speed.json"
+    )
     assert result.status == 0, result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["speed.json"]
     figures = json.loads((tmp_path / "speed.json").read_text())
