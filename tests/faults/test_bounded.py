@@ -2,14 +2,15 @@
 
 import os
 import resource
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import SMALL
+from processes import SMALL, Process, server, start, work
 from runs import csv_rows
+
+__all__ = ["server", "start", "work"]
 
 FULL = os.environ.get("GANTRAIN_FULL") == "1"
 PAGE = resource.getpagesize()
@@ -24,25 +25,23 @@ PAGE = resource.getpagesize()
         pytest.param((*SMALL, "dataset=digits"), 3000 if FULL else 300, id="digits"),
     ],
 )
-def test_memory_and_open_files_do_not_grow(tmp_path: Path, arguments: tuple[str, ...], steps: int) -> None:
+def test_memory_and_open_files_do_not_grow(
+    start: Callable[..., Process], work: Path, arguments: tuple[str, ...], steps: int
+) -> None:
     intervals = [f"{key}={steps // 40}" for key in ("sample_every", "evaluate_every", "checkpoint.every")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gantrain", *arguments, *intervals, "log_every=10", f"steps={steps}", "run_dir=out"],
-        cwd=tmp_path, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    table, proc = tmp_path / "out/metrics.csv", Path(f"/proc/{process.pid}")
+    process = start(*arguments, *intervals, "log_every=10", f"steps={steps}", "run_dir=out")
+    table, proc = work / "out/metrics.csv", Path(f"/proc/{process.pid}")
     measured: list[tuple[int, int, int]] = []
-    while process.poll() is None:
-        step = (
-            int(csv_rows(tmp_path / "out")[-1]["step"]) if table.exists() and table.read_bytes().count(b"\n") > 1 else 0
-        )
+    while not process.server.ended(process.pid):
+        has_rows = table.exists() and table.read_bytes().count(b"\n") > 1
+        step = int(csv_rows(work / "out")[-1]["step"]) if has_rows else 0
         try:
             resident = int((proc / "statm").read_text().split()[1]) * PAGE
             measured.append((step, resident, len(list((proc / "fd").iterdir()))))
         except (OSError, IndexError):  # the process is ending
             break
         time.sleep(0.1 if steps < 5000 else 0.5)
-    assert process.wait() == 0
+    assert process.wait(3600).status == 0, process.stderr
 
     # Skip the warm-up of a quarter of the steps, and the plots that are made at the end.
     steady = [m for m in measured if steps / 4 <= m[0] < 0.99 * steps]
