@@ -305,4 +305,4 @@ def to_signed(images: Tensor) -> Tensor:
 
 def to_bytes(images: Tensor) -> Tensor:
     """Convert floats in [-1, 1] to uint8 in [0, 255]; round to the nearest integer and clip to the range."""
-    return images.add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    return images.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)

@@ -25,7 +25,8 @@ def track(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
 
 class _ImagesPerSecond(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:,.0f} images/s")
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} images/s")
 
 
 def _track_in_lines(items: Iterable[T], total: int, what: str) -> Iterator[T]:

@@ -237,7 +237,9 @@ class Evaluator:
         collector.merge(gathered[1:])
         statistics, of_real = self.real[key]
         scores = {}
-        for name, metric in self.by_extractor[key].items():
+        metrics = self.by_extractor[key]
+        for i, (name, metric) in enumerate(metrics.items()):
+            self.report(f"computing {name}", i, len(metrics))
             fake = collector.statistics(Request(metric.num_samples, metric.needs))
             try:
                 values = metric.compute(fake, statistics[name])
@@ -258,6 +260,7 @@ class Evaluator:
             for score, value in values.items():
                 named = self.score_name(key, metric, score)
                 scores[named] = Score(value, receipt | {"score": named}, of_real[name].get(score))
+        self.report("computed metrics", len(metrics), len(metrics))
         return scores
 
     def _receipt(self, name: str, num_generated: int, num_real: int | None, *, ema: bool, seed: int) -> Receipt:

@@ -23,10 +23,10 @@ from gantrain.seeding import generator
 
 logger = logging.getLogger(__name__)
 
-BLOCK_SIZE = 256
+BLOCK_SIZE = 64
 """Images in a forward pass of an extractor."""
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of the cached files and of what is computed for them; a change makes older files unused."""
 
 ARRAYS = ("mean", "covariance", "features", "logits", "labels")

@@ -98,19 +98,77 @@ class Sums:
         return mean, (self.outer - self.n * torch.outer(mean, mean)) / (self.n - 1)
 
 
+CHUNK_BYTES = 2**26
+"""Blocks are joined to chunks of this size: the C library returns such a chunk to the system when it is freed."""
+
+
+class Rows:
+    """Rows of a long tensor that arrive in blocks, in any order; memory holds them only once."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[int, Tensor] = {}
+        """By the index of the first row."""
+        self._recent: list[int] = []
+
+    def __len__(self) -> int:
+        return sum(len(block) for block in self.blocks.values())
+
+    def add(self, start: int, block: Tensor) -> None:
+        """Add the rows start, start + 1, ..."""
+        self.blocks[start] = block
+        self._recent.append(start)
+        if sum(self.blocks[i].nbytes for i in self._recent) >= CHUNK_BYTES:
+            self._join(self._recent)
+            self._recent = []
+
+    def merge(self, other: "Rows") -> None:
+        """Add the rows of another process."""
+        self.blocks |= other.blocks
+
+    def __call__(self, first: int, num: int) -> Tensor:
+        """Return the rows first, first + 1, ..., first + num - 1, all of which there are."""
+        self._join(list(self.blocks))
+        self._recent = []
+        start = max((start for start in self.blocks if start <= first), default=min(self.blocks))
+        return self.blocks[start][first - start : first - start + num]
+
+    def _join(self, starts: list[int]) -> None:
+        """Replace those of the blocks that follow each other by one with all their rows.
+
+        Each block is freed when it has been copied.
+        """
+        runs: list[list[int]] = []
+        stop = None
+        for start in sorted(starts):
+            if start == stop:
+                runs[-1].append(start)
+            else:
+                runs.append([start])
+            stop = start + len(self.blocks[start])
+        for run in runs:
+            if len(run) > 1:
+                one = self.blocks[run[0]]
+                whole, row = one.new_empty(sum(len(self.blocks[start]) for start in run), *one.shape[1:]), 0
+                del one
+                for start in run:
+                    block = self.blocks.pop(start)
+                    whole[row : row + len(block)] = block
+                    row += len(block)
+                self.blocks[run[0]] = whole
+
+
 @dataclass
 class Kept:
-    """Features, logits and labels of blocks of images, by the index of their first image; None if not needed."""
+    """Features, logits and labels of images; empty if not needed."""
 
-    features: dict[int, Float[Tensor, "n d"]] = field(default_factory=dict)
-    logits: dict[int, Float[Tensor, "n classes"]] = field(default_factory=dict)
-    labels: dict[int, Int64[Tensor, " n"]] = field(default_factory=dict)
+    features: Rows = field(default_factory=Rows)
+    logits: Rows = field(default_factory=Rows)
+    labels: Rows = field(default_factory=Rows)
 
     def merge(self, other: "Kept") -> None:
-        """Add the blocks of another process."""
-        self.features |= other.features
-        self.logits |= other.logits
-        self.labels |= other.labels
+        """Add those of another process."""
+        for mine, others in ((self.features, other.features), (self.logits, other.logits), (self.labels, other.labels)):
+            mine.merge(others)
 
 
 class Collector:
@@ -144,7 +202,7 @@ class Collector:
                 continue
             if values is None:
                 raise ValueError("the extractor has no classes; choose features with a classifier.")
-            kept[start + rows.start] = values[rows].cpu()
+            kept.add(start + rows.start, values[rows].cpu())
 
     def _wanted(self, needs: Set[str], start: int, num: int) -> slice | None:
         """Return the rows of a block from the first to the last that a request with such a need has; None: no row."""
@@ -170,39 +228,8 @@ class Collector:
         mean = covariance = None
         if "moments" in request.needs:
             mean, covariance = self.sums[request.first, request.num].moments()
-        features = rows_of(self.kept.features, request.first, num) if "features" in request.needs else None
-        logits = rows_of(self.kept.logits, request.first, num) if "logits" in request.needs else None
+        features = self.kept.features(request.first, num) if "features" in request.needs else None
+        logits = self.kept.logits(request.first, num) if "logits" in request.needs else None
         is_kept = features is not None or logits is not None
-        labels = rows_of(self.kept.labels, request.first, num) if is_kept and self.kept.labels else None
+        labels = self.kept.labels(request.first, num) if is_kept and self.kept.labels else None
         return Statistics(num, mean, covariance, features, logits, labels)
-
-
-def rows_of(blocks: dict[int, Tensor], first: int, num: int) -> Tensor:
-    """Return rows first, ..., first + num - 1 of blocks by the index of their first row, all of which there are."""
-    join(blocks)
-    start = max((start for start in blocks if start <= first), default=min(blocks))
-    return blocks[start][first - start : first - start + num]
-
-
-def join(blocks: dict[int, Tensor]) -> None:
-    """Replace blocks that follow each other by one that has the rows of all.
-
-    Each block is freed when it has been copied, so that memory holds all rows only once.
-    """
-    runs: list[list[int]] = []
-    stop = None
-    for start in sorted(blocks):
-        if start == stop:
-            runs[-1].append(start)
-        else:
-            runs.append([start])
-        stop = start + len(blocks[start])
-    for starts in runs:
-        if len(starts) > 1:
-            one = blocks[starts[0]]
-            whole, row = one.new_empty(sum(len(blocks[start]) for start in starts), *one.shape[1:]), 0
-            for start in starts:
-                block = blocks.pop(start)
-                whole[row : row + len(block)] = block
-                row += len(block)
-            blocks[starts[0]] = whole

@@ -342,13 +342,15 @@ def test_receipts_of_metrics_on_vectors_have_their_options() -> None:
     assert "radius_stds" in (differ(*receipts) or "")
 
 
-def test_progress_of_real_and_generated_images_is_reported() -> None:
+def test_progress_of_images_and_metrics_is_reported() -> None:
     evaluator = make_evaluator()
+    assert list(evaluator.all) == ["fid"]
     reported: list[tuple[str, int, int]] = []
     evaluator.report = lambda *report: reported.append(report)
     evaluate(evaluator, generated(150))
-    real_images = [("real images", n, 600) for n in (256, 512, 600)]
-    assert reported == [*real_images, *(("generated samples", n, 150) for n in (64, 128, 150))]
+    real_images = [("real images", n, 600) for n in (*range(64, 600, 64), 600)]
+    metrics = [("computing fid", 0, 1), ("computed metrics", 1, 1)]
+    assert reported == [*real_images, *(("generated samples", n, 150) for n in (64, 128, 150)), *metrics]
 
 
 @pytest.mark.parametrize("option", ["num_samples", "num_real"])

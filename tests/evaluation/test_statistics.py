@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from gantrain.evaluation.features.base import Extracted
-from gantrain.evaluation.statistics import Collector, Request, Sums
+from gantrain.evaluation.statistics import Collector, Request, Rows, Sums
 from gantrain.metrics.base import Statistics
 
 MOMENTS = frozenset({"moments"})
@@ -75,11 +75,26 @@ def test_collectors_of_several_processes_are_merged_in_the_order_of_the_images()
     torch.testing.assert_close(merged.covariance, alone.covariance, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("chunk_bytes", [1, 3 * 16 * 4, 10**9])
+def test_rows_that_arrive_in_any_order_are_joined(monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
+    """Whether blocks are joined as they arrive or at the end."""
+    monkeypatch.setattr("gantrain.evaluation.statistics.CHUNK_BYTES", chunk_bytes)
+    whole = torch.randn(80, 1)
+    one, other = Rows(), Rows()
+    for rows, starts in ((one, (48, 0, 16)), (other, (64, 32))):
+        for start in starts:
+            rows.add(start, whole[start : start + 16])
+    assert len(one.blocks) == (2 if chunk_bytes == 3 * 16 * 4 else 3)
+    one.merge(other)
+    assert torch.equal(one(0, 80), whole)
+    assert torch.equal(one(30, 20), whole[30:50])
+    assert len(one.blocks) == 1
+
+
 def test_only_what_is_requested_is_kept() -> None:
     requests = [Request(20, MOMENTS), Request(10, frozenset({"features"}))]
     collector = collect(Collector(requests), drawn(), [0, 16, 32, 48], 16)
-    assert sum(len(block) for block in collector.kept.features.values()) == 10
-    assert collector.kept.logits == {}
+    assert (len(collector.kept.features), len(collector.kept.logits)) == (10, 0)
     assert collector.statistics(requests[0]).features is None
     assert collector.statistics(requests[1]).mean is None
     assert collector.sums[0, 20].n == 20

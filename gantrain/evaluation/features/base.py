@@ -1,5 +1,6 @@
 """The interface of feature extractors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -14,6 +15,18 @@ class Extracted:
 
     features: Float[Tensor, "n d"]
     logits: Float[Tensor, "n classes"] | None = None
+
+
+CPU_BATCH = 16
+"""Images in a forward pass of a large network on a CPU, where more take memory and are no faster."""
+
+
+def in_batches(images: Tensor, device: torch.device, network: Callable[[Tensor], Extracted]) -> Extracted:
+    """Apply a large network to images: to all at once on a GPU, to CPU_BATCH at a time on a CPU."""
+    size = CPU_BATCH if device.type == "cpu" else len(images)
+    parts = [network(part) for part in torch.split(images, max(size, 1))]
+    logits = [part.logits for part in parts if part.logits is not None]
+    return Extracted(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
 
 
 @runtime_checkable

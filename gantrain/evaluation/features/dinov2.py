@@ -15,7 +15,7 @@ from typing_extensions import override
 from gantrain.datasets.images import from_array, to_array
 from gantrain.errors import ConfigError, DataError
 from gantrain.evaluation.features.arithmetic import full_float32
-from gantrain.evaluation.features.base import Extracted, Extractor
+from gantrain.evaluation.features.base import Extracted, Extractor, in_batches
 from gantrain.evaluation.features.weights import (
     download_file,
     load_tensors,
@@ -129,6 +129,9 @@ class DINOv2(Extractor):
 
     @override
     def __call__(self, images: UInt8[Tensor, "n c h w"]) -> Extracted:
+        return in_batches(images, self._device, self._extract)
+
+    def _extract(self, images: UInt8[Tensor, "n c h w"]) -> Extracted:
         assert self._network is not None
         pixels = torch.from_numpy(np.stack([resize(image) for image in images.cpu().numpy()])).to(self._device)
         mean, std = (torch.tensor(values, device=self._device)[:, None, None] for values in (_MEAN, _STD))

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from gantrain.errors import ConfigError, DataError
 from gantrain.evaluation.features.arithmetic import full_float32
-from gantrain.evaluation.features.base import Extracted, Extractor
+from gantrain.evaluation.features.base import Extracted, Extractor, in_batches
 from gantrain.evaluation.features.weights import (
     download_file,
     load_tensors,
@@ -101,6 +101,9 @@ class Inception(Extractor):
 
     @override
     def __call__(self, images: UInt8[Tensor, "n c h w"]) -> Extracted:
+        return in_batches(images, self._device, self._extract)
+
+    def _extract(self, images: UInt8[Tensor, "n c h w"]) -> Extracted:
         assert self._network is not None
         rgb = images.to(self._device).expand(-1, 3, -1, -1)
         with full_float32(self._device):
