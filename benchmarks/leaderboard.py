@@ -7,17 +7,13 @@ The time of a step is measured first, so every recipe gets the steps that take
 """
 
 import argparse
-import json
-import os
-import resource
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from equal_time import gantrain, record, spread, train_seeds
 
 from gantrain.datasets.batches import to_signed
 from gantrain.evaluation.features.digits import Digits
@@ -35,8 +31,8 @@ RECIPES = {
 }
 SCORES = ("metric/fid_digits", "metric/coverage_digits", "metric/density_digits")
 BATCH_SIZE = 16
-QUIET = ("callback=[evaluate,log,csv,checkpoint]", "runtime.threads=1", f"batch_size={BATCH_SIZE}")
 METRICS = ("metric=[fid,density_coverage]", "metric.fid.num_samples=10000", "metric.fid.num_real=null")
+METRICS += ("callback=[evaluate,log,csv,checkpoint]",)
 MIN_SHARE = 0.05
 """Share of the samples that a class needs to count as covered; in the data each has about 10 %."""
 
@@ -55,41 +51,19 @@ def main() -> None:
     rows, pictures = [], []
     for name, recipe in RECIPES.items():
         stem = name.split(",")[0]
-        runs = [arguments.folder / f"{stem}-{seed}" for seed in range(arguments.seeds)]
-        if not all(is_finished(run) for run in runs):
-            steps = arguments.seconds / seconds_per_step((*recipe, *data), arguments.folder / f"trial-{stem}")
-            for seed, run in enumerate(runs):
-                end = (*METRICS, f"steps={round(steps)}", f"evaluate_every={round(steps)}", f"seed={seed}")
-                gantrain(*recipe, *data, *QUIET, *end, f"run_dir={run}")
+        runs = train_seeds(
+            (*recipe, *data, f"batch_size={BATCH_SIZE}"),
+            METRICS,
+            arguments.folder / stem,
+            seeds=arguments.seeds,
+            seconds=arguments.seconds,
+        )
         rows.append(row(name, runs))
         pictures.append(samples(runs[0])[:20])
         print(rows[-1]["text"], flush=True)
     require_one_protocol([receipt for r in rows for receipt in r["receipts"]])
     save_png(arguments.picture, grid(torch.cat(pictures), columns=20))
     arguments.table.write_text(page(rows, arguments))
-
-
-def gantrain(*typed: str) -> float:
-    """Run the command on one thread, and return its CPU time in seconds."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-m", "gantrain", *typed], check=True, capture_output=True, env=environment)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def seconds_per_step(typed: tuple[str, ...], folder: Path) -> float:
-    """Return the CPU time of a step: that of 150 steps more, so that the start does not count."""
-    few, many = (
-        gantrain(*typed, *QUIET, "metric=[]", f"steps={steps}", f"run_dir={folder}-{steps}") for steps in (50, 200)
-    )
-    return (many - few) / 150
-
-
-def is_finished(run: Path) -> bool:
-    """Return whether the run exists and has finished."""
-    path = run / "run.json"
-    return path.is_file() and json.loads(path.read_text())["status"] == "finished"
 
 
 def samples(run: Path) -> torch.Tensor:
@@ -113,22 +87,14 @@ def covered_classes(run: Path) -> int:
 
 def row(name: str, runs: list[Path]) -> dict[str, Any]:
     """Collect the scores of the seeds of a recipe."""
-    records = [json.loads((run / "run.json").read_text()) for run in runs]
-    last = [record["metrics"]["last"] for record in records]
+    records = [record(run) for run in runs]
+    last = [found["metrics"]["last"] for found in records]
     cells = [spread([values[tag] for values in last]) for tag in SCORES]
     cells.append(spread([float(covered_classes(run)) for run in runs], digits=1))
     text = f"| {name} | {records[0]['steps']:,} | {' | '.join(cells)} |"
-    receipts = [record["metrics"]["receipts"][SCORES[0]] for record in records]
+    receipts = [found["metrics"]["receipts"][SCORES[0]] for found in records]
     distance = statistics.mean(values[SCORES[0]] for values in last)
     return {"text": text, "receipts": receipts, "distance": distance, "record": records[0]}
-
-
-def spread(values: list[float], digits: int = 3) -> str:
-    """Format the mean and the standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    if digits == 1:
-        return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
-    return f"{statistics.mean(values):.3g} ± {deviation:.2g}"
 
 
 def require_one_protocol(receipts: list[dict[str, Any]]) -> None:
@@ -141,7 +107,7 @@ def require_one_protocol(receipts: list[dict[str, Any]]) -> None:
 def page(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
     """Return the page with the table, the best recipe first."""
     ranked = sorted(rows, key=lambda r: float(r["distance"]))
-    record, receipt = rows[0]["record"], rows[0]["receipts"][0]
+    first, receipt = rows[0]["record"], rows[0]["receipts"][0]
     names, sizes = ", ".join(RECIPES), receipt["real_images"]
     lines = [
         "# Leaderboard",
@@ -157,8 +123,8 @@ def page(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
         f"Protocol: {in_words(receipt)}; coverage and density with 10,000 images on both sides and k = 5. Real images "
         f"({sizes['num_generated']:,} against {sizes['num_real']:,} others) have `fid_digits` {receipt['real']:.3g}. "
         f"A class is covered if the classifier of `features=digits` finds it in at least {MIN_SHARE:.0%} of 2,000 "
-        f"samples. gantrain {record['versions']['gantrain']}, torch {record['versions']['torch']}, "
-        f"{record['device']}.",
+        f"samples. gantrain {first['versions']['gantrain']}, torch {first['versions']['torch']}, "
+        f"{first['device']}.",
         "",
         f"{arguments.seconds:g} seconds of one core are short: the ranking says which recipe learns fastest, not "
         "which is best in the end.",
