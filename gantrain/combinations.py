@@ -10,10 +10,11 @@ from gantrain.datasets.base import Dataset, ImageDataset
 from gantrain.engine.runtime import find_user_code
 from gantrain.errors import ConfigError
 from gantrain.game import Objective
-from gantrain.models.interface import takes_labels
+from gantrain.models.interface import has_styles, takes_labels
 from gantrain.models.layers import couples_samples, has_batch_norm
 from gantrain.models.packing import Packed
 from gantrain.models.spectral_norm import has_spectral_norm
+from gantrain.models.stylegan2_ops import MinibatchStdDev
 from gantrain.regularizers.base import HOOKS, Regularizer, overrides
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ def check_parts(
         ConfigError: they do not.
     """
     check_combination(D, objective, config)
+    check_styles(G, objective)
+    check_groups(D, config)
     check_fake_labels(G, D, config)
     check_data(config, objective, dataset)
     if warns:
@@ -78,6 +81,37 @@ def check_data(config: Config, objective: Objective, dataset: Dataset) -> None:
         )
     if config.horizontal_flip:
         raise ConfigError(f"horizontal_flip=true: the samples of {dataset.name} are vectors, not images; leave it out.")
+
+
+def check_styles(G: nn.Module, objective: Objective) -> None:
+    """Refuse regularizers of styles for a generator without styles.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    for name, regularizer in objective.regularizers.items():
+        if regularizer.needs_styles and not has_styles(G):
+            raise ConfigError(
+                f"regularizer={name} needs a generator with styles, and {type(G).__module__}.{type(G).__name__} has "
+                "none: use network=stylegan2, or leave the regularizer out."
+            )
+
+
+def check_groups(D: nn.Module, config: Config) -> None:
+    """Check that a micro-batch consists of whole groups of the minibatch standard deviation.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    rows = config.batch_size // config.accumulate // config.packing
+    for layer in D.modules():
+        if isinstance(layer, MinibatchStdDev) and layer.group_size(rows) < min(layer.group, rows):
+            parts = config.accumulate * config.packing
+            raise ConfigError(
+                f"batch_size={config.batch_size}: the {rows} samples that the discriminator sees at once must be a "
+                f"multiple of model.discriminator.minibatch_group={layer.group}; for example "
+                f"batch_size={round(rows / layer.group) * layer.group * parts}."
+            )
 
 
 def check_combination(D: nn.Module, objective: Objective, config: Config) -> None:

@@ -119,7 +119,12 @@ class Game:
         return critic
 
     def batch(
-        self, clock: Clock, *, real: Callable[[], tuple[Tensor, Labels]], fake: Callable[[], tuple[Tensor, Labels]]
+        self,
+        clock: Clock,
+        *,
+        real: Callable[[], tuple[Tensor, Labels]],
+        fake: Callable[[], tuple[Tensor, Labels]],
+        num_fake: int,
     ) -> UpdateBatch:
         """Make the batch of an update; its samples and logits are computed at their first use."""
 
@@ -138,6 +143,7 @@ class Game:
             augment=lambda x: self.objective.augmented(x, clock),
             discriminate=self.run_discriminator,
             packing=getattr(self.D_module, "packing", 1),
+            num_fake=num_fake,
         )
 
     def generate_detached(self, real: Batch) -> tuple[Tensor, Labels]:
@@ -148,7 +154,7 @@ class Game:
     def critic_batch(self, real: Batch, clock: Clock) -> UpdateBatch:
         """Make the batch of an update of D; samples are generated now, everything else is computed at first use."""
         fake = self.generate_detached(real)
-        return self.batch(clock, real=lambda: real, fake=lambda: fake)
+        return self.batch(clock, real=lambda: real, fake=lambda: fake, num_fake=len(real.x))
 
     def real_for_generator(self, batches: Batches, multiple: int) -> Callable[[int], Batch | None]:
         """Return a function from the step to the real samples for G's update, which come in an order of their own.
@@ -163,7 +169,7 @@ class Game:
     def generator_batch(self, real: Batch | None, clock: Clock) -> UpdateBatch:
         """Make the batch of an update of G; samples are generated now, everything else is computed at first use."""
         fake = self.generate(self.generator_rows, None if real is None else real.y)
-        return self.batch(clock, real=lambda: require_real(real), fake=lambda: fake)
+        return self.batch(clock, real=lambda: require_real(real), fake=lambda: fake, num_fake=self.generator_rows)
 
     def both_logits_separately(self, batch: UpdateBatch) -> tuple[Logits, Logits]:
         """Compute real and generated logits in one forward pass each, so that BatchNorm does not mix them.
@@ -227,7 +233,12 @@ class Game:
         def make(name: str, regularizer: Regularizer) -> LossFunction:
             def lazy_loss(real: Batch | None, clock: Clock) -> tuple[Tensor, Logs]:
                 real_batch = require_real(real)
-                batch = self.batch(clock, real=lambda: real_batch, fake=lambda: self.generate_detached(real_batch))
+                batch = self.batch(
+                    clock,
+                    real=lambda: real_batch,
+                    fake=lambda: self.generate_detached(real_batch),
+                    num_fake=len(real_batch.x),
+                )
                 penalty = require_penalty(regularizer.discriminator_penalty(self.critic(clock), batch), name)
                 return regularizer.every * penalty, {f"penalty/{name}": penalty.detach()}
 
@@ -244,7 +255,10 @@ class Game:
                 y = None if real is None else real.y
                 with frozen(self.D_module):
                     batch = self.batch(
-                        clock, real=lambda: require_real(real), fake=lambda: self.generate(self.generator_rows, y)
+                        clock,
+                        real=lambda: require_real(real),
+                        fake=lambda: self.generate(self.generator_rows, y),
+                        num_fake=self.generator_rows,
                     )
                     penalty = regularizer.generator_penalty(self.G_module, self.make_draw(real), batch)
                 penalty = require_penalty(penalty, name)

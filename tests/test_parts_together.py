@@ -61,9 +61,12 @@ def train_two_steps(config: Config) -> Training:
     "regularizer", ["", *names("regularizer"), "gradient_penalty,input_noise,label_noise", "r1,r2"]
 )
 def test_every_loss_trains_with_every_regularizer(loss: str, regularizer: str) -> None:
-    # A classifier's loss needs a discriminator that classifies; the others need none.
-    classifies = regularizer == "auxiliary_classifier"
-    base = small("network=acgan", "model.discriminator.norm=none") if classifies else small(CRITIC)
+    # A classifier's loss needs a discriminator that classifies, the path length a generator with styles.
+    needed = {
+        "auxiliary_classifier": ("network=acgan", "model.discriminator.norm=none"),
+        "path_length": ("network=stylegan2", "model.generator.w_dim=8"),
+    }
+    base = small(*needed.get(regularizer, (CRITIC,)))
     training = train_two_steps(with_parts(base, loss=loss, regularizer=f"[{regularizer}]"))
     assert list(training.run.objective.regularizers) == [name for name in regularizer.split(",") if name]
 

@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+from gantrain.command.arithmetic import register_arithmetic
 from gantrain.config import Config
 from gantrain.engine.torchrun import process_rank
 from gantrain.errors import ConfigError
@@ -25,6 +26,7 @@ def register(*, fixed_run_dir: bool, sweep: str = "") -> None:
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, replace=True)
+    register_arithmetic()
 
 
 @dataclass

@@ -12,3 +12,8 @@ def takes_labels(network: object) -> bool:
 def split_output(output: Logits | DiscriminatorOutput) -> DiscriminatorOutput:
     """Split a discriminator's output into logits [n] and a dict of auxiliary outputs, which may be empty."""
     return output if isinstance(output, tuple) else (output, {})
+
+
+def has_styles(G: object) -> bool:
+    """Return whether a generator makes styles from latents, and images from styles, as StyleGAN2's does."""
+    return hasattr(G, "styles") and hasattr(G, "synthesize")

@@ -1,6 +1,7 @@
 """Activations, normalizations and initializations that the networks share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -66,6 +67,16 @@ class Dropout(nn.Dropout):
         if not self.training or seeding.shard.num_shards == 1:
             return super().forward(x)
         return x * seeding.own_rows(lambda shape: nn.functional.dropout(x.new_ones(shape), self.p), x.shape)
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Turn off autocast while the block runs, for operations that bf16 would make too inexact."""
+    if not torch.amp.is_autocast_available(device.type):  # the meta device
+        yield
+        return
+    with torch.autocast(device.type, enabled=False):
+        yield
 
 
 def check_width(width: int) -> None:

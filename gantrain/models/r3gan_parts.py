@@ -14,17 +14,20 @@ MIN_BASE, MAX_BASE = 4, 15
 LAYERS_OF_A_BLOCK = 3
 
 
-def stage_sizes(image_shape: Sequence[int]) -> list[int]:
+def stage_sizes(image_shape: Sequence[int], network: str = "R3GAN") -> list[int]:
     """Return the image sizes of the stages: from the base of 4 to 15 pixels to that of the image, doubling.
 
     A size of 32 gives [4, 8, 16, 32], 28 gives [7, 14, 28].
+
+    Args:
+        network: its name, for messages.
 
     Raises:
         ValueError: the shape is not that of a square image whose side is 4 to 15 pixels times a power of 2.
     """
     if len(image_shape) != 3 or image_shape[1] != image_shape[2]:
         raise ValueError(
-            f"R3GAN needs square images, but the data has shape {tuple(image_shape)}; "
+            f"{network} needs square images, but the data has shape {tuple(image_shape)}; "
             "choose a square dataset.image_size, or network=mlp, which takes any shape."
         )
     sizes = [int(image_shape[1])]
@@ -33,7 +36,7 @@ def stage_sizes(image_shape: Sequence[int]) -> list[int]:
     if not MIN_BASE <= sizes[0] <= MAX_BASE:
         near = max(0, round(math.log2(max(sizes[-1], 1) / MIN_BASE)))
         raise ValueError(
-            f"R3GAN needs images with a side of {MIN_BASE} to {MAX_BASE} pixels times a power of 2, but it is "
+            f"{network} needs images with a side of {MIN_BASE} to {MAX_BASE} pixels times a power of 2, but it is "
             f"{sizes[-1]}; try dataset.image_size={MIN_BASE * 2**near}."
         )
     return sizes

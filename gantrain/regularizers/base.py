@@ -36,6 +36,7 @@ class UpdateBatch:
         clock: progress of the training.
         real, fake: [n, ...], after perturbations and before augmentation. In D's updates, `fake` has no gradient to G.
         labels, fake_labels: int64 [n], or None if neither network is conditional.
+        num_fake: number of generated samples.
         packing: number of consecutive samples that D takes as one input; 1 without packing.
     """
 
@@ -48,8 +49,9 @@ class UpdateBatch:
         augment: Callable[[Tensor], Tensor],
         discriminate: Discriminate,
         packing: int = 1,
+        num_fake: int | None = None,
     ):
-        self.clock, self.packing = clock, packing
+        self.clock, self.packing, self._num_fake = clock, packing, num_fake
         self._draw_real, self._draw_fake, self._augment, self._discriminate = real, fake, augment, discriminate
 
     @cached_property
@@ -74,6 +76,11 @@ class UpdateBatch:
     def fake(self) -> Float[Tensor, "n *shape"]:
         """Generated samples before augmentation."""
         return self._fake[0]
+
+    @property
+    def num_fake(self) -> int:
+        """Number of generated samples, which need not be generated for it."""
+        return len(self.fake) if self._num_fake is None else self._num_fake
 
     @property
     def fake_labels(self) -> Labels:
@@ -154,6 +161,7 @@ class Regularizer:
             each micro-batch.
         follows_fraction: whether it changes with clock.fraction, and so with the planned number of steps.
         needs_images: whether it applies only to images [n, c, h, w], not to vectors [n, d].
+        needs_styles: whether it needs a generator with styles, such as StyleGAN2's.
     """
 
     every: int = 1
@@ -163,6 +171,7 @@ class Regularizer:
     couples_samples: ClassVar[bool] = False
     follows_fraction: ClassVar[bool] = False
     needs_images: ClassVar[bool] = False
+    needs_styles: ClassVar[bool] = False
 
     def perturb_real(self, x: Float[Tensor, "n *shape"], clock: Clock) -> Float[Tensor, "n *shape"]:
         """Return x, real samples, after a change that precedes `perturb`, such as dequantization."""

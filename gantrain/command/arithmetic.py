@@ -1,0 +1,66 @@
+"""Arithmetic in config files, for settings that follow from others: ${product:312.5,${batch_size}}."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from gantrain.config import is_number
+from gantrain.errors import ConfigError
+
+
+def register_arithmetic() -> None:
+    """Register the operations with OmegaConf: product, ratio, quotient, min, max and from."""
+    for name, function in OPERATIONS.items():
+        OmegaConf.register_new_resolver(name, partial(compute, name, function), replace=True)
+
+
+def product(*factors: float) -> float:
+    """Multiply numbers."""
+    return math.prod(factors)
+
+
+def ratio(a: float, b: float) -> float:
+    """Divide."""
+    return a / b
+
+
+def quotient(a: float, b: float) -> int:
+    """Divide, and round down to a whole number."""
+    return int(a // b)
+
+
+def value_from(x: float, limit: float, below: float, otherwise: float) -> float:
+    """Return the third number if the first is below the second, otherwise the fourth."""
+    return below if x < limit else otherwise
+
+
+OPERATIONS: dict[str, Callable[..., float]] = {
+    "product": product,
+    "ratio": ratio,
+    "quotient": quotient,
+    "min": min,
+    "max": max,
+    "from": value_from,
+}
+
+
+def compute(name: str, function: Callable[..., float], *values: Any, _node_: Any) -> float:
+    """Apply an operation to numbers.
+
+    Raises:
+        ConfigError: a value is not a number, or the operation is impossible.
+    """
+    key = _node_._get_full_key(None)
+    for value in values:
+        if not is_number(value):
+            raise ConfigError(
+                f"{key} is computed from a number, but that is {value} here; set the number, for example "
+                f"dataset.image_size=64, or set {key}."
+            )
+    try:
+        return function(*values)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ConfigError(f"{key} cannot be computed by {name} of {', '.join(map(str, values))} ({error}).") from None
