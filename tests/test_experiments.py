@@ -53,8 +53,8 @@ STUDY_Z = Uniform(z_dim=96, low=-1.0, high=1.0)
 class Experiment:
     """The expected settings of an experiment.
 
-    `G` and `D` are numbers of parameters; `regularizers` maps names to options, `strengths` augmentations to strengths;
-    `lr` and `betas` are those of both optimizers, unless `D_lr` is given; `num_classes` is that of conditional
+    `G` and `D` are numbers of parameters; `regularizers` maps names to options, `every` names to the intervals of lazy
+    penalties, `strengths` augmentations to strengths; `lr` and `betas` are those of both optimizers, unless `D_lr` is given; `num_classes` is that of conditional
     networks; `decays` means that both learning rates decay linearly to 0.
     """
 
@@ -66,6 +66,7 @@ class Experiment:
     num_classes: int | None = None
     loss: type[Loss | RelativisticLoss] = NonSaturating
     regularizers: dict[str, dict[str, float]] = field(default_factory=dict)
+    every: dict[str, int] = field(default_factory=dict)
     strengths: dict[str, float] = field(default_factory=dict)
     latent: Latent = DCGAN_Z
     lr: float = 2e-4
@@ -128,6 +129,19 @@ def r3gan(*, gamma: float, strength: float, **facts: Any) -> Experiment:
         "strengths": {"ada": strength},
     }
     return Experiment(**parts, latent=Normal(z_dim=64), betas=(0.0, 0.9), **facts)
+
+
+def stylegan2_ada(*, gamma: float, path_length: bool, **facts: Any) -> Experiment:
+    parts: dict[str, Any] = {"regularizers": {"r1": {"gamma": gamma}}, "every": {"r1": 16}, "strengths": {"ada": 0.0}}
+    if path_length:
+        parts["regularizers"]["path_length"] = {
+            "weight": 2.0,
+            "decay": 0.01,
+            "batch_shrink": 2,
+            "mean": torch.zeros(()),
+        }
+        parts["every"]["path_length"] = 4
+    return Experiment(**parts, latent=Normal(z_dim=512), lr=2.5e-3, betas=(0.0, 0.99), **facts)
 
 
 EXPERIMENTS = {
@@ -337,6 +351,38 @@ EXPERIMENTS = {
         batch_size=64,
         steps=50_000,
     ),
+    "stylegan2_ada_cifar10": stylegan2_ada(
+        dataset="cifar10",
+        image_shape=(3, 32, 32),
+        G=19_947_539,
+        D=20_720_641,
+        gamma=0.01,
+        path_length=False,
+        batch_size=64,
+        steps=1_562_500,
+    ),
+    "stylegan2_ada_cifar10_cond": stylegan2_ada(
+        dataset="cifar10",
+        image_shape=(3, 32, 32),
+        G=20_215_315,
+        D=23_089_664,
+        num_classes=10,
+        fake_labels="empirical",
+        gamma=0.01,
+        path_length=False,
+        batch_size=64,
+        steps=1_562_500,
+    ),
+    "stylegan2_ada_folder": stylegan2_ada(
+        dataset="image_folder",
+        image_shape=(3, 64, 64),
+        G=22_243_608,
+        D=23_407_361,
+        gamma=0.0256,
+        path_length=True,
+        batch_size=32,
+        steps=781_250,
+    ),
 }
 each = pytest.mark.parametrize("name", EXPERIMENTS)
 
@@ -401,7 +447,7 @@ def test_loss_regularizers_and_latent(name: str) -> None:
     assert type(objective.loss) is expected.loss
     options = {key: vars(regularizer) for key, regularizer in objective.regularizers.items()}
     assert {key: {k: v for k, v in of.items() if k != "every"} for key, of in options.items()} == expected.regularizers
-    assert all(regularizer.every == 1 for regularizer in objective.regularizers.values())
+    assert {name: r.every for name, r in objective.regularizers.items() if r.every > 1} == expected.every
     assert {name: augment.strength for name, augment in objective.augment.items()} == expected.strengths
     assert build_latent(config.latent) == expected.latent
 
@@ -587,3 +633,51 @@ def test_presets_of_r3gan_change_their_values_over_20_million_images(name: str, 
 def test_schedules_of_r3gan_can_be_replaced(schedule: str) -> None:
     config = composed_of("model=r3gan", f"schedule={schedule}")
     assert selected_options(config.schedule, "schedule") == ([] if schedule == "[]" else ["lr"])
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "expected"),
+    [
+        # Image size and batch -> batch, gamma of R1, half-life of the EMA in images, group, width limit, learning rate.
+        (128, None, (32, 0.1024, 10_000, 4, 32, 0.0025)),
+        (256, 64, (64, 0.2048, 20_000, 4, 32, 0.0025)),
+        (512, None, (8, 6.5536, 2_500, 4, 64, 0.0025)),
+        (1024, None, (4, 52.4288, 1_250, 4, 64, 0.002)),
+        (64, 2, (2, 0.4096, 625, 2, 32, 0.0025)),
+    ],
+)
+def test_the_folder_preset_of_stylegan2_follows_image_size_and_batch(
+    size: int, batch: int | None, expected: tuple[float, ...]
+) -> None:
+    typed = [] if batch is None else [f"batch_size={batch}"]
+    config = composed("stylegan2_ada_folder", f"dataset.image_size={size}", *typed)
+    G, D = config.model["generator"], config.model["discriminator"]
+    found = (config.batch_size, config.regularizer["r1"]["gamma"], config.ema_halflife_images, D["minibatch_group"])
+    assert G["full_width_until"] == D["full_width_until"]
+    assert (*found, G["full_width_until"], config.optimizer["lr"]) == pytest.approx(expected)
+    assert [type(value) for value in (config.batch_size, config.steps, D["minibatch_group"])] == [int] * 3
+    assert config.steps == 25_000_000 // config.batch_size
+
+
+def test_own_settings_of_the_folder_preset_of_stylegan2_win() -> None:
+    config = composed("stylegan2_ada_folder", "regularizer.r1.gamma=3", "ema_halflife_images=7", "steps=9")
+    assert (config.regularizer["r1"]["gamma"], config.ema_halflife_images, config.steps) == (3, 7, 9)
+
+
+@pytest.mark.parametrize("name", ["stylegan2_ada_cifar10", "stylegan2_ada_cifar10_cond", "stylegan2_ada_folder"])
+def test_presets_of_stylegan2_ada(name: str) -> None:
+    config = composed(name)
+    G, D = config.model["generator"], config.model["discriminator"]
+    assert (config.first, config.ema_rampup, config.metric, config.schedule) == ("generator", 0.05, {}, {})
+    assert (G["num_mapping_layers"], G["noise"], G["num_bf16_stages"], G["clamp"]) == (2, "random", 4, 256)
+    is_cifar = "cifar10" in name
+    assert (D["architecture"], D["minibatch_group"]) == (("orig", 32) if is_cifar else ("resnet", 4))
+    assert G["style_mixing"] == (0 if is_cifar else 0.9)
+    assert config.ema_halflife_images == (500_000 if is_cifar else 10_000)
+    assert D.get("num_mapping_layers") == (8 if name.endswith("cond") else None)
+    optimizer = build_optimizer("optimizer", config.optimizer, nn.Linear(1, 1))
+    assert optimizer.defaults["eps"] == 1e-8
+    ada = build_objective(config).augment["ada"]
+    assert isinstance(ada, ADA)
+    assert (ada.target, ada.interval, ada.images_to_one) == (0.6, 4, 500_000)
+    assert ada.operations == {name: float(name not in ("noise", "cutout")) for name in ada.operations}
