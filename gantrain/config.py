@@ -184,6 +184,12 @@ class Config:
     """task=sample: number of samples"""
     labels: Any = for_task(None, "sample")
     """task=sample: classes of the samples, for example [3]; all: every class; null: class frequencies of the data"""
+    truncation: float | None = for_task(None, "sample")
+    """task=sample: move the styles of StyleGAN2 to their mean, from 1 (not at all) to 0, for example 0.7; null: 1"""
+    interpolate: int | None = for_task(None, "sample")
+    """task=sample: number of samples on each line in W between the styles of two samples, its ends; null: no lines"""
+    mix_from: int | None = for_task(None, "sample")
+    """task=sample: grid of cells with the styles of their column from this layer on, else of their row; null: none"""
     array: str | None = for_task(None, "sample")
     """task=sample: name of the array in a .npz file, for example arr_0; null: images, or samples for vectors"""
     checkpoints: str = for_task("last", "evaluate")
@@ -337,9 +343,8 @@ def hyperparameters(config: Config, choices: Node, typed: Sequence[str]) -> dict
             value = choices[key] if key in choices else lookup(config, key)
         except (KeyError, TypeError, AttributeError):
             continue  # removed by ~key, or not an option of this optimizer
-        if isinstance(value, list):
-            value = ", ".join(map(str, value))
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         # TensorBoard cannot store an int that is too large for a float.
         is_plain = isinstance(value, bool) or (is_number(value) and abs(value) <= sys.float_info.max)
-        flat[key] = value if is_plain else str(value)
+        flat[key] = value if is_plain else text
     return flat

@@ -54,8 +54,8 @@ class Experiment:
     """The expected settings of an experiment.
 
     `G` and `D` are numbers of parameters; `regularizers` maps names to options, `every` names to the intervals of lazy
-    penalties, `strengths` augmentations to strengths; `lr` and `betas` are those of both optimizers, unless `D_lr` is given; `num_classes` is that of conditional
-    networks; `decays` means that both learning rates decay linearly to 0.
+    penalties, `strengths` augmentations to strengths; `lr` and `betas` are those of both optimizers, unless `D_lr` is
+    given; `num_classes` is that of conditional networks; `decays` means that both learning rates decay linearly to 0.
     """
 
     dataset: str
