@@ -108,7 +108,7 @@ def assert_parts_acted(run: Path) -> None:
     saved, rows = checkpoint.read(checkpoint.paths(run)[-1]), csv_rows(run)
     no_penalties = {"input_noise", "dequantization", "weight_clip"}
     for name in saved["regularizers"].keys() - no_penalties:
-        assert any(row.get(f"penalty/{name}") for row in rows), name
+        assert any(row.get(f"penalty/{name}") or row.get(f"penalty/{name}_generator") for row in rows), name
     for group in ("regularizers", "augment"):
         for name, state in saved[group].items():
             assert all(torch.as_tensor(value).abs().max() > 0 for value in state.values()), name

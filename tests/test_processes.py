@@ -148,6 +148,12 @@ CASES = {
         *("model=r3gan", "network=r3gan_cond", *IMAGES, "model.discriminator.num_blocks=1", "accumulate=2"),
         *("augment=[ada]", "augment.ada.strength=0.3", "augment.ada.interval=5", "augment.ada.images_to_one=1000"),
     ),
+    "stylegan2": (
+        *("model=stylegan2_ada", "network=stylegan2_cond", *IMAGES, "latent.z_dim=8", "model.generator.w_dim=8"),
+        *("model.discriminator.num_mapping_layers=1", "augment.ada.strength=0.3", "augment.ada.interval=5"),
+        *("regularizer.r1.every=3", "regularizer.path_length.every=2", "augment.ada.images_to_one=1000"),
+        *("fake_labels=empirical", "optimizer=sgd", "optimizer.lr=1e-3"),
+    ),
     "dropout and noise": ("model=vanilla", *NUMBERS, *NOISE, "metric=[moments]", "model.discriminator.dropout=0.3"),
 }
 

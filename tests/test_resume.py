@@ -78,6 +78,11 @@ CASES = {
         *("model=r3gan", "network=r3gan_cond", "model.generator.num_blocks=1", "model.discriminator.num_blocks=1"),
         *("augment=[ada_r3gan]", "schedule=[r3gan_augment]"),
     ),
+    "stylegan2": (
+        *("model=stylegan2_ada", "network=stylegan2_cond", "dataset.image_size=8", "latent.z_dim=8"),
+        *("model.generator.w_dim=8", "model.discriminator.num_mapping_layers=1", "augment.ada.strength=0.3"),
+        *("regularizer.r1.every=3", "regularizer.path_length.every=2", "fake_labels=empirical"),
+    ),
     # p rises or falls by 4 % after every second step, in the middle between checkpoints.
     "ada": (
         *("augment=[ada]", "augment.ada.strength=0.3", "augment.ada.interval=2", "augment.ada.images_to_one=200"),

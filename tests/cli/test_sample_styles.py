@@ -159,7 +159,7 @@ def test_labels_are_those_of_the_ends(gantrain, trained_with_classes: Path, tmp_
     ],
 )
 def test_options_that_do_not_fit_are_refused(trained: Path, options: dict[str, Any], message: str) -> None:
-    config = replace(composed(), output="a.png", **options)
+    config = replace(composed(), **{"output": "a.png"} | options)
     with pytest.raises(ConfigError) as refused:
         make_samples(config, load_generator(trained, CPU), num_is_typed=True, device=CPU)
     assert message in str(refused.value)

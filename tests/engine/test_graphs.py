@@ -23,10 +23,11 @@ from gantrain.engine.runtime import Runtime
 from gantrain.losses.hinge import Hinge
 from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.losses.relativistic import Relativistic
-from gantrain.models import conditional_resnet
+from gantrain.models import conditional_resnet, conditional_stylegan2
 from gantrain.regularizers.base import Regularizer
 from gantrain.regularizers.dequantization import Dequantization
 from gantrain.regularizers.gradient_penalty import GradientPenalty
+from gantrain.regularizers.path_length import PathLength
 from gantrain.regularizers.r1 import R1
 from gantrain.regularizers.weight_clip import WeightClip
 from gantrain.schedules.apply import Schedules
@@ -113,6 +114,34 @@ def test_replays_of_residual_networks_with_labels_equal_eager_steps(tapes: Calla
     assert advance(fast, GRAPH, **options) == seen
     assert deck.captured == 2
     torch.testing.assert_close(snapshot(fast), snapshot(plain), atol=0, rtol=0)
+
+
+def test_replays_of_stylegan2_equal_eager_steps(tapes: Callable[..., Tapes]) -> None:
+    """Noise, mixed styles, the means of w and of the path length, minibatch standard deviation, two lazy penalties."""
+
+    def made() -> tuple[TrainState, dict[str, Any]]:
+        torch.manual_seed(0)
+        common: dict[str, Any] = {"num_classes": 3, "num_mapping_layers": 1, "mapping_lr_multiplier": 0.01}
+        common |= {"width": 2, "full_width_until": 4, "num_bf16_stages": 4, "clamp": 256.0}
+        own: dict[str, Any] = {"w_dim": 4, "style_mixing": 0.9, "noise": "random", "w_avg_decay": 0.9}
+        G = conditional_stylegan2.Generator(SHAPE, 8, **own, **common)
+        D = conditional_stylegan2.Discriminator(SHAPE, architecture="resnet", minibatch_group=4, **common)
+        optimizers = [torch.optim.Adam(network.parameters(), lr=1e-3, fused=True) for network in (G, D)]
+        path_length = PathLength(weight=2.0, decay=0.1, batch_shrink=2, every=2)
+        parts: dict[str, Any] = {"regularizers": {"r1": R1(gamma=1.0, every=3), "path_length": path_length}}
+        return TrainState(G, D, *optimizers, deepcopy(G).requires_grad_(False)), parts
+
+    (plain, of_plain), (fast, of_fast) = made(), made()
+    options: dict[str, Any] = {"loss": NonSaturating(), "steps": 10, "first": "generator", "n_critic": lambda _: 1}
+    options["fake_labels"] = make_fake_labels("empirical", [3, 4, 5], CPU)
+    seen = advance(plain, Runtime(device=CPU), **options, **of_plain)
+    deck = tapes()
+    assert advance(fast, GRAPH, **options, **of_fast) == seen
+    assert deck.captured == 4
+    torch.testing.assert_close(snapshot(fast), snapshot(plain), atol=0, rtol=0)
+    means = [parts["regularizers"]["path_length"].mean for parts in (of_plain, of_fast)]
+    assert means[0] == means[1] > 0
+    assert plain.G.w_avg.abs().max() > 0
 
 
 def test_captured_step_sees_the_training_progress(tapes: Callable[..., Tapes]) -> None:
