@@ -1,5 +1,5 @@
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +17,14 @@ from gantrain.assemble import (
     build_state,
     check_classes,
 )
-from gantrain.combinations import check_combination, check_fake_labels, check_has_effect, warn_of_micro_batch_statistics
+from gantrain.combinations import (
+    check_combination,
+    check_fake_labels,
+    check_groups,
+    check_has_effect,
+    check_styles,
+    warn_of_micro_batch_statistics,
+)
 from gantrain.command import trust
 from gantrain.config import Config
 from gantrain.datasets.base import ImageDataset
@@ -31,10 +38,12 @@ from gantrain.losses.ralsgan import RelativisticAverageLeastSquares
 from gantrain.losses.wasserstein import Wasserstein
 from gantrain.models.latent import Normal, Uniform
 from gantrain.models.packing import Packed
+from gantrain.models.stylegan2_ops import MinibatchStdDev
 from gantrain.regularizers.auxiliary_classifier import AuxiliaryClassifier
 from gantrain.regularizers.base import Critic, Regularizer, UpdateBatch
 from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.regularizers.label_noise import LabelNoise
+from gantrain.regularizers.path_length import PathLength
 from gantrain.regularizers.weight_clip import WeightClip
 
 CPU = torch.device("cpu")
@@ -429,6 +438,33 @@ def test_fake_labels_of_unconditional_networks_are_refused() -> None:
 
 def composed_dataset(name: str) -> Any:
     return build_dataset(composed(f"dataset={name}").dataset)
+
+
+def test_a_regularizer_of_styles_needs_a_generator_with_styles() -> None:
+    objective = Objective(NonSaturating(), {"path": PathLength(weight=1.0, decay=0.1, batch_shrink=1, every=4)})
+    with pytest.raises(ConfigError, match=r"regularizer=path needs .* styles, and .*Linear has none: use network=s"):
+        check_styles(nn.Linear(1, 1), objective)
+    with_styles = nn.Linear(1, 1)
+    with_styles.styles = with_styles.synthesize = nn.Identity()
+    check_styles(with_styles, objective)
+    check_styles(nn.Linear(1, 1), Objective(NonSaturating(), {}))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "packing", "example"),
+    [(64, 1, 1, None), (3, 1, 1, None), (64, 8, 2, None), (6, 1, 1, 8), (18, 3, 1, 24), (48, 2, 4, 64)],
+)
+def test_a_batch_consists_of_whole_groups(batch_size: int, accumulate: int, packing: int, example: int | None) -> None:
+    D = nn.Sequential(MinibatchStdDev(group=4, num_channels=1))
+    config = Config(batch_size=batch_size, accumulate=accumulate, packing=packing)
+    if example is None:
+        check_groups(D, config)
+        return
+    with pytest.raises(
+        ConfigError, match=rf"batch_size={batch_size}: .*minibatch_group=4; for .*batch_size={example}\."
+    ):
+        check_groups(D, config)
+    check_groups(D, replace(config, batch_size=example))
 
 
 def test_auxiliary_classifier_loss_needs_a_classifier() -> None:

@@ -26,7 +26,14 @@ EPS = 1e-8
 
 def activate(x: Float[Tensor, "n *shape"], clamp: float | None) -> Float[Tensor, "n *shape"]:
     """Apply the leaky ReLU without gain, and limit the result to [-clamp, clamp]."""
-    x = nn.functional.leaky_relu(x, SLOPE)
+    return limit(nn.functional.leaky_relu(x, SLOPE), clamp)
+
+
+def limit(x: Float[Tensor, "n *shape"], clamp: float | None) -> Float[Tensor, "n *shape"]:
+    """Limit x to [-clamp, clamp].
+
+    Source: Karras 2020 (StyleGAN2-ADA), appendix on mixed-precision training.
+    """
     return x if clamp is None else x.clamp(-clamp, clamp)
 
 
@@ -157,6 +164,7 @@ def modulated_conv(
     blur: nn.Module | None = None,
     demodulate: bool = True,
     gain: float = 1.0,
+    bias: Float[Tensor, " num_out"] | None = None,
 ) -> Float[Tensor, "n num_out h_out w_out"]:
     """Convolve each sample with the weights times its styles, normalized to unit norm for each output channel.
 
@@ -169,7 +177,8 @@ def modulated_conv(
         styles: factor of each input channel.
         blur: if given, height and width are doubled by a transposed convolution with stride 2, followed by this filter.
         demodulate: whether to normalize.
-        gain: factor of the result.
+        gain: factor of the result, if it is normalized.
+        bias: added to the normalized result.
     """
     x = x * styles[:, :, None, None].to(x.dtype)
     if blur is None:
@@ -178,11 +187,12 @@ def modulated_conv(
         # conv_transpose2d uses the kernel as it is, without a reflection; the layout of its weight is transposed.
         x = blur(nn.functional.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
     if not demodulate:
-        return x if gain == 1 else x * gain
+        return x
     with layers.full_precision(x.device):
         squared_norms = styles.square() @ weight.square().sum((2, 3)).T
         factors = gain * (squared_norms + EPS).rsqrt()
-    return x * factors[:, :, None, None].to(x.dtype)
+    factors = factors[:, :, None, None].to(x.dtype)
+    return x * factors if bias is None else torch.addcmul(bias[:, None, None].to(x.dtype), x, factors)
 
 
 class MinibatchStdDev(nn.Module):

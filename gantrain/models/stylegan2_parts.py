@@ -104,11 +104,11 @@ class StyledConv(nn.Conv2d):
         assert self.bias is not None
         with layers.full_precision(x.device):
             styles = self.style(w)
-        x = ops.modulated_conv(x, self.weight, styles, blur=self.blur, gain=ops.GAIN)
-        added = (self.bias * ops.GAIN)[:, None, None]
+        bias = self.bias * ops.GAIN
+        x = ops.modulated_conv(x, self.weight, styles, blur=self.blur, gain=ops.GAIN, bias=bias)
         if noise != "none":
-            added = added + self.noise(len(x), noise) * ops.GAIN
-        return ops.activate(x + added.to(x.dtype), self.clamp)
+            x = x + (self.noise(len(x), noise) * ops.GAIN).to(x.dtype)
+        return ops.activate(x, self.clamp)
 
 
 class ToImage(nn.Conv2d):
@@ -130,8 +130,7 @@ class ToImage(nn.Conv2d):
         with layers.full_precision(x.device):
             styles = self.style(w) * self.gain
         x = ops.modulated_conv(x, self.weight, styles, demodulate=False)
-        x = x.to(self.bias.dtype) + self.bias[:, None, None]
-        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
+        return ops.limit(x.to(self.bias.dtype) + self.bias[:, None, None], self.clamp)
 
 
 class SynthesisStage(nn.Module):

@@ -351,6 +351,28 @@ def test_only_the_stages_of_the_largest_images_run_in_bf16(num_bf16_stages: int,
     assert torch.equal(low[0], G(z)) is (num_bf16_stages == 0)
 
 
+def test_results_of_all_convolutions_are_limited() -> None:
+    bound, z, x = 0.01, torch.randn(4, 5), torch.randn(4, 3, 16, 16)
+    for make, inputs in ((small_G, z), (small_D, x)):
+        largest: dict[float | None, dict[str, float]] = {}
+        for clamp in (bound, None):
+            network, found = make(clamp=clamp), largest.setdefault(clamp, {})
+            for name, module in network.named_modules():
+                if isinstance(module, nn.Conv2d) and not name.endswith("skip"):
+
+                    def keep(module: nn.Module, _: Any, y: Tensor, name: str = name, found: Any = found) -> None:
+                        found[name] = float(y.abs().max().detach())
+
+                    module.register_forward_hook(keep)
+            network(inputs)
+        assert len(largest[bound]) >= 6
+        for name, value in largest[bound].items():
+            # The last convolution of a stage with a residual connection is scaled after the limit.
+            is_scaled = make is small_D and name.endswith("conv1")
+            assert value <= bound * (0.5**0.5 if is_scaled else 1) + 1e-9, name
+        assert min(largest[None].values()) > bound
+
+
 @pytest.mark.parametrize("size", [4, 28, 32, 12])
 def test_images_of_every_size_with_few_channels(size: int) -> None:
     G, D = small_G(size).eval(), small_D(size)
