@@ -57,7 +57,7 @@ def compute(name: str, function: Callable[..., float], *values: Any, _node_: Any
     for value in values:
         if not is_number(value):
             raise ConfigError(
-                f"{key} is computed from a number, but that is {value} here; set the number, for example "
+                f"{key} is computed from a number, but that is {'null' if value is None else value} here; set the number, for example "
                 f"dataset.image_size=64, or set {key}."
             )
     try:
