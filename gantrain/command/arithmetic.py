@@ -56,8 +56,9 @@ def compute(name: str, function: Callable[..., float], *values: Any, _node_: Any
     key = _node_._get_full_key(None)
     for value in values:
         if not is_number(value):
+            shown = "null" if value is None else value
             raise ConfigError(
-                f"{key} is computed from a number, but that is {'null' if value is None else value} here; set the number, for example "
+                f"{key} is computed from a number, but that is {shown} here; set the number, for example "
                 f"dataset.image_size=64, or set {key}."
             )
     try:

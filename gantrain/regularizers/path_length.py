@@ -12,6 +12,7 @@ from torch import Tensor
 from gantrain.losses.base import Scalar
 from gantrain.models.interface import takes_labels
 from gantrain.regularizers.base import Draw, Regularizer, UpdateBatch, check_every
+from gantrain.regularizers.input_gradient import TwiceDifferentiable
 from gantrain.schedules.base import Number
 from gantrain.seeding import own_rows, whole_batch
 
@@ -82,9 +83,12 @@ def path_lengths(
 
     The noise is normal, divided by the root of the number of pixels, so that lengths do not depend on the image size.
     """
-    images = synthesize(styles)
-    draw = partial(torch.randn, dtype=images.dtype, device=images.device)
-    noise = own_rows(draw, images.shape) / math.sqrt(images.shape[2] * images.shape[3])
-    (gradient,) = torch.autograd.grad((images * noise).sum(), styles, create_graph=True)
+    with TwiceDifferentiable() as operations:
+        images = synthesize(styles)
+        draw = partial(torch.randn, dtype=images.dtype, device=images.device)
+        noise = own_rows(draw, images.shape) / math.sqrt(images.shape[2] * images.shape[3])
+        total = (images * noise).sum()
+    with operations.inputs_only():
+        (gradient,) = torch.autograd.grad(total, styles, create_graph=True)
     lengths: Tensor = gradient.square().sum(2).mean(1).sqrt()
     return lengths
