@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gantrain.command import trust
 from gantrain.command.arguments import check_own_options, print_to_stdout, split
+from gantrain.command.auto import with_chosen_recipe
 from gantrain.command.checks import check_flags, check_keys, check_overrides
 from gantrain.command.explain import explain
 from gantrain.command.folders import claimed_sweep, created, register
@@ -206,7 +207,7 @@ def main() -> None:
                 "without torchrun."
             )
         check_overrides(given.overrides, config_folders(arguments))
-        typed = with_options_of_run(given.overrides)
+        typed = with_options_of_run(with_chosen_recipe(given.overrides))
         overrides = with_saved_overrides(typed)
         check_overrides(overrides, config_folders(arguments))
         if given.multirun and overrides != typed:

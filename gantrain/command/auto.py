@@ -1,0 +1,219 @@
+"""model=auto: choose a recipe and its settings for a folder of pictures.
+
+The choices become ordinary overrides, so the config of the run, and what is saved in its folder, do not depend on this
+file. docs/experiments.md has the table of the choices, with its evidence.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from gantrain.command.folders import register
+from gantrain.command.overrides import key_of, value_of
+from gantrain.config import CONF, Config
+from gantrain.console import console
+from gantrain.errors import ConfigError
+from gantrain.session.saved import holds_run, load_yaml
+
+RECIPES = ("lightweight_folder", "stylegan2_ada_folder", "r3gan_folder")
+FEWEST = (1_000, 20_000)
+"""The number of pictures from which on the second and the third recipe are chosen."""
+
+SIZES = (32, 64, 128, 256)
+LARGEST_ON_CPU = 64
+
+NUM_HEADERS = 200
+"""Pictures whose size is read."""
+
+SHARE_LARGE_ENOUGH = 0.9
+"""Share of the pictures that need not be enlarged to the chosen size."""
+
+R3GAN_GAMMA = {32: 0.05, 64: 2.0, 128: 17.0, 256: 150.0}
+"""gamma of R1 and R2 by image size (Huang 2024); 128 px is interpolated, linearly in both logarithms."""
+
+LIGHTWEIGHT_GAMMA_AT_256 = 13_520.0
+
+SHARE_TO_PLAN = 0.6
+"""Share of the device's memory for which a step is planned, because its memory is only estimated."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen: overrides, and the reason for each choice."""
+
+    overrides: list[str]
+    reasons: list[str]
+
+
+def with_chosen_recipe(typed: Sequence[str]) -> list[str]:
+    """Replace model=auto in overrides by the recipe that suits the pictures and the device, and say why.
+
+    For a run that exists in run_dir, what was chosen at its start is kept.
+
+    Raises:
+        ConfigError: the other overrides leave nothing to choose, or do not name a folder of pictures.
+        DataError: the pictures cannot be read.
+    """
+    wanted = {key_of(override): value_of(override) for override in typed}
+    models = [override.partition("=")[2] for override in typed if key_of(override) == "model"]
+    if models != ["auto"]:
+        if any("auto" in model.split(",") for model in models):
+            raise ConfigError(f"model={models[-1]}: model=auto cannot be swept; use it alone, or name the models.")
+        return list(typed)
+    check(wanted)
+    rest = [override for override in typed if key_of(override) != "model"]
+    saved = saved_choices(Path(wanted.get("run_dir", "")).expanduser(), {key_of(override) for override in rest})
+    choice = Choice(saved, ["as chosen when the run started"]) if saved else choose(wanted, rest)
+    console.print("model=auto", style="bold", highlight=False)
+    for reason in choice.reasons:
+        console.print(f"  {reason}", markup=False, soft_wrap=True, highlight=False)
+    return [*choice.overrides, *rest]
+
+
+def check(wanted: dict[str, str]) -> None:
+    """Check that there is something to choose, and pictures to look at.
+
+    Raises:
+        ConfigError: there is not.
+    """
+    for key in ("experiment", "network"):
+        if key in wanted:
+            raise ConfigError(f"model=auto {key}={wanted[key]}: auto chooses the {key}; leave one of them out.")
+    if wanted.get("dataset") != "image_folder" or "dataset.root" not in wanted:
+        raise ConfigError(
+            "model=auto looks at a folder or zip of pictures: type dataset=image_folder dataset.root=FOLDER, or choose "
+            "an experiment for the data set (gantrain --help lists them)."
+        )
+
+
+def saved_choices(run: Path, typed: set[str]) -> list[str]:
+    """Return what was chosen for the run in a folder, except for keys that are typed; [] if it holds no such run."""
+    if run == Path() or not holds_run(run):
+        return []
+    saved = load_yaml(run / ".hydra" / "overrides.yaml")
+    if not isinstance(saved, list) or not any(f"experiment={recipe}" in saved for recipe in RECIPES):
+        return []
+    return [override for override in saved if key_of(override) not in typed]
+
+
+def choose(wanted: dict[str, str], rest: list[str]) -> Choice:
+    """Choose for the pictures in dataset.root and the device.
+
+    Args:
+        wanted: the typed values by key.
+        rest: the typed overrides without model=auto.
+    """
+    from gantrain.datasets.image_files import open_image_files
+    from gantrain.engine.device import choose_device
+
+    files = open_image_files(Path(wanted["dataset.root"]).expanduser())
+    device = choose_device(wanted.get("runtime.device", "auto"))
+    num, names = len(files.names), ("fewer than 1,000", "1,000 to 20,000", "20,000 or more")
+    kind = bisect_right(FEWEST, num)
+    recipe = RECIPES[kind]
+    reasons = [f"experiment={recipe}: {num:,} pictures ({names[kind]})"]
+    if "dataset.image_size" in wanted:
+        size = int(wanted["dataset.image_size"])
+    else:
+        sides = shorter_sides(files.read, num)
+        size, why = choose_size(sides, largest=LARGEST_ON_CPU if device.type == "cpu" else SIZES[-1])
+        reasons.append(f"dataset.image_size={size}: {why}")
+    chosen = [f"experiment={recipe}", f"dataset.image_size={size}", *gammas(recipe, size)]
+    if not {"batch_size", "accumulate"} & wanted.keys():
+        chosen, why = fit_to_memory(chosen, rest, device)
+        reasons.append(why)
+    if device.type == "cpu":
+        reasons.append("There is no GPU: such networks take weeks on a CPU. model=dcgan gives pictures in minutes.")
+    typed = {key_of(override) for override in rest}
+    return Choice([override for override in chosen if key_of(override) not in typed], reasons)
+
+
+def shorter_sides(read: Any, num: int) -> list[int]:
+    """Return the shorter sides of some pictures, in pixels, sorted; pictures that cannot be read are left out."""
+    from gantrain.datasets.images import BadImageError, size_and_color
+
+    sides = []
+    for i in range(0, num, max(1, num // NUM_HEADERS)):
+        try:
+            sides.append(min(size_and_color(read(i))[:2]))
+        except BadImageError:
+            continue
+    return sorted(sides)
+
+
+def choose_size(sides: Sequence[int], *, largest: int) -> tuple[int, str]:
+    """Choose the image size from the sorted shorter sides of pictures, and say why."""
+    side = sides[len(sides) - ceil(SHARE_LARGE_ENOUGH * len(sides))] if sides else SIZES[0]
+    possible = [size for size in SIZES if size <= min(side, largest)]
+    size = possible[-1] if possible else SIZES[0]
+    why = f"{SHARE_LARGE_ENOUGH:.0%} of the pictures have at least {side} pixels on the shorter side"
+    if size == largest and side >= 2 * size:
+        why += "; larger ones need more memory and time" if largest == SIZES[-1] else "; there is no GPU"
+    return size, why
+
+
+def gammas(recipe: str, size: int) -> list[str]:
+    """Return the weights of R1 and R2 for an image size; those of StyleGAN2-ADA follow in its experiment file."""
+    if recipe == "stylegan2_ada_folder":
+        return []
+    gamma = LIGHTWEIGHT_GAMMA_AT_256 * (size / 256) ** 2
+    if recipe == "r3gan_folder":
+        gamma = R3GAN_GAMMA[max((known for known in R3GAN_GAMMA if known <= size), default=32)]
+    return [f"regularizer.{name}.gamma={gamma:g}" for name in ("r1", "r2")]
+
+
+def fit_to_memory(chosen: list[str], rest: list[str], device: Any) -> tuple[list[str], str]:
+    """Add the batch size and the number of micro-batches with which a step fits into the device's memory.
+
+    Returns:
+        the overrides, and the reason.
+    """
+    from gantrain.engine.memory import total_bytes
+    from gantrain.engine.torchrun import process_rank
+    from gantrain.files import format_bytes
+    from gantrain.session.trials import fitting_accumulate, step_bytes
+
+    config = composed([*chosen, *(override for override in rest if not is_sweep(override))])
+    ranks = process_rank().world_size
+    fixed, per_image = step_bytes(config)
+    available = total_bytes(device)
+    rows = int((SHARE_TO_PLAN * available - fixed) / per_image)
+
+    def needs(rows: int) -> str:
+        return f"about {format_bytes(fixed + rows * per_image)}"
+
+    micro = config.batch_size // ranks // config.accumulate
+    accumulate = config.accumulate
+    if micro > rows:
+        found = fitting_accumulate(config, rows, num_processes=ranks)
+        if found is None:
+            raise ConfigError(
+                f"model=auto: {device} has {format_bytes(available)}, but a step with one picture at a time needs "
+                f"{needs(1)}; choose a smaller dataset.image_size, or smaller networks."
+            )
+        accumulate, micro = found, config.batch_size // ranks // found
+    why = f"batch_size={config.batch_size} accumulate={accumulate}: a step needs {needs(micro)} of "
+    why += f"{format_bytes(available)}"
+    return [*chosen, f"batch_size={config.batch_size}", f"accumulate={accumulate}"], why
+
+
+def is_sweep(override: str) -> bool:
+    """Return whether an override has several values."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return OverridesParser.create().parse_override(override).is_sweep_override()
+
+
+def composed(overrides: list[str]) -> Config:
+    """Compose a config as the command does."""
+    register(fixed_run_dir=False)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        node = OmegaConf.to_container(compose("train", overrides), resolve=True)
+    config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), node))
+    return config  # type: ignore[no-any-return]

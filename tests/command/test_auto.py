@@ -1,0 +1,152 @@
+"""model=auto chooses recipe, image size, batch and micro-batches from the pictures and the device."""
+
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+from gantrain.command import auto
+from gantrain.command.overrides import key_of, value_of
+from gantrain.datasets.image_files import ImageFiles
+from gantrain.errors import ConfigError
+from gantrain.session.trials import saved_bytes
+
+PICTURES = ("dataset=image_folder", "dataset.root=photos")
+NARROW = ("model.generator.width=16", "model.discriminator.width=16")
+Folder = Callable[..., None]
+
+
+@pytest.fixture
+def pictures(monkeypatch: pytest.MonkeyPatch) -> Folder:
+    """Pretend that a folder has pictures, and the device memory."""
+
+    def pretend(num: int, *, side: int = 300, memory: float = 80e9, device: str = "cuda") -> None:
+        content = BytesIO()
+        Image.new("RGB", (side, side + 50)).save(content, "PNG")
+        files = ImageFiles(Path("photos"), [f"{i}.png" for i in range(num)], [], {}, lambda i: content.getvalue())
+        monkeypatch.setattr("gantrain.datasets.image_files.open_image_files", lambda path: files)
+        monkeypatch.setattr("gantrain.engine.device.choose_device", lambda name: torch.device(device))
+        monkeypatch.setattr("gantrain.engine.memory.total_bytes", lambda device: int(memory))
+
+    return pretend
+
+
+def chosen(*typed: str) -> dict[str, str]:
+    overrides = auto.with_chosen_recipe(["model=auto", *PICTURES, *typed])
+    assert "model=auto" not in overrides
+    return {key_of(override): value_of(override) for override in overrides}
+
+
+@pytest.mark.parametrize(
+    ("num", "recipe"),
+    [
+        *((1, "lightweight"), (999, "lightweight"), (1_000, "stylegan2_ada")),
+        *((19_999, "stylegan2_ada"), (20_000, "r3gan"), (70_000, "r3gan")),
+    ],
+)
+def test_recipe_depends_on_the_number_of_pictures(
+    pictures: Folder, num: int, recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures(num, side=70)
+    assert chosen(*NARROW)["experiment"] == f"{recipe}_folder"
+    assert f"experiment={recipe}_folder: {num:,} pictures (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sides", "largest", "size"),
+    [
+        ([300] * 20, 256, 256),
+        ([300] * 20, 64, 64),
+        ([255] * 20, 256, 128),
+        ([20] * 20, 256, 32),
+        ([], 256, 32),
+        ([40, 40, *[128] * 18], 256, 128),  # one in ten may be enlarged
+        ([40, 40, 40, *[128] * 17], 256, 32),
+    ],
+)
+def test_nine_in_ten_pictures_are_not_enlarged(sides: list[int], largest: int, size: int) -> None:
+    assert auto.choose_size(sides, largest=largest)[0] == size
+
+
+def test_sizes_are_those_of_upright_pictures(pictures: Folder) -> None:
+    pictures(500, side=70)
+    assert chosen(*NARROW)["dataset.image_size"] == "64"
+    assert chosen(*NARROW, "dataset.image_size=32")["dataset.image_size"] == "32"
+    pictures(500, side=300, device="cpu")
+    assert chosen(*NARROW)["dataset.image_size"] == "64"
+
+
+@pytest.mark.parametrize(("size", "gamma"), [(32, 0.05), (64, 2.0), (256, 150.0)])
+def test_gamma_of_r3gan_is_that_of_the_paper(size: int, gamma: float) -> None:
+    assert auto.gammas("r3gan_folder", size) == [f"regularizer.r1.gamma={gamma:g}", f"regularizer.r2.gamma={gamma:g}"]
+
+
+def test_gamma_of_r3gan_at_128_px_is_between_those_of_64_and_256_px() -> None:
+    assert auto.R3GAN_GAMMA[128] == pytest.approx((2.0 * 150.0) ** 0.5, rel=0.02)
+
+
+def test_batch_is_cut_until_a_step_fits_into_memory(pictures: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = []
+    for memory in (80e9, 400e6, 60e6):
+        pictures(5_000, side=70, memory=memory)
+        found = chosen(*NARROW)
+        assert found["batch_size"] == "32"
+        numbers.append(int(found["accumulate"]))
+    assert numbers[0] == 1
+    assert numbers[0] < numbers[1] < numbers[2] <= 32
+    assert f"batch_size=32 accumulate={numbers[2]}: a step needs about" in capsys.readouterr().err
+    pictures(5_000, side=70, memory=30e6)
+    with pytest.raises(ConfigError, match="a step with one picture at a time needs about"):
+        chosen(*NARROW)
+    assert "accumulate" not in chosen(*NARROW, "batch_size=8")  # a typed batch is taken as it is
+
+
+def test_what_is_typed_wins(pictures: Folder) -> None:
+    pictures(30_000)
+    found = chosen(*NARROW, "dataset.image_size=64", "regularizer.r1.gamma=3", "steps=7")
+    assert (found["regularizer.r1.gamma"], found["regularizer.r2.gamma"], found["steps"]) == ("3", "2", "7")
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["model=auto,dcgan", *PICTURES], "model=auto cannot be swept"),
+        (["model=auto", *PICTURES, "experiment=toy"], "auto chooses the experiment"),
+        (["model=auto", *PICTURES, "network=mlp"], "auto chooses the network"),
+        (["model=auto"], "type dataset=image_folder dataset.root=FOLDER"),
+        (["model=auto", "dataset=cifar10"], "type dataset=image_folder dataset.root=FOLDER"),
+        (["model=auto", "dataset=image_folder"], "type dataset=image_folder dataset.root=FOLDER"),
+    ],
+)
+def test_impossible_choices_are_refused(typed: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        auto.with_chosen_recipe(typed)
+
+
+def test_other_models_are_left_alone() -> None:
+    assert auto.with_chosen_recipe(["model=dcgan", "steps=3"]) == ["model=dcgan", "steps=3"]
+    assert auto.with_chosen_recipe(["-m"]) == ["-m"]
+
+
+def test_a_repeated_command_keeps_what_was_chosen(pictures: Folder, tmp_path: Path) -> None:
+    """Even if the pictures or the device would now lead to another choice."""
+    pictures(500, side=70)
+    typed = ("model=auto", *PICTURES, *NARROW, f"run_dir={tmp_path}")
+    first = auto.with_chosen_recipe(typed)
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/overrides.yaml").write_text(yaml.safe_dump(first))
+    (tmp_path / "run.json").write_text("{}")
+    pictures(50_000, side=300, memory=1e9)
+    assert sorted(auto.with_chosen_recipe(typed)) == sorted(first)
+    assert "batch_size=3" in auto.with_chosen_recipe([*typed, "batch_size=3"])
+
+
+def test_kept_tensors_are_counted_once_and_without_parameters() -> None:
+    """A linear layer keeps its input, and a ReLU its output, which the next layer shares."""
+    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1)).to("meta")
+    assert saved_bytes(network, torch.zeros(10, 4, device="meta")) == 10 * (4 + 3) * 4
