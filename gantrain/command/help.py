@@ -15,6 +15,8 @@ gantrain trains generative adversarial networks.
   gantrain experiment=gaussian                 a whole experiment by name
   gantrain dataset=image_folder dataset.root=photos
                                                your own images
+  gantrain model=auto dataset=image_folder dataset.root=photos
+                                               the same, with the recipe that suits them
   gantrain -m model=dcgan,wgan_gp seed=0,1     a sweep: one run for every combination
   gantrain task=sample run=outputs/DATE/TIME num=10000 output=samples.npz
                                                samples of a run
