@@ -1,7 +1,8 @@
 """Draw samples, pass them through D, and compute losses and penalties: what the updates of D and G share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, cast
 
 import torch
@@ -12,7 +13,7 @@ from gantrain.augment.base import Augment
 from gantrain.datasets.batches import Batch, Batches, joined_batches
 from gantrain.datasets.labels import Labels
 from gantrain.losses.base import Logits, Loss, RelativisticLoss, sees_real
-from gantrain.models.interface import split_output, takes_labels
+from gantrain.models.interface import heads_of, run_for_logits, split_output, takes_labels, without_decoding
 from gantrain.models.layers import couples_samples
 from gantrain.models.spectral_norm import iterate_spectral_norms
 from gantrain.regularizers.base import (
@@ -75,7 +76,9 @@ class Game:
         self.generator_sees_real = sees_real(objective.loss)
         # With fake_labels=real, G's update needs the labels of a real batch.
         self.generator_needs_real = self.generator_sees_real or getattr(fake_labels, "needs_real", False)
-        self.both_logits = self.both_logits_separately if couples_samples(D) else self.both_logits_jointly
+        self.heads, self.fake_options = heads_of(D), without_decoding(D)
+        separate = couples_samples(D) or bool(self.fake_options)
+        self.both_logits = self.both_logits_separately if separate else self.both_logits_jointly
 
     def draw(self, n: int, real_labels: Labels = None) -> tuple[Tensor, Labels]:
         """Draw n latents, and labels for them if a network is conditional."""
@@ -104,17 +107,19 @@ class Game:
             x = regularizer.perturb(x, clock)
         return x
 
-    def run_discriminator(self, x: Tensor, y: Labels) -> DiscriminatorOutput:
+    def run_discriminator(self, x: Tensor, y: Labels, **options: Any) -> DiscriminatorOutput:
         """Pass augmented samples through D, with labels if it takes them."""
-        return split_output(self.D(x, y) if self.D_takes_labels else self.D(x))
+        return split_output(self.D(x, y, **options) if self.D_takes_labels else self.D(x, **options))
+
+    def discriminate_fake(self, x: Tensor, y: Labels) -> DiscriminatorOutput:
+        """Pass augmented generated samples through D, which reconstructs only real ones."""
+        return self.run_discriminator(x, y, **self.fake_options)
 
     def critic(self, clock: Clock) -> Critic:
         """Return the function that penalties differentiate: augmentation, then D, in full precision."""
 
         def critic(x: Tensor, y: Labels) -> Logits:
-            augmented = self.objective.augmented(x, clock)
-            output = self.D_module(augmented, y) if self.D_takes_labels else self.D_module(augmented)
-            return split_output(output)[0]
+            return run_for_logits(self.D_module, self.objective.augmented(x, clock), y)
 
         return critic
 
@@ -142,6 +147,7 @@ class Game:
             fake=perturbed_fake,
             augment=lambda x: self.objective.augmented(x, clock),
             discriminate=self.run_discriminator,
+            discriminate_fake=self.discriminate_fake,
             packing=getattr(self.D_module, "packing", 1),
             num_fake=num_fake,
         )
@@ -177,7 +183,7 @@ class Game:
         Source: Radford 2016.
         """
         batch.real_output = self.run_discriminator(batch.real_augmented, batch.labels)
-        batch.fake_output = self.run_discriminator(batch.fake_augmented, batch.fake_labels)
+        batch.fake_output = self.discriminate_fake(batch.fake_augmented, batch.fake_labels)
         return batch.real_logits, batch.fake_logits
 
     def both_logits_jointly(self, batch: UpdateBatch) -> tuple[Logits, Logits]:
@@ -189,12 +195,23 @@ class Game:
         batch.real_output, batch.fake_output = split_rows(logits, aux, [len(real), len(fake)])
         return batch.real_logits, batch.fake_logits
 
+    def head_logits(self, logits: Logits, aux: Auxiliary) -> list[Float[Tensor, " _"]]:
+        """Return the logits of each of D's heads, [n] for a single one, or else [n * k]."""
+        return [aux[name].flatten() for name in self.heads] or [logits]
+
+    def discriminator_loss(self, batch: UpdateBatch) -> Tensor:
+        """Compute D's loss, the sum over its heads."""
+        self.both_logits(batch)
+        real, fake = self.head_logits(*batch.real_output), self.head_logits(*batch.fake_output)
+        return total(map(self.objective.loss.discriminator, real, fake))
+
     def generator_loss(self, batch: UpdateBatch) -> Tensor:
-        """Compute G's loss; D's logits of real samples are computed only if the loss needs them."""
+        """Compute G's loss, the sum over D's heads; D's logits of real samples are computed only if it needs them."""
         if not self.generator_sees_real:
-            return cast(Loss, self.objective.loss).generator(batch.fake_logits)
-        real_logits, fake_logits = self.both_logits(batch)
-        return cast(RelativisticLoss, self.objective.loss).generator(fake_logits, real_logits)
+            return total(map(cast(Loss, self.objective.loss).generator, self.head_logits(*batch.fake_output)))
+        self.both_logits(batch)
+        real, fake = self.head_logits(*batch.real_output), self.head_logits(*batch.fake_output)
+        return total(map(cast(RelativisticLoss, self.objective.loss).generator, fake, real))
 
     def discriminator_penalties(self, batch: UpdateBatch) -> dict[str, Tensor]:
         """Compute the penalties that are added to D's loss at every update, by regularizer."""
@@ -286,6 +303,11 @@ class Game:
             real_logits = whole_batch(torch.cat(parts))
             for augment in self.adaptive_augments:
                 augment.observe(real_logits)
+
+
+def total(losses: Iterable[Tensor]) -> Tensor:
+    """Return the sum of losses; a single one is returned as it is."""
+    return reduce(torch.add, losses)
 
 
 def lazy_regularizers(objective: Objective, method: str) -> dict[str, Regularizer]:

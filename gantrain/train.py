@@ -103,7 +103,7 @@ def train(
 
     def critic_loss(real: Batch, clock: Clock) -> tuple[Tensor, Logs]:
         batch = game.critic_batch(real, clock)
-        D_loss = objective.loss.discriminator(*game.both_logits(batch))
+        D_loss = game.discriminator_loss(batch)
         penalties = game.discriminator_penalties(batch)
         logs = {"loss/discriminator": D_loss.detach(), **batch.logits(), **penalty_logs(penalties)}
         return add_penalties(D_loss, penalties), logs

@@ -88,9 +88,9 @@ class Runtime:
         if self.precision != "bf16":
             return network
 
-        def in_bf16(*inputs: Tensor) -> Any:
+        def in_bf16(*inputs: Tensor, **options: Any) -> Any:
             with torch.autocast(self.device.type, torch.bfloat16):
-                outputs = network(*inputs)
+                outputs = network(*inputs, **options)
             return tree_map(Tensor.float, outputs)
 
         return in_bf16

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gantrain.losses.base import Logits
-from gantrain.models.interface import takes_labels
+from gantrain.models.interface import heads_of, takes_labels, without_decoding
 
 
 class Packed(nn.Module):
@@ -22,7 +22,7 @@ class Packed(nn.Module):
         packing: number of samples in a pack.
 
     Raises:
-        ValueError: the discriminator takes or predicts labels.
+        ValueError: the discriminator takes or predicts labels, or has several heads or a decoder.
     """
 
     couples_samples = True
@@ -34,6 +34,12 @@ class Packed(nn.Module):
                 f"packing={packing} with {type(discriminator).__module__}.{type(discriminator).__name__}: a label "
                 "belongs to a single sample, and the samples of a pack have different labels. Use packing=1, or a "
                 "discriminator without labels, for example network=dcgan."
+            )
+        if heads_of(discriminator) or without_decoding(discriminator):
+            raise ValueError(
+                f"packing={packing} with {type(discriminator).__module__}.{type(discriminator).__name__}: it has "
+                "several heads or a decoder, whose outputs belong to a single sample. Use packing=1, or another "
+                "discriminator, for example network=dcgan."
             )
         self.discriminator, self.packing = discriminator, packing
 

@@ -38,6 +38,9 @@ class UpdateBatch:
         labels, fake_labels: int64 [n], or None if neither network is conditional.
         num_fake: number of generated samples.
         packing: number of consecutive samples that D takes as one input; 1 without packing.
+
+    Args:
+        discriminate_fake: for generated samples, if D then has fewer auxiliary outputs.
     """
 
     def __init__(
@@ -48,11 +51,13 @@ class UpdateBatch:
         fake: Callable[[], tuple[Tensor, Labels]],
         augment: Callable[[Tensor], Tensor],
         discriminate: Discriminate,
+        discriminate_fake: Discriminate | None = None,
         packing: int = 1,
         num_fake: int | None = None,
     ):
         self.clock, self.packing, self._num_fake = clock, packing, num_fake
         self._draw_real, self._draw_fake, self._augment, self._discriminate = real, fake, augment, discriminate
+        self._discriminate_fake = discriminate_fake or discriminate
 
     @cached_property
     def _real(self) -> tuple[Tensor, Labels]:
@@ -105,7 +110,7 @@ class UpdateBatch:
     @cached_property
     def fake_output(self) -> DiscriminatorOutput:
         """D's logits and auxiliary outputs for the generated samples."""
-        return self._discriminate(self.fake_augmented, self.fake_labels)
+        return self._discriminate_fake(self.fake_augmented, self.fake_labels)
 
     @property
     def real_logits(self) -> Logits:
@@ -116,6 +121,10 @@ class UpdateBatch:
     def fake_logits(self) -> Logits:
         """D's logits [n] for the generated samples."""
         return self.fake_output[0]
+
+    def logits_of(self, x: Float[Tensor, "n *shape"], labels: Labels) -> Logits:
+        """Return D's logits [n] for other samples, after augmentation."""
+        return self._discriminate_fake(self._augment(x), labels)[0]
 
     def draw_uniform(self, x: Float[Tensor, "n *shape"]) -> Float[Tensor, "n *ones"]:
         """Draw a number from U[0, 1) for each input of D among the samples x: for each sample, or each pack of samples.

@@ -7,6 +7,7 @@ import torch
 from typing_extensions import override
 
 from gantrain.losses.base import Loss, RelativisticLoss
+from gantrain.models.interface import heads_of
 from gantrain.verdicts.base import Finding, Verdict
 from gantrain.verdicts.evidence import Evidence
 
@@ -63,9 +64,11 @@ def loss_at_equal_logits(evidence: Evidence) -> float:
     """Return the smallest loss of a D that gives all samples the same logit, of 0 or 1/2; for Wasserstein losses 0.
 
     With a logit of 0 it is the loss of chance for log losses; with 1/2 that for least squares with the labels 0 and 1.
+    The losses of several heads are added.
     """
     loss: Loss | RelativisticLoss = evidence.objective.loss
-    return min(float(loss.discriminator(logits, logits)) for logits in (torch.zeros(2), torch.full((2,), 0.5)))
+    smallest = min(float(loss.discriminator(logits, logits)) for logits in (torch.zeros(2), torch.full((2,), 0.5)))
+    return smallest * max(1, len(heads_of(evidence.state.D)))
 
 
 def tells_apart(evidence: Evidence) -> bool:
