@@ -10,7 +10,7 @@ from gantrain.datasets.base import Dataset, ImageDataset
 from gantrain.engine.runtime import find_user_code
 from gantrain.errors import ConfigError
 from gantrain.game import Objective
-from gantrain.models.interface import has_styles, takes_labels
+from gantrain.models.interface import has_styles, takes_labels, without_decoding
 from gantrain.models.layers import couples_samples, has_batch_norm
 from gantrain.models.packing import Packed
 from gantrain.models.spectral_norm import has_spectral_norm
@@ -133,6 +133,13 @@ def check_combination(D: nn.Module, objective: Objective, config: Config) -> Non
             raise ConfigError(
                 f"regularizer={name} trains a classifier, but {type(D).__module__}.{type(D).__name__} has none: use "
                 "network=acgan, or leave the regularizer out."
+            )
+    for name, regularizer in regularizers.items() if not without_decoding(D) else ():
+        if getattr(regularizer, "needs_decoder", False):
+            raise ConfigError(
+                f"regularizer={name} compares real images with D's reconstructions of them, but "
+                f"{type(D).__module__}.{type(D).__name__} makes none: use network=lightweight, or leave the "
+                "regularizer out."
             )
     for name, regularizer in regularizers.items() if has_batch_norm(D) else ():
         allowance = f"{name}_with_batch_norm"

@@ -78,6 +78,7 @@ class Experiment:
     n_critic: int = 1
     warmup: CriticWarmup | None = None
     batch_size: int = 64
+    accumulate: int = 1
     epochs: float | None = None
     steps: int | None = None
 
@@ -383,6 +384,21 @@ EXPERIMENTS = {
         batch_size=32,
         steps=781_250,
     ),
+    "lightweight_folder": Experiment(
+        dataset="image_folder",
+        image_shape=(3, 256, 256),
+        G=24_047_931,
+        D=9_726_824,
+        loss=Hinge,
+        regularizers={"r1": {"gamma": 13_520.0}, "r2": {"gamma": 13_520.0}, "reconstruction": {"weight": 0.25}},
+        every={"r1": 4, "r2": 4},
+        strengths={"diffaugment": 0.3},
+        latent=Normal(z_dim=256),
+        betas=(0.5, 0.9),
+        batch_size=40,
+        accumulate=4,
+        steps=150_000,
+    ),
 }
 each = pytest.mark.parametrize("name", EXPERIMENTS)
 
@@ -466,7 +482,7 @@ def test_optimizers(name: str) -> None:
 @each
 def test_budget_and_critic_schedule(name: str) -> None:
     config, expected = composed(name), EXPERIMENTS[name]
-    assert config.batch_size == expected.batch_size
+    assert (config.batch_size, config.accumulate) == (expected.batch_size, expected.accumulate)
     assert (config.steps, config.epochs) == (expected.steps, expected.epochs)
     warmup = config.critic_warmup
     assert warmup is not None

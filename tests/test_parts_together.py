@@ -23,6 +23,14 @@ SMALL = (
     *("model.generator.width=2", "model.discriminator.width=2"),
 )
 CRITIC = "network=dcgan_critic"
+LIGHTWEIGHT = (
+    *("network=lightweight", "dataset.image_size=32", "latent.z_dim=8"),
+    *(
+        f"model.{network}.{option}"
+        for network in ("generator", "discriminator")
+        for option in ("num_heads=1", "head_dim=4")
+    ),
+)
 
 
 def names(group: str) -> list[str]:
@@ -61,10 +69,11 @@ def train_two_steps(config: Config) -> Training:
     "regularizer", ["", *names("regularizer"), "gradient_penalty,input_noise,label_noise", "r1,r2"]
 )
 def test_every_loss_trains_with_every_regularizer(loss: str, regularizer: str) -> None:
-    # A classifier's loss needs a discriminator that classifies, the path length a generator with styles.
+    # Some need what only some networks have: D a classifier or a decoder, G styles.
     needed = {
         "auxiliary_classifier": ("network=acgan", "model.discriminator.norm=none"),
         "path_length": ("network=stylegan2", "model.generator.w_dim=8"),
+        "reconstruction": LIGHTWEIGHT,
     }
     base = small(*needed.get(regularizer, (CRITIC,)))
     training = train_two_steps(with_parts(base, loss=loss, regularizer=f"[{regularizer}]"))
@@ -119,4 +128,5 @@ def test_every_pair_of_optimizers_trains(optimizer: str, other: str) -> None:
 def test_every_network_trains_from_every_latent(network: str, latent: str) -> None:
     # At width 2, all ReLUs of mlp_toy are inactive.
     wide = ("model.generator.width=16", "model.discriminator.width=16") if network == "mlp_toy" else ()
-    train_two_steps(with_parts(small(f"network={network}", *wide), latent=latent))
+    selected = LIGHTWEIGHT[:2] if network == "lightweight" else (f"network={network}",)
+    train_two_steps(with_parts(small(*selected, *wide), latent=latent))
