@@ -18,6 +18,7 @@ from gantrain.game import Objective
 from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.losses.relativistic import Relativistic
 from gantrain.regularizers.base import Regularizer
+from gantrain.regularizers.consistency import Consistency
 from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.regularizers.input_noise import InputNoise
 from gantrain.regularizers.label_noise import LabelNoise
@@ -34,6 +35,10 @@ CASES: dict[str, dict[str, Any]] = {
     "label noise": {"regularizers": {"label_noise": LabelNoise(amount=0.5)}},
     "gradient penalty": {"regularizers": {"gradient_penalty": GradientPenalty(weight=10.0, every=1)}},
     "lazy gradient penalty": {"regularizers": {"gradient_penalty": GradientPenalty(weight=10.0, every=2)}},
+    "consistency": {
+        "regularizers": {"bcr": Consistency(weight_real=1.0, weight_fake=2.0, max_shift=0.25, every=1)},
+        "augment": diffaugment(),
+    },
     "dropout": {"dropout": 0.5},
     "diffaugment": {"augment": diffaugment()},
     "adaptive augmentation": {"augment": {"adaptive": Adaptive(decay=0.5)}},
