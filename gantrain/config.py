@@ -182,6 +182,8 @@ class Config:
     """task=sample, task=evaluate: folder of the run, or one of its checkpoints"""
     num: int = for_task(64, "sample")
     """task=sample: number of samples"""
+    standing_statistics: int | None = for_task(None, "sample", "evaluate")
+    """measure the statistics of G's BatchNorm anew, over this many batches, for example 16; null: those of training"""
     labels: Any = for_task(None, "sample")
     """task=sample: classes of the samples, for example [3]; all: every class; null: class frequencies of the data"""
     truncation: float | None = for_task(None, "sample")

@@ -126,6 +126,16 @@ def check_at_least(config: Config, key: str, low: int) -> None:
         raise ConfigError(f"{key}={value}: must be {kind}at least {low}, for example {key}={max(low, 1)}.")
 
 
+def check_standing_statistics(config: Config) -> None:
+    """Check that standing_statistics is null, or an int of at least 1.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if config.standing_statistics is not None:
+        check_at_least(config, "standing_statistics", 1)
+
+
 def check_positive(config: Config, key: str) -> None:
     """Check that a setting is null, or a positive and finite number.
 

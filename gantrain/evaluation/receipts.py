@@ -16,6 +16,7 @@ PROTOCOL = (
     "num_real",
     "split",
     "fingerprint",
+    "sampling",
 )
 """Keys of a receipt that must be equal for two numbers to be compared; seed, EMA and versions may differ."""
 
@@ -50,4 +51,5 @@ def in_words(receipt: Receipt) -> str:
     weights = "EMA weights" if receipt["ema"] else "current weights"
     if given := receipt.get("generated"):
         weights = f"images {given['sha256'][:8]} of {given['source']}"
-    return ", ".join(filter(None, [features, f"{receipt['num_generated']:,} generated{real}", options, weights]))
+    counts = f"{receipt['num_generated']:,} generated{real}"
+    return ", ".join(filter(None, [features, counts, options, weights, receipt.get("sampling")]))

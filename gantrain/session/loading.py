@@ -3,16 +3,19 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from gantrain.assemble import build_generator, build_latent
-from gantrain.config import from_saved
+from gantrain.command.overrides import key_of
+from gantrain.command.typed import is_typed
+from gantrain.config import Config, from_saved
 from gantrain.datasets.base import Dataset
 from gantrain.errors import ConfigError, DataError
+from gantrain.evaluation.standing import measure_statistics
 from gantrain.models.interface import takes_labels
 from gantrain.models.latent import Latent
 from gantrain.session import checkpoint
@@ -33,6 +36,8 @@ class LoadedGenerator:
         step: when it was saved.
         is_ema: whether the weights are averaged.
         fingerprint: of the data that the run was trained on.
+        batch_size: of the run.
+        sampling: how sampling differs from that of the training, for receipts; None: it does not.
     """
 
     G: nn.Module
@@ -43,6 +48,8 @@ class LoadedGenerator:
     step: int
     is_ema: bool
     fingerprint: str
+    batch_size: int
+    sampling: str | None = None
 
 
 def folder_of(run: Path) -> Path:
@@ -86,7 +93,39 @@ def load_generator(run: Path, device: torch.device) -> LoadedGenerator:
         step=content["step"],
         is_ema=bool(content["G_ema"]),
         fingerprint=content["fingerprint"],
+        batch_size=config.batch_size,
     )
+
+
+def prepared(loaded: LoadedGenerator, config: Config, typed: Sequence[str], *, device: torch.device) -> LoadedGenerator:
+    """Return a generator with the latent that the user typed, and with standing statistics if the config says so.
+
+    Args:
+        config: of the command, with the seed of the samples.
+
+    Raises:
+        ConfigError: the latent has another dimension, or the generator has no BatchNorm.
+    """
+    latent, differs = loaded.latent, []
+    if any(key_of(override).split(".")[0] == "latent" for override in typed):
+        if is_typed(typed, "latent.z_dim") and config.latent["z_dim"] != latent.z_dim:
+            raise ConfigError(
+                f"latent.z_dim={config.latent['z_dim']}: the generator of the run takes {latent.z_dim} dimensions; "
+                "leave it out."
+            )
+        latent = build_latent(config.latent | {"z_dim": latent.z_dim})
+        differs.append(str(latent))
+    if config.standing_statistics is not None:
+        measure_statistics(
+            *(loaded.G, latent),
+            num_batches=config.standing_statistics,
+            max_size=loaded.batch_size,
+            device=device,
+            key=(config.seed, "standing statistics"),
+            class_counts=loaded.class_counts,
+        )
+        differs.append(f"standing statistics of {config.standing_statistics} batches")
+    return replace(loaded, latent=latent, sampling="; ".join(differs) or None)
 
 
 def load_generators(run: Path, which: str, device: torch.device) -> Iterator[LoadedGenerator]:

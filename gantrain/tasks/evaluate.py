@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from gantrain.assemble import build_dataset, build_evaluator, build_metrics, pre
 from gantrain.command.overrides import key_of
 from gantrain.command.typed import check_effect, config_of_run, is_typed
 from gantrain.config import Config, from_saved
-from gantrain.config_rules import check_one_of
+from gantrain.config_rules import check_one_of, check_standing_statistics
 from gantrain.console import console
 from gantrain.datasets.base import Dataset
 from gantrain.engine.device import choose_device
@@ -29,6 +30,7 @@ from gantrain.session.loading import (
     arithmetic_of,
     folder_of,
     load_generators,
+    prepared,
     require_data_of_its_shape,
 )
 from gantrain.session.saved import load_config
@@ -71,11 +73,12 @@ def check(config: Config, typed: list[str]) -> None:
     """
     check_one_of(config, "checkpoints", ("last", "best", "all"))
     check_one_of(config, "metric_split", ("train", "held_out"))
+    check_standing_statistics(config)
     if bool(config.run) == bool(config.images):
         both = f"run={config.run} and images={config.images} exclude each other" if config.run else "run is not set"
         raise ConfigError(f"{both}: task=evaluate needs either run=FOLDER, or images=PATH and real=PATH.")
     if config.run:
-        reads = READS | OF_DATASET | {"run", "checkpoints", "seed"}
+        reads = READS | OF_DATASET | {"run", "checkpoints", "seed", "latent", "standing_statistics"}
         check_effect(typed, reads, task="task=evaluate run=... loads the networks of the run")
         if Path(config.run).is_file() and is_typed(typed, "checkpoints"):
             raise ConfigError(f"checkpoints={config.checkpoints}: run={config.run} is a checkpoint; leave one out.")
@@ -114,7 +117,7 @@ def evaluate_run(job: Job) -> tuple[list[Scores], Evaluator, str | None]:
             if config.dataset == saved.dataset and dataset.fingerprint != loaded.fingerprint:
                 logger.warning("dataset=%s: these are not the data that the run was trained on.", dataset.name)
         with arithmetic_of(folder, loaded.G):
-            found.append(score(evaluator, loaded, device, config.seed))
+            found.append(score(evaluator, prepared(loaded, config, job.typed, device=device), device, config.seed))
     return found, evaluator, saved.checkpoint.best
 
 
@@ -124,6 +127,9 @@ def score(evaluator: Evaluator, loaded: LoadedGenerator, device: torch.device, s
     labels = None if loaded.class_counts is None else labels_like_data(loaded.class_counts, key)
     blocks = sample_blocks(loaded.G, loaded.latent, evaluator.num_samples, device=device, key=key, labels=labels)
     scores = evaluator(numbered(blocks, labels, block_size=BLOCK_SIZE), ema=loaded.is_ema, seed=seed)
+    if loaded.sampling is not None:
+        for name, score in scores.items():
+            scores[name] = replace(score, receipt=score.receipt | {"sampling": loaded.sampling})
     return Scores(loaded.path, loaded.step, scores)
 
 

@@ -5,18 +5,18 @@ from pathlib import Path
 
 from gantrain.command.typed import check_effect, is_typed
 from gantrain.config import Config, keys_for_task
-from gantrain.config_rules import check_at_least
+from gantrain.config_rules import check_at_least, check_standing_statistics
 from gantrain.console import console
 from gantrain.engine.device import choose_device
 from gantrain.engine.distributed import require_single_process
 from gantrain.errors import ConfigError
 from gantrain.evaluation.sample_files import is_folder, write_folder, write_grid, write_npz
 from gantrain.files import require_new_file, require_new_folder
-from gantrain.session.loading import load_generator
+from gantrain.session.loading import load_generator, prepared
 from gantrain.tasks.job import Job
 from gantrain.tasks.samples import make_samples
 
-READ_BY_SAMPLE = {*keys_for_task("sample"), "task", "seed", "runtime", "trust"}
+READ_BY_SAMPLE = {*keys_for_task("sample"), "task", "seed", "runtime", "trust", "latent"}
 IGNORED_BY_SAMPLE = {"batch_size"}
 """Keys that are accepted, but have no effect."""
 
@@ -24,7 +24,7 @@ IGNORED_BY_SAMPLE = {"batch_size"}
 def sample(job: Job) -> None:
     """Write `num` samples of the run `run` to the file or the folder `output`.
 
-    Sample i depends only on the weights, the seed, its label and i.
+    Sample i depends only on the weights, the latent, the seed, its label and i.
 
     A .npz file has one array, `images` uint8 [n, h, w, c], or for vectors `samples` float32 [n, d], or with the name
     `array`; a .png file is a grid; a folder has a PNG for each sample. For .npz and folders the memory does not grow
@@ -40,7 +40,7 @@ def sample(job: Job) -> None:
     _check(config, job.typed)
     output, run = Path(str(config.output)), Path(str(config.run))
     device = choose_device(config.runtime.device)
-    loaded = load_generator(run, device)
+    loaded = prepared(load_generator(run, device), config, job.typed, device=device)
     made = make_samples(config, loaded, num_is_typed=is_typed(job.typed, "num"), device=device)
     if is_folder(str(config.output)):
         write_folder(output, made.blocks, loaded.image_shape, made.num, made.labels)
@@ -62,6 +62,7 @@ def _check(config: Config, typed: list[str]) -> None:
         ignores=IGNORED_BY_SAMPLE,
     )
     check_at_least(config, "num", 1)
+    check_standing_statistics(config)
     output, folder = Path(str(config.output)), is_folder(str(config.output))
     if not folder and output.suffix not in (".npz", ".png"):
         raise ConfigError(

@@ -52,6 +52,20 @@ def in_training(run: Path, name: str = "fid_digits") -> dict[int, float]:
 # Checkpoints of a run
 
 
+def test_scores_with_other_latents_and_statistics_have_another_protocol(gantrain, run: Path) -> None:
+    sampling = ("latent=truncated_normal", "latent.bound=0.5", "standing_statistics=2")
+    for name, *more in (("plain",), ("a", *sampling), ("b", *sampling)):
+        done = gantrain("task=evaluate", "run=run", f"output={name}.json", *more)
+        assert done.status == 0, done.stderr
+    plain, a, b = ([*values(f"{name}.json").values()] for name in ("plain", "a", "b"))
+    assert a == b != plain
+    (row,) = read("a.json")["checkpoints"]
+    expected = "TruncatedNormal(z_dim=100, bound=0.5); standing statistics of 2 batches"
+    assert row["metrics"]["fid_digits"]["receipt"]["sampling"] == expected
+    (row,) = read("plain.json")["checkpoints"]
+    assert "sampling" not in row["metrics"]["fid_digits"]["receipt"]
+
+
 def test_scores_of_all_checkpoints_equal_those_of_the_training_bit_for_bit(gantrain, run: Path) -> None:
     expected = in_training(run)
     assert list(expected) == [2, 4, 6]

@@ -64,6 +64,32 @@ def test_the_generator_is_in_eval_mode(gantrain, run: Path) -> None:
     assert (images("a.npz") != in_training).mean() > 0.1
 
 
+def test_a_latent_that_is_typed_replaces_that_of_the_run(gantrain, run: Path) -> None:
+    for name, *latent in (("a",), ("b", "latent=truncated_normal", "latent.bound=1e9"), ("c", "latent=normal")):
+        assert gantrain("task=sample", "run=run", "num=8", f"output={name}.npz", *latent).status == 0
+    np.testing.assert_array_equal(images("a.npz"), images("c.npz"))
+    assert (images("a.npz") != images("b.npz")).mean() > 0.1  # other numbers of the same distribution
+    assert (
+        gantrain("task=sample", "run=run", "latent=truncated_normal", "latent.bound=1e-6", "output=d.npz").status == 0
+    )
+    assert images("d.npz").astype(int).std(0).max() <= 1  # all latents are 0
+    refused = gantrain("task=sample", "run=run", "latent=normal", "latent.z_dim=7", "output=e.npz")
+    assert refused.status == 2
+    assert "latent.z_dim=7: the generator of the run takes 100 dimensions" in refused.stderr
+
+
+def test_standing_statistics_replace_those_of_the_training(gantrain, run: Path) -> None:
+    for name, *more in (("a",), ("b", "standing_statistics=3"), ("c", "standing_statistics=3", "num=70")):
+        assert gantrain("task=sample", "run=run", "num=8", f"output={name}.npz", *more).status == 0
+    assert (images("a.npz") != images("b.npz")).mean() > 0.1
+    np.testing.assert_array_equal(images("c.npz")[:8], images("b.npz"))
+    refused = gantrain("task=sample", "run=run", "standing_statistics=0", "output=d.npz")
+    assert (refused.status, "standing_statistics=0: must be at least 1" in refused.stderr) == (2, True)
+    in_training = gantrain(*SMALL, "standing_statistics=3", "steps=1")
+    assert in_training.status == 2
+    assert "standing_statistics=3 has an effect only with task=sample or task=evaluate" in in_training.stderr
+
+
 def test_png_output_is_a_grid(gantrain, run: Path) -> None:
     result = gantrain("task=sample", "run=run", "num=16", "output=grid.png")
     assert result.status == 0, result.stderr
