@@ -16,7 +16,7 @@ from gantrain.datasets.batches import Batch
 from gantrain.datasets.labels import Labels
 from gantrain.evaluation.sampling import BLOCK_SIZE, evaluating
 from gantrain.losses.base import Logits
-from gantrain.models.interface import split_output, takes_labels
+from gantrain.models.interface import run_for_logits
 from gantrain.regularizers.input_gradient import gradient_norms
 from gantrain.seeding import generator
 
@@ -118,9 +118,21 @@ def estimate_distance(
     return CriticEstimate(train, estimate, gap, later, {name: norms(D, augment, x) for name, x in points.items()})
 
 
+def overfitting_ratio(train: Float[Tensor, " n"], held_out: Float[Tensor, " m"], fake: Float[Tensor, " k"]) -> float:
+    """Return (E[D(train)] - E[D(held-out)]) / (E[D(train)] - E[D(generated)]) from the logits of each.
+
+    It is 0 if D treats held-out images as it treats training images, and 1 if it treats them as samples; 0 also if D
+    does not give training images higher logits than samples.
+
+    Source: Karras 2020 (StyleGAN2-ADA), equation 1 (r_v).
+    """
+    difference, gap = float(train.mean() - held_out.mean()), float(train.mean() - fake.mean())
+    return difference / gap if gap > 0 else 0.0
+
+
 def critic(D: nn.Module, augment: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Labels], Logits]:
     """Return the function from samples, and labels if D takes them, to logits."""
-    return lambda x, y: split_output(D(augment(x), y) if takes_labels(D) else D(augment(x)))[0]
+    return lambda x, y: run_for_logits(D, augment(x), y)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import math
 
 from typing_extensions import override
 
+from gantrain.evaluation.critic import overfitting_ratio
 from gantrain.losses.base import Logits
 from gantrain.verdicts.base import Finding, Verdict
 from gantrain.verdicts.evidence import Evidence
@@ -36,8 +37,7 @@ class DiscriminatorOverfits(Verdict):
         if held_out is None or min(len(held_out), len(evidence.real_logits)) < MIN_LOGITS:
             return None
         real, fake = evidence.real_logits, evidence.fake_logits
-        gap, difference = float(real.mean() - fake.mean()), float(real.mean() - held_out.mean())
-        r = difference / gap if gap > 0 else 0.0
+        difference, r = float(real.mean() - held_out.mean()), overfitting_ratio(real, held_out, fake)
         if r <= self.ratio or difference <= self.errors * self.standard_error(evidence, held_out):
             return None
         return Finding(
