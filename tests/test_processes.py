@@ -130,6 +130,18 @@ CASES = {
         *("packing=2", "accumulate=2", "regularizer=[gradient_penalty]", *IMAGES),
         *("model.discriminator.norm=none", "model.generator.norm=layer"),
     ),
+    "lightweight": (
+        *(
+            "model=lightweight",
+            "dataset.image_size=32",
+            "latent.z_dim=4",
+            "optimizer=sgd",
+            "optimizer.lr=1e-3",
+            *IMAGES,
+        ),
+        *(f"model.{network}.num_heads=1" for network in ("generator", "discriminator")),
+        *("regularizer=[r1,reconstruction,bcr]", "regularizer.r1.every=3", "regularizer.r1.gamma=1", "latent.z_dim=4"),
+    ),
     "labels and lazy r1": (
         *("network=cdcgan", "loss=relativistic", "regularizer=[r1]", "regularizer.r1.every=3", *IMAGES),
         *("model.discriminator.norm=spectral", "model.generator.norm=layer", "accumulate=2", "schedule=[lr]"),

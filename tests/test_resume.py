@@ -86,7 +86,12 @@ CASES = {
     # p rises or falls by 4 % after every second step, in the middle between checkpoints.
     "ada": (
         *("augment=[ada]", "augment.ada.strength=0.3", "augment.ada.interval=2", "augment.ada.images_to_one=200"),
-        *("model.discriminator.norm=none", "regularizer=[r1]"),
+        *("model.discriminator.norm=none", "regularizer=[r1]", "dataset.holdout=0.01", "callback.overfitting.every=4"),
+    ),
+    "lightweight": (
+        *("model=lightweight", "dataset.image_size=32", "latent.z_dim=4", "accumulate=2"),
+        *(f"model.{network}.num_heads=1" for network in ("generator", "discriminator")),
+        *("regularizer=[r1,reconstruction,bcr]", "regularizer.r1.every=3"),
     ),
     "own": ("--config-dir", "my", "regularizer=[running_mean]", "augment=[adaptive]", "trust=[own,adaptive]"),
 }

@@ -5,6 +5,7 @@ from copy import deepcopy
 from functools import partial
 from typing import Any
 
+import image_runs
 import pytest
 import torch
 import yaml
@@ -23,12 +24,14 @@ from gantrain.engine.runtime import Runtime
 from gantrain.losses.hinge import Hinge
 from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.losses.relativistic import Relativistic
-from gantrain.models import conditional_resnet, conditional_stylegan2
+from gantrain.models import conditional_resnet, conditional_stylegan2, lightweight
 from gantrain.regularizers.base import Regularizer
+from gantrain.regularizers.consistency import Consistency
 from gantrain.regularizers.dequantization import Dequantization
 from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.regularizers.path_length import PathLength
 from gantrain.regularizers.r1 import R1
+from gantrain.regularizers.reconstruction import Reconstruction
 from gantrain.regularizers.weight_clip import WeightClip
 from gantrain.schedules.apply import Schedules
 from gantrain.schedules.base import Clock
@@ -39,6 +42,7 @@ from gantrain.updates import Logs
 __all__ = ["tapes"]
 
 GRAPH = Runtime(device=CPU, acceleration="graph")
+BCR = {"weight_real": 10.0, "weight_fake": 10.0, "max_shift": 0.125, "every": 1}
 
 
 def lazy_r1() -> dict[str, Any]:
@@ -67,10 +71,11 @@ def ada() -> dict[str, Any]:
         ("none", adaptive(), 2),
         ("none", adaptive() | {"accumulate": 2}, 4),
         ("none", ada(), 2),
+        ("none", {"loss": Hinge(), "regularizers": {"bcr": Consistency(**BCR)}}, 2),
     ],
     ids=[
         *("wgan_gp", "dcgan", "weight clipping", "warm-up of the critic", "lazy r1", "lazy r1 and micro-batches"),
-        *("adaptive augmentation", "adaptive augmentation and micro-batches", "ada"),
+        *("adaptive augmentation", "adaptive augmentation and micro-batches", "ada", "consistency"),
     ],
 )
 def test_replays_equal_eager_steps_bit_for_bit(
@@ -142,6 +147,32 @@ def test_replays_of_stylegan2_equal_eager_steps(tapes: Callable[..., Tapes]) -> 
     means = [parts["regularizers"]["path_length"].mean for parts in (of_plain, of_fast)]
     assert means[0] == means[1] > 0
     assert plain.G.w_avg.abs().max() > 0
+
+
+def test_replays_of_the_lightweight_gan_equal_eager_steps(
+    tapes: Callable[..., Tapes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise, attention, two heads, a decoder, and a lazy penalty."""
+    monkeypatch.setattr(image_runs, "SHAPE", (3, 32, 32))
+
+    def made() -> TrainState:
+        torch.manual_seed(0)
+        common: dict[str, Any] = {"width": 1, "attention": [16], "num_heads": 1, "head_dim": 1, "antialias": True}
+        G = lightweight.Generator((3, 32, 32), 8, output="tanh", **common)
+        D = lightweight.Discriminator((3, 32, 32), **common)
+        for noise in (block[-1].noise for block in G.blocks):
+            torch.nn.init.ones_(noise.scale)
+        optimizers = [torch.optim.Adam(network.parameters(), lr=1e-3, fused=True) for network in (G, D)]
+        return TrainState(G, D, *optimizers, deepcopy(G).requires_grad_(False))
+
+    regularizers = {"r1": R1(gamma=1.0, every=2), "reconstruction": Reconstruction(weight=1.0)}
+    options: dict[str, Any] = {"loss": Hinge(), "regularizers": regularizers, "n_critic": lambda _: 1, "steps": 9}
+    plain, fast = made(), made()
+    seen = advance(plain, Runtime(device=CPU), **options)
+    deck = tapes()
+    assert advance(fast, GRAPH, **options) == seen
+    assert deck.captured == 3
+    torch.testing.assert_close(snapshot(fast), snapshot(plain), atol=0, rtol=0)
 
 
 def test_captured_step_sees_the_training_progress(tapes: Callable[..., Tapes]) -> None:
