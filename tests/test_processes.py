@@ -140,6 +140,7 @@ CASES = {
             *IMAGES,
         ),
         *(f"model.{network}.num_heads=1" for network in ("generator", "discriminator")),
+        *(f"model.{network}.head_dim=4" for network in ("generator", "discriminator")),
         *("regularizer=[r1,reconstruction,bcr]", "regularizer.r1.every=3", "regularizer.r1.gamma=1", "latent.z_dim=4"),
     ),
     "labels and lazy r1": (

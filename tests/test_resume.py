@@ -91,6 +91,7 @@ CASES = {
     "lightweight": (
         *("model=lightweight", "dataset.image_size=32", "latent.z_dim=4", "accumulate=2"),
         *(f"model.{network}.num_heads=1" for network in ("generator", "discriminator")),
+        *(f"model.{network}.head_dim=4" for network in ("generator", "discriminator")),
         *("regularizer=[r1,reconstruction,bcr]", "regularizer.r1.every=3"),
     ),
     "own": ("--config-dir", "my", "regularizer=[running_mean]", "augment=[adaptive]", "trust=[own,adaptive]"),
