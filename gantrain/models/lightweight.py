@@ -39,7 +39,7 @@ class Generator(nn.Module):
             has as many as the image.
         attention: sizes in pixels of the features that attention precedes a block at; others than those are ignored.
         num_heads, head_dim: of the attention.
-        antialias: whether to blur after upsampling.
+        antialias: whether to blur where the size changes.
         output: activation of the images: tanh, for values in (-1, 1), or linear.
 
     Raises:
