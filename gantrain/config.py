@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import MISSING
 
@@ -268,8 +268,7 @@ def keys_for_task(task: str) -> tuple[str, ...]:
 
 def keys_outside_training() -> tuple[str, ...]:
     """List the top-level keys that may change when a run is resumed."""
-    names = [f.name for f in fields(Config) if not f.metadata.get("changes_training", True)]
-    return (*names, "hydra")
+    return (*(f.name for f in fields(Config) if not f.metadata.get("changes_training", True)), "hydra")
 
 
 def to_dict(config: Config) -> Node:
@@ -283,8 +282,7 @@ def from_saved(node: Node) -> Config:
     Raises:
         ConfigError: a value is not of its setting's type.
     """
-    config: Config = _from_dict(Config, node)
-    return config
+    return cast(Config, _from_dict(Config, node))
 
 
 def _from_dict(owner: Any, node: Node) -> Any:

@@ -1,8 +1,7 @@
 """Draw samples, pass them through D, and compute losses and penalties: what the updates of D and G share."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from typing import Any, cast
 
 import torch
@@ -27,7 +26,7 @@ from gantrain.regularizers.base import (
 )
 from gantrain.schedules.base import Clock
 from gantrain.seeding import own_rows, whole_batch
-from gantrain.updates import Logs, LossFunction, frozen, no_op
+from gantrain.updates import Logs, LossFunction, frozen, no_op, total
 
 
 @dataclass(frozen=True)
@@ -303,11 +302,6 @@ class Game:
             real_logits = whole_batch(torch.cat(parts))
             for augment in self.adaptive_augments:
                 augment.observe(real_logits)
-
-
-def total(losses: Iterable[Tensor]) -> Tensor:
-    """Return the sum of losses; a single one is returned as it is."""
-    return reduce(torch.add, losses)
 
 
 def lazy_regularizers(objective: Objective, method: str) -> dict[str, Regularizer]:

@@ -1,8 +1,9 @@
 """Updates of D and G: gradients, accumulated over micro-batches, and an optimizer step."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -21,6 +22,11 @@ Update = Callable[[Batch | None, Clock], Logs]
 
 LossFunction = Callable[[Any, Clock], tuple[Tensor, Logs]]
 """Computes the loss of a player from a batch of real samples, with its logs."""
+
+
+def total(losses: Iterable[Tensor]) -> Tensor:
+    """Return the sum of losses; a single one is returned as it is."""
+    return reduce(torch.add, losses)
 
 
 def add_penalties(loss: Tensor, penalties: dict[str, Tensor]) -> Tensor:
