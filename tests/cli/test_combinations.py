@@ -97,7 +97,7 @@ def takes_labels(model: str) -> bool:
     ),
 )
 def test_models_train_on_every_kind_of_dataset(gantrain, data: Path, model: str, dataset: str) -> None:
-    """A model with labels refuses images without them; vectors get networks without labels."""
+    """A model with labels refuses images without them; vectors get networks without labels, and without styles."""
     size = ["dataset.image_size=16"] if dataset in ("celeba", "image_folder", "cifar10") else []
     if model == "lightweight" and dataset != "gaussian":
         size = ["dataset.image_size=32"]
@@ -110,6 +110,10 @@ def test_models_train_on_every_kind_of_dataset(gantrain, data: Path, model: str,
         return
     if (model, dataset) == ("lightweight", "gaussian"):
         assert (result.status, "regularizer=reconstruction" in result.stderr) == (2, True)
+        return
+    if dataset == "gaussian" and "path_length" in composed(f"model={model}").regularizer:
+        assert result.status == 2, result.stderr
+        assert "regularizer=path_length needs a generator with styles" in result.stderr
         return
     assert result.status == 0, result.stderr
     assert json.loads(Path("out/run.json").read_text())["status"] == "finished"
