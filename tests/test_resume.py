@@ -145,7 +145,12 @@ def test_run_resumed_three_times_equals_uninterrupted_run(gantrain, work: Path, 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in SEVERAL])
 def test_run_resumed_between_two_checkpoints_equals_uninterrupted_run(gantrain, work: Path, case: str) -> None:
     """The run fails at step 5, and is resumed from the checkpoint of step 3."""
-    outputs = ("log_every=2", "checkpoint.every=3", "steps=9", "callback=[evaluate,log,csv,checkpoint,tensorboard]")
+    outputs = (
+        "log_every=2",
+        "checkpoint.every=3",
+        "steps=9",
+        "callback=[evaluate,overfitting,log,csv,checkpoint,tensorboard]",
+    )
     command = (*SMALL, *outputs, *CASES[case])
     assert gantrain(*command, "run_dir=straight").status == 0
     run = work / "parts"
