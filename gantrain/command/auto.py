@@ -125,7 +125,7 @@ def choose(wanted: dict[str, str], rest: list[str]) -> Choice:
         size, why = choose_size(sides, largest=LARGEST_ON_CPU if device.type == "cpu" else SIZES[-1])
         reasons.append(f"dataset.image_size={size}: {why}")
     chosen = [f"experiment={recipe}", f"dataset.image_size={size}", *gammas(recipe, size)]
-    if not {"batch_size", "accumulate"} & wanted.keys():
+    if "accumulate" not in wanted:
         chosen, why = fit_to_memory(chosen, rest, device)
         reasons.append(why)
     if device.type == "cpu":
@@ -179,7 +179,7 @@ def fit_to_memory(chosen: list[str], rest: list[str], device: Any) -> tuple[list
     from gantrain.files import format_bytes
     from gantrain.session.trials import fitting_accumulate, step_bytes
 
-    config = composed([*chosen, *(override for override in rest if not is_sweep(override))])
+    config = composed([*chosen, *(override for override in rest if not is_sweep(override)), "accumulate=1"])
     ranks = process_rank().world_size
     fixed, per_image = step_bytes(config)
     available = total_bytes(device)
@@ -188,8 +188,7 @@ def fit_to_memory(chosen: list[str], rest: list[str], device: Any) -> tuple[list
     def needs(rows: int) -> str:
         return f"about {format_bytes(fixed + rows * per_image)}"
 
-    micro = config.batch_size // ranks // config.accumulate
-    accumulate = config.accumulate
+    accumulate, micro = 1, config.batch_size // ranks
     if micro > rows:
         found = fitting_accumulate(config, rows, num_processes=ranks)
         if found is None:

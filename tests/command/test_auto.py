@@ -103,7 +103,9 @@ def test_batch_is_cut_until_a_step_fits_into_memory(pictures: Folder, capsys: py
     pictures(5_000, side=70, memory=30e6)
     with pytest.raises(ConfigError, match="a step with one picture at a time needs about"):
         chosen(*NARROW)
-    assert "accumulate" not in chosen(*NARROW, "batch_size=8")  # a typed batch is taken as it is
+    pictures(5_000, side=70, memory=400e6)
+    assert chosen(*NARROW, "batch_size=16")["accumulate"] == str(numbers[1] // 2)
+    assert chosen(*NARROW, "accumulate=16")["accumulate"] == "16"  # a typed number is taken as it is
 
 
 def test_what_is_typed_wins(pictures: Folder) -> None:
