@@ -34,10 +34,11 @@ NUM_HEADERS = 200
 SHARE_LARGE_ENOUGH = 0.9
 """Share of the pictures that need not be enlarged to the chosen size."""
 
+FIXED_IN_SWEEPS = ("dataset", "model", "batch_size", "accumulate", "network", "latent", "packing")
+"""Keys and groups on which the choices depend."""
+
 R3GAN_GAMMA = {32: 0.05, 64: 2.0, 128: 17.0, 256: 150.0}
 """gamma of R1 and R2 by image size (Huang 2024); 128 px is interpolated, linearly in both logarithms."""
-
-LIGHTWEIGHT_GAMMA_AT_256 = 13_520.0
 
 SHARE_TO_PLAN = 0.6
 """Share of the device's memory for which a step is planned, because its memory is only estimated."""
@@ -51,25 +52,32 @@ class Choice:
     reasons: list[str]
 
 
-def with_chosen_recipe(typed: Sequence[str]) -> list[str]:
+def with_chosen_recipe(typed: Sequence[str], folders: Sequence[Path] = (CONF,)) -> list[str]:
     """Replace model=auto in overrides by the recipe that suits the pictures and the device, and say why.
 
     For a run that exists in run_dir, what was chosen at its start is kept.
+
+    Args:
+        folders: the folders of configs.
 
     Raises:
         ConfigError: the other overrides leave nothing to choose, or do not name a folder of pictures.
         DataError: the pictures cannot be read.
     """
     wanted = {key_of(override): value_of(override) for override in typed}
-    models = [override.partition("=")[2] for override in typed if key_of(override) == "model"]
-    if models != ["auto"]:
-        if any("auto" in model.split(",") for model in models):
-            raise ConfigError(f"model={models[-1]}: model=auto cannot be swept; use it alone, or name the models.")
+    models = [override.partition("=")[2].strip("'\"") for override in typed if key_of(override) == "model"]
+    if not any("auto" in model.split(",") for model in models):
         return list(typed)
+    if models != ["auto"]:
+        raise ConfigError(
+            f"model={' model='.join(models)}: model=auto cannot be combined with other models; use it alone, or name "
+            "the models."
+        )
     check(wanted)
+    check_sweep(typed)
     rest = [override for override in typed if key_of(override) != "model"]
     saved = saved_choices(Path(wanted.get("run_dir", "")).expanduser(), {key_of(override) for override in rest})
-    choice = Choice(saved, ["as chosen when the run started"]) if saved else choose(wanted, rest)
+    choice = Choice(saved, ["as chosen when the run started"]) if saved else choose(wanted, rest, folders)
     console.print("model=auto", style="bold", highlight=False)
     for reason in choice.reasons:
         console.print(f"  {reason}", markup=False, soft_wrap=True, highlight=False)
@@ -92,6 +100,20 @@ def check(wanted: dict[str, str]) -> None:
         )
 
 
+def check_sweep(typed: Sequence[str]) -> None:
+    """Check that nothing is swept on which the choices depend.
+
+    Raises:
+        ConfigError: something is.
+    """
+    for override in typed:
+        if key_of(override).split(".")[0] in FIXED_IN_SWEEPS and is_sweep(override):
+            raise ConfigError(
+                f"{override}: model=auto chooses once for all runs of a sweep, by the data and the networks; sweep "
+                "other keys, or start a run for each value."
+            )
+
+
 def saved_choices(run: Path, typed: set[str]) -> list[str]:
     """Return what was chosen for the run in a folder, except for keys that are typed; [] if it holds no such run."""
     if run == Path() or not holds_run(run):
@@ -102,12 +124,15 @@ def saved_choices(run: Path, typed: set[str]) -> list[str]:
     return [override for override in saved if key_of(override) not in typed]
 
 
-def choose(wanted: dict[str, str], rest: list[str]) -> Choice:
+def choose(wanted: dict[str, str], rest: list[str], folders: Sequence[Path]) -> Choice:
     """Choose for the pictures in dataset.root and the device.
 
     Args:
         wanted: the typed values by key.
         rest: the typed overrides without model=auto.
+
+    Raises:
+        ConfigError: dataset.image_size is not a number, or a step does not fit into memory.
     """
     from gantrain.datasets.image_files import open_image_files
     from gantrain.engine.device import choose_device
@@ -117,8 +142,13 @@ def choose(wanted: dict[str, str], rest: list[str]) -> Choice:
     num, names = len(files.names), ("fewer than 1,000", "1,000 to 20,000", "20,000 or more")
     kind = bisect_right(FEWEST, num)
     recipe = RECIPES[kind]
-    reasons = [f"experiment={recipe}: {num:,} pictures ({names[kind]})"]
+    reasons = [f"experiment={recipe}: {num:,} picture{'s' if num > 1 else ''} ({names[kind]})"]
     if "dataset.image_size" in wanted:
+        if not wanted["dataset.image_size"].isdecimal():
+            raise ConfigError(
+                f"dataset.image_size={wanted['dataset.image_size']}: must be a number of pixels, for example 64; or "
+                "leave it out, and model=auto chooses it."
+            )
         size = int(wanted["dataset.image_size"])
     else:
         sides = shorter_sides(files.read, num)
@@ -126,7 +156,7 @@ def choose(wanted: dict[str, str], rest: list[str]) -> Choice:
         reasons.append(f"dataset.image_size={size}: {why}")
     chosen = [f"experiment={recipe}", f"dataset.image_size={size}", *gammas(recipe, size)]
     if "accumulate" not in wanted:
-        chosen, why = fit_to_memory(chosen, rest, device)
+        chosen, why = fit_to_memory(chosen, rest, device, folders)
         reasons.append(why)
     if device.type == "cpu":
         reasons.append("There is no GPU: such networks take weeks on a CPU. model=dcgan gives pictures in minutes.")
@@ -139,7 +169,7 @@ def shorter_sides(read: Any, num: int) -> list[int]:
     from gantrain.datasets.images import BadImageError, size_and_color
 
     sides = []
-    for i in range(0, num, max(1, num // NUM_HEADERS)):
+    for i in range(0, num, max(1, ceil(num / NUM_HEADERS))):
         try:
             sides.append(min(size_and_color(read(i))[:2]))
         except BadImageError:
@@ -149,7 +179,9 @@ def shorter_sides(read: Any, num: int) -> list[int]:
 
 def choose_size(sides: Sequence[int], *, largest: int) -> tuple[int, str]:
     """Choose the image size from the sorted shorter sides of pictures, and say why."""
-    side = sides[len(sides) - ceil(SHARE_LARGE_ENOUGH * len(sides))] if sides else SIZES[0]
+    if not sides:
+        return SIZES[0], "no picture could be read"
+    side = sides[len(sides) - ceil(SHARE_LARGE_ENOUGH * len(sides))]
     possible = [size for size in SIZES if size <= min(side, largest)]
     size = possible[-1] if possible else SIZES[0]
     why = f"{SHARE_LARGE_ENOUGH:.0%} of the pictures have at least {side} pixels on the shorter side"
@@ -159,16 +191,14 @@ def choose_size(sides: Sequence[int], *, largest: int) -> tuple[int, str]:
 
 
 def gammas(recipe: str, size: int) -> list[str]:
-    """Return the weights of R1 and R2 for an image size; those of StyleGAN2-ADA follow in its experiment file."""
-    if recipe == "stylegan2_ada_folder":
+    """Return the weights of R1 and R2 for an image size; the other recipes have a rule in their experiment files."""
+    if recipe != "r3gan_folder":
         return []
-    gamma = LIGHTWEIGHT_GAMMA_AT_256 * (size / 256) ** 2
-    if recipe == "r3gan_folder":
-        gamma = R3GAN_GAMMA[max((known for known in R3GAN_GAMMA if known <= size), default=32)]
+    gamma = R3GAN_GAMMA[max((known for known in R3GAN_GAMMA if known <= size), default=32)]
     return [f"regularizer.{name}.gamma={gamma:g}" for name in ("r1", "r2")]
 
 
-def fit_to_memory(chosen: list[str], rest: list[str], device: Any) -> tuple[list[str], str]:
+def fit_to_memory(chosen: list[str], rest: list[str], device: Any, folders: Sequence[Path]) -> tuple[list[str], str]:
     """Add the batch size and the number of micro-batches with which a step fits into the device's memory.
 
     Returns:
@@ -179,10 +209,10 @@ def fit_to_memory(chosen: list[str], rest: list[str], device: Any) -> tuple[list
     from gantrain.files import format_bytes
     from gantrain.session.trials import fitting_accumulate, step_bytes
 
-    config = composed([*chosen, *(override for override in rest if not is_sweep(override)), "accumulate=1"])
+    config = composed([*chosen, *(override for override in rest if not is_sweep(override)), "accumulate=1"], folders)
     ranks = process_rank().world_size
-    fixed, per_image = step_bytes(config)
-    available = total_bytes(device)
+    fixed, per_image, group = step_bytes(config)
+    available = total_bytes(device) // (ranks if device.type == "cpu" else 1)
     rows = int((SHARE_TO_PLAN * available - fixed) / per_image)
 
     def needs(rows: int) -> str:
@@ -190,7 +220,7 @@ def fit_to_memory(chosen: list[str], rest: list[str], device: Any) -> tuple[list
 
     accumulate, micro = 1, config.batch_size // ranks
     if micro > rows:
-        found = fitting_accumulate(config, rows, num_processes=ranks)
+        found = fitting_accumulate(config, rows, num_processes=ranks, group=group)
         if found is None:
             raise ConfigError(
                 f"model=auto: {device} has {format_bytes(available)}, but a step with one picture at a time needs "
@@ -198,7 +228,9 @@ def fit_to_memory(chosen: list[str], rest: list[str], device: Any) -> tuple[list
             )
         accumulate, micro = found, config.batch_size // ranks // found
     why = f"batch_size={config.batch_size} accumulate={accumulate}: a step needs {needs(micro)} of "
-    why += f"{format_bytes(available)}"
+    why += format_bytes(available)
+    if group > 1 and micro < group:
+        why += f"; the {micro} samples of a micro-batch are fewer than the {group} of a group of D's standard deviation"
     return [*chosen, f"batch_size={config.batch_size}", f"accumulate={accumulate}"], why
 
 
@@ -209,10 +241,16 @@ def is_sweep(override: str) -> bool:
     return OverridesParser.create().parse_override(override).is_sweep_override()
 
 
-def composed(overrides: list[str]) -> Config:
-    """Compose a config as the command does."""
+def composed(overrides: list[str], folders: Sequence[Path]) -> Config:
+    """Compose a config as the command does.
+
+    Args:
+        folders: the folders of configs, the shipped one first.
+    """
     register(fixed_run_dir=False)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        node = OmegaConf.to_container(compose("train", overrides), resolve=True)
+    own = ", ".join(f"file://{folder.resolve()}" for folder in folders[1:])
+    with initialize_config_dir(str(folders[0]), version_base="1.3"):
+        searched = [f"hydra.searchpath=[{own}]"] if own else []
+        node = OmegaConf.to_container(compose("train", [*overrides, *searched]), resolve=True)
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), node))
     return config  # type: ignore[no-any-return]

@@ -153,7 +153,7 @@ class Task:
         register(fixed_run_dir=self.fixed_run_dir, sweep=self.sweep)
         OmegaConf.register_new_resolver("no_sweep", reject_sweep, replace=True)
         trust.trusted[:] = self.trusted
-        if self.trusted:
+        if self.trusted and str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))  # where the user's own modules are; last, so that they hide no other
 
     def __getstate__(self) -> dict[str, Any]:
@@ -207,7 +207,9 @@ def main() -> None:
                 "without torchrun."
             )
         check_overrides(given.overrides, config_folders(arguments))
-        typed = with_options_of_run(with_chosen_recipe(given.overrides))
+        task.trusted = trusted_modules(given.overrides)
+        task.register()  # model=auto builds networks
+        typed = with_options_of_run(with_chosen_recipe(given.overrides, config_folders(arguments)))
         overrides = with_saved_overrides(typed)
         check_overrides(overrides, config_folders(arguments))
         if given.multirun and overrides != typed:
@@ -216,7 +218,6 @@ def main() -> None:
             )
         sys.argv[1:] = [*flags, *overrides]  # Hydra reads overrides only if no flag is between them
         task.fixed_run_dir = any(key_of(override) == "run_dir" for override in overrides)
-        task.trusted = trusted_modules(given.overrides)
         task.register()
         with trust.hydra_checks(has_own_configs=len(config_folders(arguments)) > 1):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(task)()

@@ -114,7 +114,8 @@ def prepared(loaded: LoadedGenerator, config: Config, typed: Sequence[str], *, d
                 "leave it out."
             )
         latent = build_latent(config.latent | {"z_dim": latent.z_dim})
-        differs.append(str(latent))
+        if latent != loaded.latent:
+            differs.append(str(latent))
     if config.standing_statistics is not None:
         measure_statistics(
             *(loaded.G, latent),

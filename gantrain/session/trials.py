@@ -21,6 +21,7 @@ from gantrain.engine.finite import named_tensors
 from gantrain.engine.memory import largest_fitting, total_bytes
 from gantrain.engine.openmp import AdaptThreads, can_adapt_threads
 from gantrain.engine.runtime import find_user_code
+from gantrain.models.stylegan2_ops import MinibatchStdDev
 from gantrain.regularizers.base import Regularizer
 from gantrain.schedules.apply import Schedules
 from gantrain.session.record import num_parameters
@@ -63,16 +64,18 @@ def fitting_rows(training: Training) -> int:
     return fitting // packing * packing
 
 
-def fitting_accumulate(config: Config, rows: int, *, num_processes: int) -> int | None:
+def fitting_accumulate(config: Config, rows: int, *, num_processes: int, group: int = 1) -> int | None:
     """Return the smallest `accumulate` for micro-batches of at most `rows` rows; None if there is none.
 
     Args:
         rows: number of rows of a micro-batch that fit into memory.
+        group: a micro-batch consists of whole groups of this many rows, or is smaller than one.
     """
     per_process = config.batch_size // num_processes
     numbers = range(config.accumulate + 1, per_process // config.packing + 1)
     divisors = (n for n in numbers if per_process % (n * config.packing) == 0)
-    return next((n for n in divisors if per_process // n <= rows), None)
+    micro_batches = ((n, per_process // n) for n in divisors)
+    return next((n for n, micro in micro_batches if micro <= rows and micro % min(group, micro) == 0), None)
 
 
 def measure_peak_bytes(training: Training, rows: int) -> int:
@@ -96,14 +99,15 @@ Measured: R3GAN at 64 px with R1 and R2 needs 7.8 passes through D on a CPU.
 """
 
 
-def step_bytes(config: Config) -> tuple[int, int]:
+def step_bytes(config: Config) -> tuple[int, int, int]:
     """Estimate the memory of a training step on images without labels, on the meta device: no memory is used.
 
     Counts the weights, their gradients, the moments of Adam, the EMA, and what autograd keeps for the backward pass.
     What the libraries of a device need beside that is not known here.
 
     Returns:
-        the bytes that do not depend on the batch size, and those of each image of a micro-batch.
+        the bytes that do not depend on the batch size, those of each image of a micro-batch, and the size of D's groups
+        of the minibatch standard deviation (1: there are none).
     """
     size, num = config.dataset["image_size"], 2 * config.packing
     latent = build_latent(config.latent)
@@ -122,7 +126,8 @@ def step_bytes(config: Config) -> tuple[int, int]:
         for penalties in (penalties_of_D, penalties_of_G)
     )
     fixed = 20 * num_parameters(G) + 16 * num_parameters(D)
-    return fixed, max(2 * of_D, of_G + of_D, times_D * of_D, times_G * of_G)
+    group = max((layer.group for layer in D.modules() if isinstance(layer, MinibatchStdDev)), default=1)
+    return fixed, max(2 * of_D, of_G + of_D, times_D * of_D, times_G * of_G), group * config.packing
 
 
 def overrides(regularizer: Regularizer, penalty: str) -> bool:

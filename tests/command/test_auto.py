@@ -54,7 +54,7 @@ def test_recipe_depends_on_the_number_of_pictures(
 ) -> None:
     pictures(num, side=70)
     assert chosen(*NARROW)["experiment"] == f"{recipe}_folder"
-    assert f"experiment={recipe}_folder: {num:,} pictures (" in capsys.readouterr().err
+    assert f"experiment={recipe}_folder: {num:,} picture" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -108,6 +108,25 @@ def test_batch_is_cut_until_a_step_fits_into_memory(pictures: Folder, capsys: py
     assert chosen(*NARROW, "accumulate=16")["accumulate"] == "16"  # a typed number is taken as it is
 
 
+def test_micro_batches_are_whole_groups_of_the_minibatch_standard_deviation(
+    pictures: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """20 samples in micro-batches of at most 10: 4, and not 10, because a group has 4."""
+    pictures(5_000, side=70, memory=400e6)
+    assert chosen(*NARROW, "batch_size=20")["accumulate"] == "5"
+    assert "fewer than the 4 of a group" not in capsys.readouterr().err
+    pictures(5_000, side=70, memory=60e6)
+    assert chosen(*NARROW, "batch_size=20")["accumulate"] == "20"
+    assert "the 1 samples of a micro-batch are fewer than the 4 of a group" in capsys.readouterr().err
+
+
+def test_unreadable_sizes_are_said(pictures: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert auto.choose_size([], largest=256) == (32, "no picture could be read")
+    pictures(5_000)
+    with pytest.raises(ConfigError, match=r"image_size=large: must be a number of pixels"):
+        chosen("dataset.image_size=large")
+
+
 def test_what_is_typed_wins(pictures: Folder) -> None:
     pictures(30_000)
     found = chosen(*NARROW, "dataset.image_size=64", "regularizer.r1.gamma=3", "steps=7")
@@ -117,7 +136,10 @@ def test_what_is_typed_wins(pictures: Folder) -> None:
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (["model=auto,dcgan", *PICTURES], "model=auto cannot be swept"),
+        (["model=auto,dcgan", *PICTURES], "model=auto cannot be combined with other models"),
+        (["model=auto", "model=dcgan", *PICTURES], "model=auto model=dcgan: model=auto cannot be combined"),
+        (["model=auto", *PICTURES, "dataset.image_size=32,64"], "chooses once for all runs of a sweep"),
+        (["model=auto", *PICTURES, "model.generator.width=32,64"], "chooses once for all runs of a sweep"),
         (["model=auto", *PICTURES, "experiment=toy"], "auto chooses the experiment"),
         (["model=auto", *PICTURES, "network=mlp"], "auto chooses the network"),
         (["model=auto"], "type dataset=image_folder dataset.root=FOLDER"),
