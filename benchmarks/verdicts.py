@@ -86,7 +86,7 @@ HELD_OUT = "dataset.holdout=0.05"
 SWD = "metric=[sliced_wasserstein] metric.sliced_wasserstein.num_samples=1000 evaluate_every=300"
 SMALL = f"batch_size=16 {HELD_OUT} {SWD}"
 HEALTHY = {
-    "default": f"seed=0 {HELD_OUT} {FID}",
+    "dcgan": f"model=dcgan seed=0 {HELD_OUT} {FID}",
     "wgan_gp": f"model=wgan_gp seed=1 {HELD_OUT} {FID} steps=1250",
     "wgan": f"model=wgan seed=2 {HELD_OUT} {FID} steps=1500",
     "lsgan": f"model=lsgan seed=3 {HELD_OUT} {FID} steps=2000",
@@ -94,8 +94,8 @@ HEALTHY = {
     "gaussian": "experiment=gaussian seed=5",
     "gaussians_8": "experiment=toy seed=6 model.generator.width=128 model.discriminator.width=128 steps=2000 "
     "metric=[modes,moments] evaluate_every=250",
-    "relativistic": f"loss=relativistic regularizer=[r1,r2] model.discriminator.norm=none seed=7 {HELD_OUT} {FID} "
-    "steps=1500",
+    "relativistic": "model=dcgan loss=relativistic regularizer=[r1,r2] model.discriminator.norm=none "
+    f"seed=7 {HELD_OUT} {FID} steps=1500",
     "cgan_mnist on digits": f"experiment=cgan_mnist dataset=digits seed=8 {HELD_OUT} {FID} steps=2000",
     "fashion_mnist": f"model=dcgan dataset=fashion_mnist seed=9 {SMALL} steps=1500",
     "celeba at 32 px": f"model=dcgan dataset=celeba dataset.image_size=32 seed=10 batch_size=16 {SWD} steps=1500",

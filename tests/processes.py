@@ -19,9 +19,10 @@ from typing import Any, NoReturn
 
 import forks
 import pytest
+from one_model import with_one_model
 
 # Networks so small that a step takes milliseconds, and every kind of output every few steps.
-SMALL = ("model.generator.width=1", "model.discriminator.width=1", "batch_size=4", "metric=[]")
+SMALL = ("model=dcgan", "model.generator.width=1", "model.discriminator.width=1", "batch_size=4", "metric=[]")
 OUTPUTS = ("log_every=2", "sample_every=5", "checkpoint.every=3", "callback.samples.num=16")
 ESTIMATE = ("++callback.wasserstein.num=16", "++callback.wasserstein.extra_updates=2")
 """Make the estimate of Wasserstein losses, where there is one, as small as the networks."""
@@ -63,7 +64,9 @@ class Process:
         if self.status is None:
             self.status = self.server.wait(self.pid, timeout)
         # The first line is printed before the task can refuse anything.
-        return Result(self.status, re.sub(r"^gantrain \S+: [\w-]+\n", "", self.stderr, flags=re.M))
+        return Result(
+            self.status, re.sub(r"^gantrain \S+: [\w-]+(?: \(the default.*\))?\n", "", self.stderr, flags=re.M)
+        )
 
 
 class Server:
@@ -86,7 +89,7 @@ class Server:
 
     def start(self, folder: Path, arguments: tuple[object, ...], *, log: Path | None = None, **options: Any) -> Process:
         log = folder / f"stderr-{time.monotonic_ns()}.txt" if log is None else log
-        argv = [str(argument) for argument in arguments]
+        argv = with_one_model(arguments)
         pid = self.fork(folder=str(folder), argv=argv, log=str(log), **options)
         self.alive.add(pid)
         return Process(self, pid, log)

@@ -55,7 +55,8 @@ class Experiment:
 
     `G` and `D` are numbers of parameters; `regularizers` maps names to options, `every` names to the intervals of lazy
     penalties, `strengths` augmentations to strengths; `lr` and `betas` are those of both optimizers, unless `D_lr` is
-    given; `num_classes` is that of conditional networks; `decays` means that both learning rates decay linearly to 0.
+    given; `num_classes` is that of conditional networks; `decays` means that both learning rates decay linearly to 0,
+    from the fraction `decays_from` of the steps.
     """
 
     dataset: str
@@ -73,6 +74,7 @@ class Experiment:
     D_lr: float | None = None
     betas: Betas | None = (0.5, 0.999)
     decays: bool = False
+    decays_from: float = 0.0
     generator_batch_multiple: int = 1
     fake_labels: str = "real"
     n_critic: int = 1
@@ -161,6 +163,22 @@ EXPERIMENTS = {
     ),
     "mlp_fashion_mnist": Experiment(
         dataset="fashion_mnist", image_shape=(1, 28, 28), G=1_952_528, D=267_009, latent=STUDY_Z, epochs=30
+    ),
+    "digits": Experiment(
+        dataset="digits",
+        image_shape=(1, 28, 28),
+        G=336_177,
+        D=115_201,
+        num_classes=10,
+        loss=Relativistic,
+        regularizers={"r1": {"gamma": 0.15}, "r2": {"gamma": 0.15}},
+        latent=Normal(z_dim=20),
+        lr=2.5e-3,
+        betas=(0.0, 0.99),
+        decays=True,
+        decays_from=0.5,
+        batch_size=32,
+        steps=1800,
     ),
     "dcgan_mnist": Experiment(
         dataset="mnist", image_shape=(1, 64, 64), G=3_574_656, D=2_763_520, D_has_batch_norm=True, epochs=3
@@ -452,7 +470,7 @@ def test_dataset_and_image_size(name: str) -> None:
     dataset = composed(name).dataset
     assert dataset["_target_"].endswith(f".{expected.dataset}")
     if "image_size" in dataset:
-        native = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32}
+        native = {"digits": 28, "mnist": 28, "fashion_mnist": 28, "cifar10": 32}
         assert (dataset["image_size"] or native[expected.dataset]) == expected.image_shape[-1]
 
 
@@ -501,7 +519,9 @@ def test_learning_rates_decay_only_where_the_paper_says_so(name: str) -> None:
     if "lr" in node:
         schedule = make("schedule.lr", node["lr"], Linear)
         assert schedule.of == ["optimizer.lr", "discriminator_optimizer.lr"]
-        assert [schedule(Clock(fraction, 0)) for fraction in (0.0, 0.25, 1.0)] == [1.0, 0.75, 0.0]
+        begin = EXPERIMENTS[name].decays_from
+        expected = [min(1.0, (1 - fraction) / (1 - begin)) for fraction in (0.0, 0.25, 0.75, 1.0)]
+        assert [schedule(Clock(fraction, 0)) for fraction in (0.0, 0.25, 0.75, 1.0)] == expected
 
 
 @each

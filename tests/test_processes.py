@@ -127,7 +127,7 @@ CASES = {
         *("regularizer.lecam.start=2", "model.discriminator.norm=none", "augment=[diffaugment]"),
     ),
     "packing": (
-        *("packing=2", "accumulate=2", "regularizer=[gradient_penalty]", *IMAGES),
+        *("model=dcgan", "packing=2", "accumulate=2", "regularizer=[gradient_penalty]", *IMAGES),
         *("model.discriminator.norm=none", "model.generator.norm=layer"),
     ),
     "lightweight": (
@@ -157,6 +157,7 @@ CASES = {
         *("model.generator.width=1", "model.discriminator.width=1"),
         *("regularizer=[dequantization]", "fake_labels=uniform"),
     ),
+    "digits": ("experiment=digits", *IMAGES, "optimizer=sgd", "optimizer.lr=1e-3"),
     "r3gan and ada": (
         *("model=r3gan", "network=r3gan_cond", *IMAGES, "model.discriminator.num_blocks=1", "accumulate=2"),
         *("augment=[ada]", "augment.ada.strength=0.3", "augment.ada.interval=5", "augment.ada.images_to_one=1000"),

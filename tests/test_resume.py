@@ -78,6 +78,7 @@ CASES = {
         *("model=r3gan", "network=r3gan_cond", "model.generator.num_blocks=1", "model.discriminator.num_blocks=1"),
         *("augment=[ada_r3gan]", "schedule=[r3gan_augment]"),
     ),
+    "digits": ("experiment=digits", "metric=[]", "ema_halflife_images=20"),
     "stylegan2": (
         *("model=stylegan2_ada", "network=stylegan2_cond", "dataset.image_size=8", "latent.z_dim=8"),
         *("model.generator.w_dim=8", "model.discriminator.num_mapping_layers=1", "augment.ada.strength=0.3"),

@@ -240,7 +240,7 @@ def test_continued_training_equals_uninterrupted_training_bit_for_bit(
 def both_logits(D: nn.Module, real: Tensor, fake: Tensor, *, jointly: bool) -> tuple[Tensor, Tensor]:
     options: dict[str, Any] = {"precision": lambda network: network, "latent": LATENT, "fake_labels": None}
     game = Game(nn.Identity(), D, Objective(NonSaturating()), generator_rows=len(real), device=CPU, **options)
-    batch = game.batch(Clock(0.0, 0), real=lambda: (real, None), fake=lambda: (fake, None))
+    batch = game.batch(Clock(0.0, 0), real=lambda: (real, None), fake=lambda: (fake, None), num_fake=len(fake))
     return game.both_logits_jointly(batch) if jointly else game.both_logits_separately(batch)
 
 

@@ -16,6 +16,7 @@ from gantrain.command.explain import options
 from gantrain.command.help import groups
 from gantrain.command.suggest import nearest
 from gantrain.config import LIST_GROUPS, SETTINGS_OF_GROUPS, Node, selected_options, settings
+from gantrain.engine.torchrun import process_rank
 from gantrain.errors import ConfigError
 
 USER_HYDRA_KEYS = re.compile(r"hydra/(launcher|sweeper)|hydra\.(launcher|sweeper)\..+|hydra\.verbose")
@@ -75,7 +76,7 @@ def check_flags(given: argparse.Namespace) -> None:
     """Check Hydra's flags.
 
     Raises:
-        ConfigError: a flag would replace gantrain's configs, or two flags exclude each other.
+        ConfigError: a flag would replace gantrain's configs, two flags exclude each other, or several processes sweep.
     """
     for name in ("config-path", "config-name", "experimental-rerun"):
         if getattr(given, name.replace("-", "_")) is not None:
@@ -92,6 +93,11 @@ def check_flags(given: argparse.Namespace) -> None:
         raise ConfigError("--shell-completion: needs install, uninstall or query, for example -sc install=bash.")
     if given.resolve and not given.cfg:
         raise ConfigError("--resolve: needs --cfg; give --cfg job --resolve.")
+    if given.multirun and (size := process_rank().world_size) > 1:
+        raise ConfigError(
+            f"-m: each run of a sweep is a single process, but torchrun started {size}; run gantrain -m "
+            "without torchrun."
+        )
 
 
 def check_overrides(overrides: Sequence[str], folders: Sequence[Path]) -> None:

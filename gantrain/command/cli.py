@@ -21,6 +21,7 @@ from gantrain.command import trust
 from gantrain.command.arguments import check_own_options, print_to_stdout, split
 from gantrain.command.auto import with_chosen_recipe
 from gantrain.command.checks import check_flags, check_keys, check_overrides
+from gantrain.command.default import takes_default, with_default_experiment
 from gantrain.command.explain import explain
 from gantrain.command.folders import claimed_sweep, created, register
 from gantrain.command.help import config_folders, help_text
@@ -38,8 +39,11 @@ FILES_BEFORE_START = {".hydra", "gantrain.log", "multirun.yaml"}
 """What a folder contains at most before a run starts in it."""
 
 
-def run_job(composed: DictConfig, flags: Sequence[str]) -> None:
+def run_job(composed: DictConfig, flags: Sequence[str], *, is_default: bool) -> None:
     """Run the task of one composed config; in a sweep this is called for each job.
+
+    Args:
+        is_default: whether the command line chose no experiment, so that the default one is run.
 
     Raises:
         GantrainError: a key is unknown, or the task raises it.
@@ -67,7 +71,9 @@ def run_job(composed: DictConfig, flags: Sequence[str]) -> None:
     )
     if hydra_config.mode == hydra.types.RunMode.RUN and choices["task"] == "train":
         # Print this before the import of torch, which takes more than a second.
-        console.print(f"gantrain {version('gantrain')}: {job.name}", markup=False, soft_wrap=True, highlight=False)
+        note = " (the default; choose with model=, dataset= or experiment=)" if is_default else ""
+        heading = f"gantrain {version('gantrain')}: {job.name}{note}"
+        console.print(heading, markup=False, soft_wrap=True, highlight=False)
     bound_spin(config.runtime.spin)
     task = trust.resolve("task", config.task.get("_target_"))
     exit_if_signalled()
@@ -115,11 +121,12 @@ class Task:
         failures: errors that were reported to the user.
         unexpected: other exceptions, which end the command with a traceback.
         is_copy: whether this object was sent to another process.
+        is_default: whether the command line chose no experiment, so that the default one is run.
     """
 
     def __init__(self, arguments: Sequence[str], flags: Sequence[str], *, wants_traceback: bool):
         self.arguments, self.flags, self.wants_traceback = arguments, flags, wants_traceback
-        self.fixed_run_dir, self.sweep, self.is_copy = False, "", False
+        self.fixed_run_dir, self.sweep, self.is_copy, self.is_default = False, "", False, False
         self.trusted: list[str] = []
         self.failures: list[GantrainError] = []
         self.unexpected: list[Exception] = []
@@ -127,7 +134,7 @@ class Task:
     def __call__(self, composed: DictConfig) -> None:
         """Run the task and report its error, if any; the other runs of a sweep continue."""
         try:
-            run_job(composed, without(self.flags, ["-m", "--multirun"]))
+            run_job(composed, without(self.flags, ["-m", "--multirun"]), is_default=self.is_default)
         except Exception as error:
             exit_if_signalled()  # the error may be a consequence
             failure = explain(error, self.arguments)
@@ -201,15 +208,15 @@ def main() -> None:
     try:
         check_flags(given)
         check_own_options(config_folders(arguments))
-        if given.multirun and (size := process_rank().world_size) > 1:
-            raise ConfigError(
-                f"-m: each run of a sweep is a single process, but torchrun started {size}; run gantrain -m "
-                "without torchrun."
-            )
         check_overrides(given.overrides, config_folders(arguments))
         task.trusted = trusted_modules(given.overrides)
         task.register()  # model=auto builds networks
-        typed = with_options_of_run(with_chosen_recipe(given.overrides, config_folders(arguments)))
+        task.is_default = not given.shell_completion and takes_default(given.overrides)
+        if task.is_default:
+            chosen = with_default_experiment(given.overrides)
+        else:
+            chosen = with_chosen_recipe(given.overrides, config_folders(arguments))
+        typed = with_options_of_run(chosen)
         overrides = with_saved_overrides(typed)
         check_overrides(overrides, config_folders(arguments))
         if given.multirun and overrides != typed:

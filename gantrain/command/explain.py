@@ -12,6 +12,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gantrain.command.default import EXPERIMENT, takes_default, with_default_experiment
 from gantrain.command.help import config_folders, groups
 from gantrain.command.suggest import flat_keys, nearest
 from gantrain.config import CONF, LIST_GROUPS
@@ -91,6 +92,8 @@ def _composition(message: str, arguments: Sequence[str]) -> str:
         if found[1] in LIST_GROUPS:
             return f"~{found[1]}: a list cannot be removed; empty it with {found[1]}=[]."
         return f"~{found[1]}: there is no such key or group.{nearest(found[1], known_keys(arguments))}"
+    if found := re.search(r"Could not delete from config. '([^']+)' does not exist", message):
+        return f"~{found[1]}: it is null already; leave this out."
     if found := re.search(r"Ambiguous value for argument '([^']+)'", message):
         key, _, value = found[1].partition("=")
         return f"{found[1]}: values separated by commas are a sweep: add -m; a list is '{key}=[{value}]'."
@@ -108,13 +111,16 @@ def _composition(message: str, arguments: Sequence[str]) -> str:
 def _unknown_key(key: str, message: str, arguments: Sequence[str]) -> str:
     names, parent = known_keys(arguments), key.rpartition(".")[0]
     siblings = [name for name in names if name.rpartition(".")[0] == parent]
+    hint = ""
+    if key.startswith("model.") and takes_default(arguments):
+        hint = f" (The default is experiment={EXPERIMENT}; for the options of DCGAN add model=dcgan.)"
     if f"{parent}._target_" in siblings and not nearest(key, siblings):
         added = re.search(r"To append to your config use (.+)", message)
         return (
             f"{key}: there is no such key in the config. If the class has such an option, add it with +: "
-            f"{added[1] if added else f'+{key}=...'}"
+            f"{added[1] if added else f'+{key}=...'}{hint}"
         )
-    return f"{key}: there is no such key or group.{nearest(key, names)} See gantrain --help."
+    return f"{key}: there is no such key or group.{nearest(key, names)}{hint} See gantrain --help."
 
 
 def _kind(name: str) -> str:
@@ -129,6 +135,7 @@ def options(group: str, folders: Sequence[Path] = (CONF,)) -> list[str]:
 def known_keys(arguments: Sequence[str]) -> list[str]:
     """List every key of the config with the options that the arguments choose, and every group, for suggestions."""
     folders = config_folders(arguments)
+    arguments = with_default_experiment(arguments) if takes_default(arguments) else arguments
     chosen = [
         argument
         for argument in arguments
@@ -141,4 +148,5 @@ def known_keys(arguments: Sequence[str]) -> list[str]:
             config = OmegaConf.to_container(compose("train", overrides=[*chosen, f"hydra.searchpath=[{own}]"]))
     except HydraException:  # the chosen options do not compose; there are no keys to suggest
         config = {}
-    return [*flat_keys(config), *groups(folders)]
+    # A schedule has the name of what it changes, which is suggested first.
+    return [*sorted(flat_keys(config), key=lambda key: key.startswith("schedule.")), *groups(folders)]

@@ -9,7 +9,7 @@ from gantrain.config import CONF, settings
 USAGE = """\
 gantrain trains generative adversarial networks.
 
-  gantrain                                     the default: DCGAN on the included digits
+  gantrain                                     the default: experiment=digits, the included digits by class
   gantrain model=wgan_gp dataset=celeba        a recipe on a dataset
   gantrain model=dcgan loss=lsgan n_critic=2   a recipe with overrides
   gantrain experiment=gaussian                 a whole experiment by name

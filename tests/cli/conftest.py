@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from one_model import with_one_model
 
 from gantrain.command.cli import main
 from gantrain.command.folders import claim_folder
@@ -26,7 +27,7 @@ class Result:
 
 def without_first_line(stderr: str) -> str:
     """Remove the line with the version and the name of the run, which is printed before the task starts."""
-    return re.sub(r"^gantrain \S+: [\w-]+\n", "", stderr, flags=re.M)
+    return re.sub(r"^gantrain \S+: [\w-]+(?: \(the default.*\))?\n", "", stderr, flags=re.M)
 
 
 Command = Callable[..., Result]
@@ -37,7 +38,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     GlobalHydra.instance().clear()
     claim_folder.cache_clear()
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    monkeypatch.setattr(sys, "argv", ["gantrain", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", ["gantrain", *with_one_model(arguments)])
     monkeypatch.setattr(sys, "path", list(sys.path))
     try:
         main()
@@ -85,7 +86,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 
     def run(*arguments: object, timeout: float = 300) -> Result:
         done = subprocess.run(
-            [sys.executable, "-m", "gantrain", *map(str, arguments)],
+            [sys.executable, "-m", "gantrain", *with_one_model(arguments)],
             capture_output=True,
             text=True,
             timeout=timeout,

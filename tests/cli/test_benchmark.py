@@ -38,7 +38,7 @@ __all__ = ["server", "start"]
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
-SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "metric=[]")
+SMALL = ("model=dcgan", "model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "metric=[]")
 
 
 def test_parts_sum_to_the_step_time_and_only_the_report_is_written(gantrain, tmp_path: Path) -> None:

@@ -14,7 +14,10 @@ from PIL import Image
 
 from gantrain.config import CONF
 
-SMALL = ("batch_size=2", "accumulate=1", "steps=2", "n_critic=1", "callback=[evaluate,log]", "metric=[]")
+SMALL = (
+    *("model=dcgan", "batch_size=2", "accumulate=1", "steps=2", "n_critic=1", "callback=[evaluate,log]"),
+    "metric=[]",
+)
 CRITIC = ("network=dcgan_critic",)
 NARROW = ("model.generator.width=2", "model.discriminator.width=2")
 
@@ -129,7 +132,14 @@ def test_models_train_on_every_kind_of_dataset(gantrain, data: Path, model: str,
     ],
 )
 def test_packed_discriminator_trains_and_draws(gantrain, parts: tuple[str, ...]) -> None:
-    typed = ("packing=2", "batch_size=4", "steps=2", "callback=[evaluate,log,samples,csv,curves]", *NARROW)
+    typed = (
+        "model=dcgan",
+        "packing=2",
+        "batch_size=4",
+        "steps=2",
+        "callback=[evaluate,log,samples,csv,curves]",
+        *NARROW,
+    )
     result = gantrain(*typed, *parts, "run_dir=out")
     assert result.status == 0, result.stderr
     assert {path.name for path in Path("out/samples").glob("step*")} == {"step_00000000.png", "step_00000002.png"}
@@ -160,7 +170,7 @@ def test_modes_of_stacked_mnist_are_counted(gantrain, data: Path) -> None:
     few = ("metric.stacked_modes.num_samples=40", "metric.stacked_modes.num_real=8", "checkpoint.best=modes_5_hits")
     metric = ("metric=[stacked_modes]", *few, "callback=[evaluate,log,checkpoint]", "statistics_dir=null")
     stacked = ("dataset=stacked_mnist", *paths_of(data, "stacked_mnist"))
-    result = gantrain(*stacked, *SMALL[:3], *NARROW, *metric, "run_dir=out")
+    result = gantrain(*stacked, *SMALL[:4], *NARROW, *metric, "run_dir=out")
     assert result.status == 0, result.stderr
     metrics = json.loads(Path("out/run.json").read_text())["metrics"]
     assert 1 <= metrics["last"]["metric/modes"] <= 40

@@ -21,7 +21,7 @@ from gantrain.evaluation.features.digits import Digits
 from gantrain.metrics.frechet import frechet_distance_of_features
 from gantrain.seeding import generator
 
-SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "metric=[]")
+SMALL = ("model=dcgan", "model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "metric=[]")
 FID = ("metric=[fid]", "metric.fid.num_samples=60", "metric.fid.num_real=100")
 SAVED = ("evaluate_every=2", "checkpoint.every=2", "checkpoint.best=fid_digits", "log_every=1")
 

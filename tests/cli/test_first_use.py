@@ -96,10 +96,12 @@ def test_first_line_is_printed_before_torch_is_imported(tmp_path: Path) -> None:
         "cli.main()\n"
     )
     done = subprocess.run([sys.executable, "watch.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stdout.split("\n")[0].endswith("dcgan-digits False"), done.stderr
+    assert done.stdout.split("\n")[0].endswith(
+        "digits (the default; choose with model=, dataset= or experiment=) False"
+    )
 
 
-NARROW = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4")
+NARROW = ("model=dcgan", "model.generator.width=2", "model.discriminator.width=2", "batch_size=4")
 SMALL = (*NARROW, "steps=1", "metric=[]", "callback=[log,samples]")
 
 
@@ -156,6 +158,8 @@ def test_first_line_is_printed_once_and_only_by_training_runs(start: Callable[..
     trained = stderr_lines(*SMALL)
     assert trained[0] == first_line
     assert trained.count(first_line) == 1
+    default = stderr_lines(*SMALL[1:])
+    assert default[0].startswith(f"gantrain {version('gantrain')}: digits (the default; choose with model=")
     swept = stderr_lines("-m", "seed=0", *SMALL)
     assert any(line.startswith("Run 0: seed=0") for line in swept)
     assert first_line not in swept

@@ -6,7 +6,13 @@ from runs import csv_rows, run_json
 
 
 def test_run_with_held_out_images(gantrain) -> None:
-    small = ("model.generator.width=1", "model.discriminator.width=1", "batch_size=4", "dataset.holdout=0.02")
+    small = (
+        "model=dcgan",
+        "model.generator.width=1",
+        "model.discriminator.width=1",
+        "batch_size=4",
+        "dataset.holdout=0.02",
+    )
     fid = ("metric=[fid]", "metric.fid.num_samples=60", "metric.fid.num_real=null", "statistics_dir=null")
     assert gantrain(*small, *fid, "steps=2", "run_dir=a").status == 0
     held_out = ("metric_split=held_out",)

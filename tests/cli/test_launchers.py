@@ -29,7 +29,12 @@ from hydra_plugins.gantrain_devices import Children, DevicesLauncher
 __all__ = ["server"]
 
 SLURM = Path(__file__).parents[1] / "slurm"
-SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "metric=[]", "checkpoint.every=50")
+SMALL = (
+    *("model=dcgan", "model.generator.width=2", "model.discriminator.width=2"),
+    "batch_size=4",
+    "metric=[]",
+    "checkpoint.every=50",
+)
 TWO = ("hydra/launcher=devices", "hydra.launcher.runs_per_device=2")
 
 

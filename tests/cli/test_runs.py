@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "metric=[]")
+SMALL = ("model=dcgan", "model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "metric=[]")
 SCALARS = {
     "loss/discriminator",
     "loss/generator",
@@ -180,7 +180,7 @@ def test_two_dimensional_data_log_a_scatter_plot(gantrain, tmp_path: Path) -> No
 
 
 def test_epochs_are_passes_over_the_data(gantrain, tmp_path: Path) -> None:
-    arguments = ("callback=[log]", "model.generator.width=1", "model.discriminator.width=1")
+    arguments = ("model=dcgan", "callback=[log]", "model.generator.width=1", "model.discriminator.width=1")
     assert gantrain(*arguments, "epochs=2", "batch_size=1000", "run_dir=a").status == 0
     assert run_json(tmp_path / "a")["steps"] == 20
     assert gantrain(*arguments, "epochs=1", "batch_size=1000", "n_critic=3", "run_dir=b").status == 0

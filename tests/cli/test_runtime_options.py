@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 SMALL = (
-    *("model.generator.width=2", "model.discriminator.width=2", "batch_size=4"),
+    *("model=dcgan", "model.generator.width=2", "model.discriminator.width=2", "batch_size=4"),
     *("metric=[]", "verdict=[]", "callback=[log,checkpoint]"),
 )
 

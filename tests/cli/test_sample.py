@@ -13,7 +13,7 @@ from PIL import Image
 from gantrain.models import conditional_dcgan, dcgan
 from gantrain.seeding import generator
 
-SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "metric=[]")
+SMALL = ("model=dcgan", "model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "metric=[]")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,12 @@ from pathlib import Path
 from tensorboard.backend.event_processing import plugin_event_multiplexer
 from tensorboard.plugins.hparams import metadata
 
-SMALL = ("model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "metric=[]", "steps=2")
+SMALL = (
+    *("model=dcgan", "model.generator.width=2", "model.discriminator.width=2"),
+    "batch_size=4",
+    "metric=[]",
+    "steps=2",
+)
 
 
 def test_every_combination_gets_a_folder_and_an_hparams_session(gantrain, tmp_path: Path) -> None:

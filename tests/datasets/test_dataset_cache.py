@@ -686,8 +686,15 @@ def test_progress_without_a_terminal(capsys: pytest.CaptureFixture, monkeypatch:
 
 def test_progress_in_a_terminal(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(progress, "console", Console(stderr=True, force_terminal=True, width=120))
-    assert list(progress.track(range(3), total=3, what="Decoding x")) == [0, 1, 2]
-    assert "images/s" in capsys.readouterr().err
+    seen = []
+    for i in progress.track(range(3), total=3, what="Decoding x"):
+        seen.append(i)
+        time.sleep(0.12)  # the bar is drawn ten times per second
+    assert seen == [0, 1, 2]
+    text = capsys.readouterr().err
+    assert "Decoding x" in text
+    assert re.search(r"[1-9] images/s", text)
+    assert " 0 images/s" not in text
 
 
 def test_the_key_is_stable():

@@ -24,13 +24,14 @@ from gantrain.engine.runtime import Runtime
 from gantrain.losses.hinge import Hinge
 from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.losses.relativistic import Relativistic
-from gantrain.models import conditional_resnet, conditional_stylegan2, lightweight
+from gantrain.models import conditional_resnet, conditional_stylegan2, lightweight, projection_cnn
 from gantrain.regularizers.base import Regularizer
 from gantrain.regularizers.consistency import Consistency
 from gantrain.regularizers.dequantization import Dequantization
 from gantrain.regularizers.gradient_penalty import GradientPenalty
 from gantrain.regularizers.path_length import PathLength
 from gantrain.regularizers.r1 import R1
+from gantrain.regularizers.r2 import R2
 from gantrain.regularizers.reconstruction import Reconstruction
 from gantrain.regularizers.weight_clip import WeightClip
 from gantrain.schedules.apply import Schedules
@@ -113,6 +114,26 @@ def test_replays_of_residual_networks_with_labels_equal_eager_steps(tapes: Calla
 
     options: dict[str, Any] = {"loss": Hinge(), "regularizers": {"dequantization": Dequantization(scale=1 / 128)}}
     options |= {"fake_labels": make_fake_labels("uniform", [1, 1, 1], CPU), "steps": 5}
+    plain, fast = made(), made()
+    seen = advance(plain, Runtime(device=CPU), **options)
+    deck = tapes()
+    assert advance(fast, GRAPH, **options) == seen
+    assert deck.captured == 2
+    torch.testing.assert_close(snapshot(fast), snapshot(plain), atol=0, rtol=0)
+
+
+def test_replays_of_projection_networks_equal_eager_steps(tapes: Callable[..., Tapes]) -> None:
+    def made() -> TrainState:
+        torch.manual_seed(0)
+        common: dict[str, Any] = {"num_classes": 3, "width": 2, "slope": 0.2, "init": "default"}
+        G = projection_cnn.Generator(SHAPE, 8, multipliers=None, norm="batch", activation="relu", **common)
+        D = projection_cnn.Discriminator(SHAPE, norm="none", activation="leaky_relu", embedding_std=0.1, **common)
+        optimizers = [torch.optim.Adam(network.parameters(), lr=1e-3, fused=True) for network in (G, D)]
+        return TrainState(G, D, *optimizers, deepcopy(G).requires_grad_(False))
+
+    penalties = {"r1": R1(gamma=0.1, every=1), "r2": R2(gamma=0.1, every=1)}
+    options: dict[str, Any] = {"loss": Relativistic(), "regularizers": penalties, "steps": 5}
+    options |= {"fake_labels": make_fake_labels("real", [1, 1, 1], CPU)}
     plain, fast = made(), made()
     seen = advance(plain, Runtime(device=CPU), **options)
     deck = tapes()

@@ -134,7 +134,7 @@ def test_signal_after_the_last_step_lets_the_run_finish(
 def test_signal_during_evaluation_saves_a_checkpoint(
     gantrain: Callable[..., Result], reference_run, work: Path
 ) -> None:
-    command = (*COMMAND[4:], "experiment=gaussian", "evaluate_every=4")
+    command = (*COMMAND[len(SMALL) :], "experiment=gaussian", "evaluate_every=4")
     function = "gantrain.callbacks.evaluate:Evaluate.measure"
     done = gantrain(*command, "run_dir=out", before=on_call(function, send(signal.SIGINT)))
     assert (done.status, run_json(work / "out")["steps"]) == (130, 4), done.stderr

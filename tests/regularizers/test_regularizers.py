@@ -348,7 +348,10 @@ def test_every_regularizer_keeps_shapes_and_a_trainable_critic(name: str) -> Non
         fraction=0.5,
         labels=torch.tensor([0, 1, 1, 0]),
         fake_labels=torch.tensor([1, 1, 0, 0]),
-        aux_of=lambda logits: {"class_logits": torch.stack([logits, -logits], dim=1)},
+        aux_of=lambda logits: {
+            "class_logits": torch.stack([logits, -logits], dim=1),
+            "reconstruction": logits[:, None, None, None].expand(-1, 1, 8, 8),
+        },
     )
     loss = batch.fake_logits.mean() - batch.real_logits.mean()
     penalty = regularizer.discriminator_penalty(unconditional(critic), batch)
