@@ -28,7 +28,7 @@ MISTAKES = {
     "optimizer.lrr=1": "optimizer.lrr: there is no such key or group. Did you mean optimizer.lr?",
     "model.generator.widht=3": "Did you mean model.generator.width?",
     "lr=1e-3": "lr: there is no such key or group. Did you mean optimizer.lr?",
-    "model=dcgann": "model=dcgann: no such option. Did you mean dcgan? The options are biggan, cgan_pd, dcgan, lsgan",
+    "model=dcgann": "model=dcgann: no such option. Did you mean dcgan? The options are biggan, cgan_pd, dcgan, ",
     "dataset=cifar": "dataset=cifar: no such option. Did you mean cifar10?",
     "regularizer=[gradient_penality]": "Did you mean gradient_penalty?",
     "experiment=gausian": "Did you mean gaussian?",
