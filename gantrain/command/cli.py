@@ -212,11 +212,7 @@ def main() -> None:
         task.trusted = trusted_modules(given.overrides)
         task.register()  # model=auto builds networks
         task.is_default = not given.shell_completion and takes_default(given.overrides)
-        if task.is_default:
-            chosen = with_default_experiment(given.overrides)
-        else:
-            chosen = with_chosen_recipe(given.overrides, config_folders(arguments))
-        typed = with_options_of_run(chosen)
+        typed = with_options_of_run(with_recipe(given.overrides, config_folders(arguments), is_default=task.is_default))
         overrides = with_saved_overrides(typed)
         check_overrides(overrides, config_folders(arguments))
         if given.multirun and overrides != typed:
@@ -245,6 +241,11 @@ def main() -> None:
             signal.signal(signum, handler)
     if task.failures:
         sys.exit(task.failures[0].exit_status)
+
+
+def with_recipe(overrides: Sequence[str], folders: Sequence[Path], *, is_default: bool) -> list[str]:
+    """Return the overrides with the default experiment, or with what model=auto chooses, if they have it."""
+    return with_default_experiment(overrides) if is_default else with_chosen_recipe(overrides, folders)
 
 
 def without(arguments: Sequence[str], some: Sequence[str]) -> list[str]:
