@@ -22,9 +22,9 @@ class Generator(nn.Module):
     """Map latents z [n, z_dim] to images [n, c, h, w]; no activation limits them to [-1, 1].
 
     A mapping network makes a vector w of each latent, and affine layers make the styles of each convolution of it. In
-    training, two latents are mixed in some images, noise is new for each image, and the mean of w is tracked; the second
-    latent is N(0, 1), whatever the distribution of z. In evaluation mode, noise is constant, so that samples depend only
-    on their latents.
+    training, two latents are mixed in some images (the second is N(0, 1), whatever the distribution of z), noise is new
+    for each image, and the mean of w is tracked. In evaluation mode, noise is constant, so that samples depend only on
+    their latents.
 
     Source: Karras 2020 (StyleGAN2), sections 2 and 4; mapping, noise, mixing and truncation: Karras 2019 (StyleGAN).
 
