@@ -189,9 +189,9 @@ class Config:
     truncation: float | None = for_task(None, "sample")
     """task=sample: move the styles of StyleGAN2 to their mean, from 1 (not at all) to 0, for example 0.7; null: 1"""
     interpolate: int | None = for_task(None, "sample")
-    """task=sample: number of samples on each line in W between the styles of two samples, its ends; null: no lines"""
+    """task=sample: samples per row, on a line in W from one sample to the next (StyleGAN2); null: no lines"""
     mix_from: int | None = for_task(None, "sample")
-    """task=sample: grid of cells with the styles of their column from this layer on, else of their row; null: none"""
+    """task=sample: grid of mixed styles: those of the row before this layer, then those of the column; null: none"""
     array: str | None = for_task(None, "sample")
     """task=sample: name of the array in a .npz file, for example arr_0; null: images, or samples for vectors"""
     checkpoints: str = for_task("last", "evaluate")

@@ -230,7 +230,7 @@ def fit_to_memory(chosen: list[str], rest: list[str], device: Any, folders: Sequ
     why = f"batch_size={config.batch_size} accumulate={accumulate}: a step needs {needs(micro)} of "
     why += format_bytes(available)
     if group > 1 and micro < group:
-        why += f"; the {micro} samples of a micro-batch are fewer than the {group} of a group of D's standard deviation"
+        why += f"; a micro-batch of {micro} is smaller than the groups of {group} of the minibatch standard deviation"
     return [*chosen, f"batch_size={config.batch_size}", f"accumulate={accumulate}"], why
 
 

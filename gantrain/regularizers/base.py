@@ -40,7 +40,7 @@ class UpdateBatch:
         packing: number of consecutive samples that D takes as one input; 1 without packing.
 
     Args:
-        discriminate_fake: for generated samples, if D then has fewer auxiliary outputs.
+        discriminate_fake: D for generated samples, if it omits some auxiliary outputs for them; None: D is the same.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ def test_choices_are_an_ordinary_config(gantrain, photos: Path, root: str) -> No
     result = gantrain("--cfg", "job", "--resolve", *TYPED, f"dataset.root={root}")
     assert result.status == 0, result.stderr
     config = config_of(result.stdout)
-    assert "auto" not in result.stdout.replace("features: auto", "").split("model:")[1].split("\n")[0]
+    assert config["model"]["generator"]["_target_"] == "gantrain.models.lightweight.Generator"
     assert config["dataset"]["image_size"] == 32
     assert config["regularizer"]["reconstruction"]["weight"] == 0.25  # that of lightweight_folder
     assert config["regularizer"]["r1"]["gamma"] == pytest.approx(13_520 / 64)  # in proportion to the number of pixels
