@@ -65,10 +65,10 @@ def require_no_checkpoint_yet(folder: Path, saved: Node) -> None:
     """
     record = load_record(folder)
     status, steps = record.get("status"), record.get("steps", 0)
-    # The first checkpoint is written in the background; it is complete before the second one starts.
-    last = 2 * saved["checkpoint"]["every"] if "checkpoint" in selected_options(saved["callback"], "callback") else 0
+    # The first checkpoint is written in the background; the step at which the second is due waits until it is complete.
+    last = 2 * saved["checkpoint"]["every"] if "checkpoint" in selected_options(saved["callback"], "callback") else -1
     cut_short = status in (None, "running", "failed") or (status == "stopped" and record.get("error"))
-    if not cut_short or not (isinstance(steps, int) and steps < last):
+    if not cut_short or not (isinstance(steps, int) and steps <= last):
         raise ConfigError(
             f"run_dir={folder} holds a run (run.json: {status}, step {steps}) without a checkpoint to resume from, and "
             "runs are never overwritten; choose another folder, or move that one away."

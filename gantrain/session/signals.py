@@ -80,7 +80,7 @@ class StopOnSignal:
             return
         with suppress(Exception):
             self.before_exit()
-        self.write("Stopped at once; the last checkpoint is complete.\n")
+        self.write("Stopped at once; checkpoints that were complete are kept.\n")
         os._exit(128 + signum)
 
     def forward(self) -> None:

@@ -120,6 +120,21 @@ def test_second_signal_ends_the_process_at_once(
     assert differences(reference_run(*COMMAND), work / "out") == []
 
 
+def test_run_that_ends_while_the_second_checkpoint_waits_for_the_first_starts_over(
+    gantrain: Callable[..., Result], reference_run: Callable[..., Path], work: Path
+) -> None:
+    """A checkpoint is due at steps 3 and 6; the disk is slow, and two signals arrive in step 6."""
+    slow_disk = on_call("gantrain.session.checkpoint:write", "time.sleep(60)")
+    signals = on_call("gantrain.callbacks.checkpoint:Checkpoint.wait", send(signal.SIGTERM, 2), call=2)
+    done = gantrain(*COMMAND, "run_dir=out", before=slow_disk + signals)
+    assert done.status == 143, done.stderr
+    assert run_json(work / "out")["steps"] == 6
+    assert not list((work / "out/checkpoints").glob("step_*.pt"))
+    again = gantrain(*COMMAND, "run_dir=out")
+    assert again.status == 0, again.stderr
+    assert differences(reference_run(*COMMAND), work / "out") == []
+
+
 @pytest.mark.parametrize("phase", AFTER_LAST_STEP)
 def test_signal_after_the_last_step_lets_the_run_finish(
     gantrain: Callable[..., Result], reference_run: Callable[..., Path], work: Path, phase: str
