@@ -38,7 +38,12 @@ def can_adapt_threads() -> bool:
 
 
 def busy_seconds() -> float:
-    """Return the seconds that the cores of this process have been busy since boot, summed over the cores."""
+    """Return the seconds that the cores of this process have been busy since boot, summed over the cores.
+
+    It is 0 where the system does not tell.
+    """
+    if not Path("/proc/stat").exists():
+        return 0.0
     ticks, cores = os.sysconf("SC_CLK_TCK"), os.sched_getaffinity(0)
     busy = 0
     for line in Path("/proc/stat").read_text().splitlines():
@@ -47,6 +52,55 @@ def busy_seconds() -> float:
             user, nice, system, _idle, _iowait, irq, softirq, *_ = map(int, fields)
             busy += user + nice + system + irq + softirq
     return busy / ticks
+
+
+def own_seconds() -> float:
+    """Return the CPU seconds of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+class Load:
+    """Measures how many cores other programs use on average, from its creation or the last restart.
+
+    Args:
+        busy_seconds, own_seconds, now: clocks in seconds: busy time of the cores, CPU time of this process, wall time.
+    """
+
+    def __init__(
+        self,
+        busy_seconds: Callable[[], float] = busy_seconds,
+        own_seconds: Callable[[], float] = own_seconds,
+        now: Callable[[], float] = time.monotonic,
+    ):
+        self.clocks = (busy_seconds, own_seconds, now)
+        self.restart()
+
+    def restart(self) -> None:
+        """Start a new measurement."""
+        self.start = [clock() for clock in self.clocks]
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the measurement so far."""
+        return self.clocks[2]() - self.start[2]
+
+    def others(self) -> float:
+        """Return how many cores other programs have used on average."""
+        busy, own, wall = (clock() - start for clock, start in zip(self.clocks, self.start, strict=True))
+        return max(0.0, (busy - own) / wall) if wall > 0 else 0.0
+
+
+def fitting_threads(max_threads: int, others: float) -> int:
+    """Return the largest of max_threads, max_threads / 2, ... for which enough cores are free.
+
+    Args:
+        others: average number of cores that other programs use.
+    """
+    threads = max_threads
+    while threads > 1 and threads > max_threads - others + 0.5:
+        threads //= 2
+    return threads
 
 
 class AdaptThreads:
@@ -62,7 +116,7 @@ class AdaptThreads:
         set_threads: sets the number of threads.
         is_bitwise_equal: returns whether a training step with this number of threads is bitwise identical to one with
             max_threads.
-        busy_seconds, own_seconds, now: clocks in seconds: busy time of the cores, CPU time of this process, wall time.
+        load: measures what other programs use.
     """
 
     def __init__(
@@ -71,25 +125,17 @@ class AdaptThreads:
         *,
         set_threads: Callable[[int], None],
         is_bitwise_equal: Callable[[int], bool],
-        busy_seconds: Callable[[], float] = busy_seconds,
-        own_seconds: Callable[[], float] = time.process_time,
-        now: Callable[[], float] = time.monotonic,
+        load: Load | None = None,
     ):
         self.max_threads = self.threads = self.current = max_threads
         self.set_threads, self.is_bitwise_equal = set_threads, is_bitwise_equal
-        self.clocks = (busy_seconds, own_seconds, now)
-        self.now = now
+        self.load = load or Load()
         self.is_equal = {max_threads: True}
         self.wanted: list[int] = []
-        self.restart()
 
     def around(self, callbacks: Sequence[Callable[..., None]]) -> list[Callable[..., None]]:
         """Return the callbacks, preceded by one that sets max_threads, and followed by this one."""
         return [lambda *_: self.set_current(self.max_threads), *callbacks, self]
-
-    def restart(self) -> None:
-        """Start a new measurement of the load."""
-        self.start = [clock() for clock in self.clocks]
 
     def __call__(self, *_: object) -> None:
         """Set the number of threads for the next step; check the load first if the last check is long enough ago."""
@@ -104,25 +150,13 @@ class AdaptThreads:
 
     def check_load(self) -> None:
         """Measure how many cores other programs use, and choose the number of threads for the updates."""
-        if self.now() - self.start[2] < SECONDS_BETWEEN_CHECKS:
+        if self.load.seconds < SECONDS_BETWEEN_CHECKS:
             return
-        busy, own, wall = (clock() - start for clock, start in zip(self.clocks, self.start, strict=True))
-        others = max(0.0, (busy - own) / wall)
-        self.wanted = [*self.wanted, self.fitting(others)][-NUM_AGREEING:]
+        fitting = fitting_threads(self.max_threads, self.load.others())
+        self.wanted = [*self.wanted, fitting][-NUM_AGREEING:]
         if len(self.wanted) == NUM_AGREEING and len(set(self.wanted)) == 1 and self.wanted[0] != self.threads:
             self.change(self.wanted[0])
-        self.restart()
-
-    def fitting(self, others: float) -> int:
-        """Return the largest of max_threads, max_threads / 2, ... for which enough cores are free.
-
-        Args:
-            others: average number of cores that other programs use.
-        """
-        threads = self.max_threads
-        while threads > 1 and threads > self.max_threads - others + 0.5:
-            threads //= 2
-        return threads
+        self.load.restart()
 
     def change(self, threads: int) -> None:
         """Choose the number of threads for the updates, if the results are bitwise identical."""

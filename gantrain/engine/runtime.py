@@ -45,6 +45,7 @@ class Runtime:
         acceleration: eager, or graph: each player's update is replayed as one CUDA graph.
         layout: memory format of the networks' weights; the outputs of convolutions get the same format.
         threads: number of CPU threads; None: torch's default, which may be adapted to the load of the machine.
+        fixed_by_load: whether `threads` is the number that other programs left free when the run started.
     """
 
     device: torch.device
@@ -52,6 +53,7 @@ class Runtime:
     acceleration: AccelerationName = "eager"
     layout: LayoutName = "contiguous"
     threads: int | None = None
+    fixed_by_load: bool = False
 
     @property
     def captures(self) -> bool:
@@ -106,7 +108,8 @@ class Runtime:
         parts = {self.precision: "", "graph": "CUDA graphs", "channels_last": "channels last"}
         taken = [parts[name] for name in (self.acceleration, self.layout) if name in parts]
         if self.threads is not None:
-            taken.append(f"{self.threads} thread{'s' * (self.threads > 1)}")
+            reason = " (other programs use cores)" if self.fixed_by_load else ""
+            taken.append(f"{self.threads} thread{'s' * (self.threads > 1)}{reason}")
         return ", ".join([self.precision, *taken])
 
 

@@ -38,8 +38,9 @@ class Record(Callback):
         self.best: dict[str, dict[str, float]] = {}
         self.first: dict[str, dict[str, float]] = {}
         self.best_receipts: dict[str, Receipt] = {}
-        self.first_started = str((earlier or {}).get("started") or timestamp(run.started))
-        history = (earlier or {}).get("history")
+        self.earlier = earlier or {}
+        self.first_started = str(self.earlier.get("started") or timestamp(run.started))
+        history = self.earlier.get("history")
         self.history: list[Any] = list(history) if isinstance(history, list) else []
         self.written = 0.0
         self.git = git_state()
@@ -113,6 +114,7 @@ class Record(Callback):
             "layout": run.runtime.layout,
             "data": run.data_location,
             "threads": run.runtime.threads or torch.get_num_threads(),
+            "threads_fixed_by_load": run.runtime.fixed_by_load,
             "processes": run.processes.world_size,
             "seed": run.config.seed,
             "choices": self.choices,

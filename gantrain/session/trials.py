@@ -1,9 +1,11 @@
 """Make trial steps to find a batch size that fits into memory, and numbers of threads with bitwise equal results."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +21,17 @@ from gantrain.config import Config
 from gantrain.datasets.batches import Batch, Batches
 from gantrain.engine.finite import named_tensors
 from gantrain.engine.memory import largest_fitting, total_bytes
-from gantrain.engine.openmp import AdaptThreads, can_adapt_threads
+from gantrain.engine.openmp import AdaptThreads, Load, can_adapt_threads, fitting_threads
 from gantrain.engine.runtime import find_user_code
 from gantrain.models.stylegan2_ops import MinibatchStdDev
 from gantrain.regularizers.base import Regularizer
 from gantrain.schedules.apply import Schedules
 from gantrain.session.record import num_parameters
+
+logger = logging.getLogger(__name__)
+
+SECONDS_TO_CONFIRM = 0.3
+"""For how long trial steps must find the load that was measured before them."""
 
 
 @dataclass
@@ -153,22 +160,64 @@ def saved_bytes(network: nn.Module, batch: Tensor) -> int:
     return sum(kept.values())
 
 
-def with_adaptive_threads(training: Training, callbacks: Sequence[Callable[..., None]]) -> list[Callable[..., None]]:
-    """Return the callbacks with one that adapts the number of CPU threads of the updates to the load, if possible.
+def choose_threads(training: Training, load: Load, earlier: Mapping[str, Any]) -> None:
+    """If other programs use cores when a run starts, and results depend on the number of threads, choose it for good.
 
-    The number is fixed if runtime.threads or OMP_NUM_THREADS sets it, on a GPU, and with several processes; and with
-    the user's own code, because a trial step could have side effects.
+    The number is kept in run.json and taken again when the run is resumed. Where results do not depend on it, it is
+    adapted while the run goes on, see with_adaptive_threads.
+
+    Args:
+        load: a measurement of the time since the job started.
+        earlier: run.json of the earlier sessions of a run that is resumed.
     """
-    run, max_threads = training.run, torch.get_num_threads()
-    is_fixed = run.config.runtime.threads != "auto" or run.runtime.threads is not None
-    parts: list[object] = [run.state.G, run.state.D, run.objective.loss, run.latent]
-    parts += [*run.objective.regularizers.values(), *run.objective.augment.values()]
-    if is_fixed or run.device.type != "cpu" or run.processes.world_size > 1 or max_threads == 1:
+    run, most = training.run, torch.get_num_threads()
+    if not is_adaptable(training):
+        return
+    if run.previous is not None:
+        fitting = min(int(earlier["threads"]), most) if earlier.get("threads_fixed_by_load") else most
+        if fitting == most:
+            return
+    else:
+        fitting = fitting_threads(most, load.others())
+        if fitting == most:
+            return
+        load.restart()
+        is_equal = is_bitwise_equal(training, most, fitting)
+        while load.seconds < SECONDS_TO_CONFIRM:
+            is_equal &= is_bitwise_equal(training, most, fitting)
+        others = load.others()
+        if is_equal or fitting_threads(most, others) > fitting:
+            return
+        logger.warning(
+            "Other programs use %.1f of %d cores: this run has %d thread%s to its end instead of %d, and its results "
+            "differ by rounding. runtime.threads=%d sets the number.",
+            *(others, most, fitting, "s" * (fitting > 1), most, most),
+        )
+    run.runtime = replace(run.runtime, threads=fitting, fixed_by_load=True)
+
+
+def with_adaptive_threads(training: Training, callbacks: Sequence[Callable[..., None]]) -> list[Callable[..., None]]:
+    """Return the callbacks with one that adapts the number of CPU threads of the updates to the load, if possible."""
+    if not is_adaptable(training):
         return list(callbacks)
-    if find_user_code(parts) is not None or not can_adapt_threads():
-        return list(callbacks)
+    max_threads = torch.get_num_threads()
     same = partial(is_bitwise_equal, training, max_threads)
     return AdaptThreads(max_threads, set_threads=torch.set_num_threads, is_bitwise_equal=same).around(callbacks)
+
+
+def is_adaptable(training: Training) -> bool:
+    """Return whether the number of CPU threads may be chosen from the load of the machine.
+
+    It may not if runtime.threads or OMP_NUM_THREADS sets it, on a GPU, and with several processes; nor with the user's
+    own code, because a trial step could have side effects.
+    """
+    run = training.run
+    is_set = run.config.runtime.threads != "auto" or run.runtime.threads is not None
+    parts: list[object] = [run.state.G, run.state.D, run.objective.loss, run.latent]
+    parts += [*run.objective.regularizers.values(), *run.objective.augment.values()]
+    if is_set or run.device.type != "cpu" or run.processes.world_size > 1 or torch.get_num_threads() == 1:
+        return False
+    return find_user_code(parts) is None and can_adapt_threads()
 
 
 def is_bitwise_equal(training: Training, max_threads: int, threads: int) -> bool:

@@ -1,10 +1,11 @@
 """The input of a task."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gantrain.config import Config
+from gantrain.engine.openmp import Load
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Job:
         choices: the chosen option, or list of options, of each group.
         typed: the overrides that the user typed, after those of the run that is resumed, if any.
         resume_command: the shell command that resumes this run.
+        load: measures what other programs use since the job was created.
     """
 
     name: str
@@ -25,3 +27,4 @@ class Job:
     choices: dict[str, Any]
     typed: list[str]
     resume_command: str
+    load: Load = field(default_factory=Load, compare=False)

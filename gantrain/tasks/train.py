@@ -25,7 +25,7 @@ from gantrain.session.resuming import find_run, restore, roll_back
 from gantrain.session.saved import load_record
 from gantrain.session.signals import RolledBack, StopOnSignal
 from gantrain.session.summary import closing, summary
-from gantrain.session.trials import with_adaptive_threads
+from gantrain.session.trials import choose_threads, with_adaptive_threads
 from gantrain.tasks.job import Job
 
 
@@ -61,6 +61,7 @@ def train_or_resume(job: Job, processes: Processes) -> None:
         if processes.is_main:
             save_config(job.folder, config, job.typed)
     with record_outcome(training, record) as stop, frozen_gc():
+        choose_threads(training, job.load, record.earlier)
         console.print(summary(run, job.choices))
         training.callbacks.start()
         train_to_end(training, record, stop)

@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
+
+from gantrain.session import trials
 
 SMALL = (
     *("model=dcgan", "model.generator.width=2", "model.discriminator.width=2", "batch_size=4"),
@@ -67,3 +70,31 @@ def test_resume_with_another_memory_layout(tmp_path: Path, gantrain) -> None:
     )
     for name, weight in one["D"].items():
         torch.testing.assert_close(weight, other["D"][name], atol=2e-3, rtol=0, msg=name)
+
+
+def test_run_that_starts_on_a_busy_machine_keeps_its_number_of_threads_when_it_is_resumed_on_an_idle_one(
+    tmp_path: Path, gantrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers: list[int] = []
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", numbers.append)
+    monkeypatch.setattr(trials, "is_bitwise_equal", lambda *_: False)
+    monkeypatch.setattr(trials, "fitting_threads", lambda most, others: 1)
+    busy = gantrain(*SMALL, "steps=2", "run_dir=run")
+    assert busy.status == 0, busy.stderr
+    assert "this run has 1 thread to its end instead of 2" in busy.stderr
+    assert "1 thread (other programs use cores)" in busy.stderr
+    monkeypatch.setattr(trials, "fitting_threads", lambda most, others: 2)
+    numbers.clear()
+    resumed = gantrain("resume=run", "steps=4")
+    assert resumed.status == 0, resumed.stderr
+    assert "1 thread (other programs use cores)" in resumed.stderr
+    assert numbers[0] == 1
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["threads"], record["threads_fixed_by_load"], record["steps"]) == (1, True, 4)
+    numbers.clear()
+    idle = gantrain(*SMALL, "steps=2", "run_dir=idle")
+    assert "thread" not in idle.stderr
+    assert 1 not in numbers

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from gantrain.engine.openmp import AUTO_SPIN, NUM_AGREEING, AdaptThreads, bound_spin, busy_seconds
+from gantrain.engine.openmp import (
+    AUTO_SPIN,
+    NUM_AGREEING,
+    AdaptThreads,
+    Load,
+    bound_spin,
+    busy_seconds,
+    fitting_threads,
+    own_seconds,
+)
 
 
 @pytest.mark.parametrize(
@@ -73,10 +82,11 @@ class Machine:
             most,
             set_threads=self.chosen.append,
             is_bitwise_equal=is_bitwise_equal,
-            busy_seconds=lambda: self.busy,
-            own_seconds=lambda: self.own,
-            now=lambda: self.time,
+            load=self.measure_load(),
         )
+
+    def measure_load(self) -> Load:
+        return Load(busy_seconds=lambda: self.busy, own_seconds=lambda: self.own, now=lambda: self.time)
 
     def pass_time(self, adapter: AdaptThreads, seconds: float) -> None:
         for _ in range(round(seconds / 0.1)):
@@ -84,6 +94,12 @@ class Machine:
             self.own += 0.1
             self.busy += 0.1 * (1 + self.others)
             adapter()
+
+
+def test_child_processes_that_have_ended_do_not_count_as_other_programs() -> None:
+    before = own_seconds()
+    subprocess.run([sys.executable, "-c", "sum(range(10**7))"], check=True)
+    assert own_seconds() - before > 0.05
 
 
 def test_idle_machine_keeps_all_threads() -> None:
@@ -144,7 +160,7 @@ def test_number_of_threads_stays_if_results_would_differ() -> None:
     [(2, 0.0, 2), (2, 0.4, 2), (2, 0.6, 1), (2, 2.0, 1), (8, 1.0, 4), (8, 0.4, 8), (8, 5.0, 2), (8, 8.0, 1)],
 )
 def test_number_of_threads_is_halved_until_it_fits(most: int, others: float, expected: int) -> None:
-    assert Machine().adapt_threads(most).fitting(others) == expected
+    assert fitting_threads(most, others) == expected
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="reads Linux's counters")

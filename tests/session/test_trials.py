@@ -1,5 +1,6 @@
 """Trial steps on copies of the training state, and the estimates that are based on them."""
 
+import time
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,17 @@ from gantrain.assemble import Training, assemble
 from gantrain.config import Config
 from gantrain.engine.finite import named_tensors
 from gantrain.engine.memory import container_limits, is_out_of_memory, largest_fitting
+from gantrain.engine.openmp import Load
 from gantrain.session import trials
 from gantrain.session.outcome import out_of_memory
-from gantrain.session.trials import fitting_accumulate, fitting_rows, is_bitwise_equal, with_adaptive_threads
+from gantrain.session.run import PreviousSession
+from gantrain.session.trials import (
+    choose_threads,
+    fitting_accumulate,
+    fitting_rows,
+    is_bitwise_equal,
+    with_adaptive_threads,
+)
 from gantrain.tasks.job import Job
 
 SMALL = ("model.generator.width=4", "model.discriminator.width=4", "batch_size=8", "steps=100", "callback=[]")
@@ -222,3 +231,84 @@ def test_the_limits_of_a_container_are_read(
 
 def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
     assert container_limits(tmp_path) == []
+
+
+BUSY = {"busy_seconds": lambda: 2.0 * time.monotonic(), "own_seconds": time.monotonic}
+IDLE = {"busy_seconds": time.monotonic, "own_seconds": time.monotonic}
+NEEDS_PROC = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the load cannot be read here")
+
+
+@pytest.fixture
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+
+def started(clocks: dict[str, Any]) -> Load:
+    load = Load(**clocks)
+    time.sleep(0.01)
+    return load
+
+
+@NEEDS_PROC
+@pytest.mark.parametrize(
+    ("clocks", "same", "overrides", "expected"),
+    [
+        (BUSY, False, (), (1, True)),
+        (BUSY, True, (), (None, False)),  # adapted while the run goes on
+        (IDLE, False, (), (None, False)),
+        (BUSY, False, ("runtime.threads=2",), (2, False)),
+    ],
+)
+def test_a_run_that_starts_on_a_busy_machine_keeps_fewer_threads_if_results_depend_on_them(
+    clocks: dict[str, Any],
+    same: bool,
+    overrides: tuple[str, ...],
+    expected: tuple[int | None, bool],
+    two_threads: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(trials, "is_bitwise_equal", lambda *_: same)
+    made = training(*overrides)
+    choose_threads(made, started(clocks), {})
+    runtime = made.run.runtime
+    assert (runtime.threads, runtime.fixed_by_load) == expected
+    assert ("this run has 1 thread to its end instead of 2" in caplog.text) == expected[1]
+    assert ("1 thread (other programs use cores)" in str(runtime)) == expected[1]
+
+
+@NEEDS_PROC
+def test_load_that_ends_before_the_trial_changes_nothing(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "is_bitwise_equal", lambda *_: False)
+    load, made = started(BUSY), training()
+    assert load.others() == pytest.approx(1.0, abs=0.01)
+
+    def restart_idle() -> None:
+        load.clocks = (time.monotonic, time.monotonic, time.monotonic)
+        load.start = [time.monotonic()] * 3
+
+    monkeypatch.setattr(load, "restart", restart_idle)
+    choose_threads(made, load, {})
+    assert made.run.runtime.threads is None
+
+
+@NEEDS_PROC
+@pytest.mark.parametrize(
+    ("earlier", "expected"),
+    [
+        ({"threads": 1, "threads_fixed_by_load": True}, 1),
+        ({"threads": 2, "threads_fixed_by_load": False}, None),
+        ({"threads": 64, "threads_fixed_by_load": True}, None),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("clocks", [BUSY, IDLE])
+def test_a_resumed_run_takes_the_number_of_run_json_again_whatever_the_load(
+    clocks: dict[str, Any], earlier: dict[str, Any], expected: int | None, two_threads: None
+) -> None:
+    made = training()
+    made.run.previous = PreviousSession(100)
+    choose_threads(made, started(clocks), earlier)
+    assert (made.run.runtime.threads, made.run.runtime.fixed_by_load) == (expected, expected is not None)
