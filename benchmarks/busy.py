@@ -43,7 +43,8 @@ class Case:
 
 
 CASES = {
-    "default": Case(("model=dcgan",), 10),
+    "default": Case((), 5),
+    "dcgan": Case(("model=dcgan",), 10),
     "dcgan_64px": Case(("model=dcgan", "dataset.image_size=64"), 1),
     "mlp_mnist": Case(("experiment=mlp_mnist", "dataset.download=false"), 10),
     "gaussian": Case(("experiment=gaussian",), 20),
