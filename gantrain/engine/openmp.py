@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 
-AUTO_SPIN = 2_000
-"""Iterations of the spin loop, about ten microseconds: longer than the gaps between operations of a small step."""
+AUTO_SPIN = 3_000
+"""Iterations of the spin loop, ten to twenty microseconds: longer than the gaps between operations of a small step."""
 
 SECONDS_BETWEEN_CHECKS = 0.5
 NUM_AGREEING = 2
