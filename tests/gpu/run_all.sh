@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Run everything that needs a GPU, from the root of the repository; print figures and results, and fail if any part
-# failed. All parts take about 15 minutes; parts can be named: run_all.sh tests; run_all.sh runs table; run_all.sh
+# failed. All parts take about 20 minutes; parts can be named: run_all.sh tests; run_all.sh runs table; run_all.sh
 # settings data.
 # WHEELS: a folder of wheels that the machine lacks: hydra-core, omegaconf==2.3.1, antlr4-python3-runtime==4.9.3,
 # beartype, hatchling, trove-classifiers, tomlkit, pathspec, pluggy, packaging and editables beside torch, tensorboard,
@@ -12,7 +12,8 @@ try() { "$@" || { failed=1; echo "FAILED: $*"; }; }
 tests() { try python3 -m pytest -n 0 --timeout 150 -rA -s tests/gpu; }
 
 runs() {
-    for experiment in model=wgan_gp "model=dcgan ema_halflife_images=1000 horizontal_flip=true" experiment=gaussian; do
+    for experiment in model=wgan_gp "model=dcgan ema_halflife_images=1000 horizontal_flip=true" experiment=gaussian \
+        experiment=digits "model=stylegan2_ada dataset.image_size=32" "model=r3gan dataset.image_size=32"; do
         folder=$(mktemp -d)/run
         # shellcheck disable=SC2086
         try python3 -m gantrain $experiment steps=200 run_dir="$folder"
