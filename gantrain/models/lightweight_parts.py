@@ -31,9 +31,10 @@ def image_size(image_shape: Sequence[int]) -> int:
         shape = tuple(image_shape)
         side = image_shape[-1] if len(image_shape) == 3 else SIZES[1]
         near = min(SIZES, key=lambda size: abs(size - side))
+        other = "" if len(image_shape) == 3 else ", or network=mlp, which takes any shape"
         raise ValueError(
             f"network=lightweight needs square images with a side of {sizes} pixels, but the data has shape {shape}; "
-            f"try dataset.image_size={near}, or network=mlp, which takes any shape."
+            f"try dataset.image_size={near}{other}."
         )
     return int(image_shape[1])
 

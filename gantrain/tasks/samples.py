@@ -90,7 +90,13 @@ def samples_of_styles(
                 f"num={num}: must be a multiple of interpolate={length}, the number of samples on a line; for example "
                 f"num={8 * length}."
             )
-        lines = num // length if num % length == 0 else 8
+        fewest = 1 if classes is None else len(classes) - 1
+        if num // length < fewest and num_is_typed:
+            raise ConfigError(
+                f"num={num}: {num // length} lines cannot reach all classes of labels={config.labels}; set "
+                f"num={fewest * length} or more."
+            )
+        lines = num // length if num % length == 0 and num // length >= fewest else max(8, fewest)
         return Samples(lines * length, interpolated_blocks(G, sources(lines + 1), length), length)
     assert config.mix_from is not None
     columns = num_columns(num)

@@ -139,6 +139,11 @@ def test_labels_are_those_of_the_ends(gantrain, trained_with_classes: Path, tmp_
         ends = drawn_styles(G, 3, labels(0, 64))
         lines = [ends[i].lerp(ends[i + 1], t) for i in range(2) for t in (0.0, 0.5, 1.0)]
         assert_close(images(f"{name}.npz"), pixels(G, torch.stack(lines)))
+    assert gantrain("task=sample", "run=run", "labels=all", "interpolate=2", "num=18", "output=d.npz").status == 0
+    assert_close(images("d.npz")[::2], pixels(G, drawn_styles(G, 10, torch.arange(10)))[:9])
+    refused = gantrain("task=sample", "run=run", "labels=all", "interpolate=2", "num=16", "output=e.npz")
+    assert refused.status == 2
+    assert "num=16: 8 lines cannot reach all classes of labels=all; set num=18 or more" in refused.stderr
     assert gantrain("task=sample", "run=run", "labels=[2,5]", "num=4", "truncation=0.5", "output=c.npz").status == 0
     styles = drawn_styles(G, 4, torch.tensor([2, 2, 5, 5]))
     assert_close(images("c.npz"), pixels(G, (styles + G.w_avg) / 2))
