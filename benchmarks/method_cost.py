@@ -54,7 +54,7 @@ PARTS = {
     "diffaugment": ("augment=[diffaugment]",),
     "ada": ("augment=[ada]",),
     "packing=2": ("packing=2",),
-    "EMA of G": ("ema_decay=0.999",),
+    "EMA of G": ("ema_halflife_images=1000",),
 }
 
 
