@@ -10,12 +10,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from filelock import FileLock, Timeout
-
 from gantrain.errors import ConfigError, GantrainError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers: disk full, quota of the user exceeded, file larger than allowed."""
+
+NOT_OFFERED = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK}
+"""Error numbers with which file systems refuse what they do not offer (chmod, fsync, flock): FUSE, WSL, NFS, Lustre."""
+
+
+@contextmanager
+def if_offered() -> Iterator[None]:
+    """Skip an operation that the file system does not offer, and whose absence only weakens a guarantee."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
 
 
 @contextmanager
@@ -26,8 +37,10 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
+            with if_offered():
+                os.fsync(file.fileno())
+        with if_offered():
+            Path(temporary).chmod(0o666 & ~_umask())
         Path(temporary).replace(path)
         _sync_folder(path.parent)
     except BaseException:
@@ -46,7 +59,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     try:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
+        with if_offered():
+            temporary.chmod(0o777 & ~_umask())
         if path.is_dir():
             path.rmdir()
         temporary.rename(path)
@@ -84,36 +98,8 @@ def append(path: Path, content: bytes) -> None:
 
 def sync(path: Path) -> None:
     """Wait until the current content of a file is on the disk."""
-    with path.open("rb") as file:
+    with path.open("rb") as file, if_offered():
         os.fsync(file.fileno())
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Lock the folder of a run for this process; the lock is released when the process ends, even by a kill.
-
-    Raises:
-        ConfigError: another process holds the lock, or the folder cannot be written to.
-    """
-    path = folder / ".hydra" / "lock"
-    try:
-        path.parent.mkdir(exist_ok=True)
-        if path.is_symlink() or path.parent.is_symlink():
-            raise ConfigError(
-                f"{path} is a link, which gantrain never creates; the folder may have been tampered with."
-            )
-        lock = FileLock(path)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(
-            f"{folder} is in use: another process is training there. Wait until it ends, or choose another run_dir."
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be written to ({error.strerror}); choose another run_dir.") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def require_new_file(path: Path, option: str) -> None:
@@ -181,9 +167,13 @@ def _umask() -> int:
 
 
 def free_bytes(path: Path) -> int:
-    """Return the free space in bytes on the disk of `path`, which need not exist."""
+    """Return the free space in bytes on the disk of `path`, which need not exist; sys.maxsize if it is not known."""
     existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
-    return shutil.disk_usage(existing).free
+    with if_offered():
+        usage = shutil.disk_usage(existing)
+        if usage.total:  # object stores mounted as a disk report a size of 0
+            return usage.free
+    return sys.maxsize
 
 
 def require_space(path: Path, num_bytes: int, what: str) -> None:

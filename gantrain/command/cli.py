@@ -32,7 +32,7 @@ from gantrain.console import console
 from gantrain.engine.openmp import bound_spin
 from gantrain.engine.torchrun import adopt_submitit, process_rank
 from gantrain.errors import ConfigError, GantrainError
-from gantrain.files import exclusive
+from gantrain.locks import exclusive
 from gantrain.tasks.job import Job
 
 FILES_BEFORE_START = {".hydra", "gantrain.log", "multirun.yaml"}

@@ -17,14 +17,13 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from jaxtyping import Int64, UInt8
 
 from gantrain.console import console
@@ -36,6 +35,7 @@ from gantrain.datasets.progress import track
 from gantrain.datasets.untrusted import open_regular, printable
 from gantrain.errors import ConfigError, DataError, GantrainError
 from gantrain.files import atomic_write, require_space
+from gantrain.locks import HeldError, locked
 
 logger = logging.getLogger(__name__)
 FORMAT_VERSION = 2
@@ -137,23 +137,23 @@ def _report_interruption(stem: Path) -> Iterator[None]:
 def _build_lock(stem: Path) -> Iterator[None]:
     # Runs of a sweep, or of several users, may start at the same time and share a cache.
     path = stem.parent / f".{stem.name}.lock"
-    lock: Any = FileLock(path, mode=0o666)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.info("Another process is decoding into %s.npy; waiting for it.", stem)
-        lock.acquire()
-    except PermissionError:
-        if not path.exists():
-            raise
-        lock = None  # the lock belongs to another user; then both processes decode, and the last cache written remains
-    try:
-        yield
-    finally:
-        if lock is not None:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path, for_all_users=True))
+        except HeldError:
+            logger.info("Another process is decoding into %s.npy; waiting for it.", stem)
+            stack.enter_context(locked(path, waits=True))
+        except PermissionError:
+            if not path.exists():
+                raise
+            # The lock belongs to another user; then both processes decode, and the last cache written remains.
+            yield
+            return
+        try:
+            yield
+        finally:
             with suppress(OSError):
                 path.unlink()
-            lock.release()
 
 
 @contextmanager

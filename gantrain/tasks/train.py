@@ -1,24 +1,20 @@
 """task=train: train the networks of a config or resume a run, and record in run.json how it ends."""
 
 import gc
-import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
-
-from omegaconf import OmegaConf
 
 from gantrain.assemble import Training, assemble
 from gantrain.budget import choose_budget
-from gantrain.config import Config, to_dict
 from gantrain.config_rules import check
 from gantrain.console import console
 from gantrain.engine.distributed import Processes, join_processes
 from gantrain.engine.finite import first_nonfinite, named_tensors
-from gantrain.errors import ConfigError, DivergedError
-from gantrain.files import atomic_write, exclusive
+from gantrain.errors import DivergedError
+from gantrain.locks import exclusive
 from gantrain.session.divergence import diverged
+from gantrain.session.folder import log_file, save_config
 from gantrain.session.outcome import let_one_rank_report, lost_peer, record_outcome
 from gantrain.session.record import Record
 from gantrain.session.resuming import find_run, restore, roll_back
@@ -119,32 +115,3 @@ def frozen_gc() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-def save_config(folder: Path, config: Config, typed: list[str]) -> None:
-    """Save the resolved config of the run, and the overrides that it was composed from."""
-    (folder / ".hydra").mkdir(exist_ok=True)
-    # The config last, because a folder with a config counts as that of a run.
-    for name, content in (("overrides", typed), ("config", to_dict(config))):
-        with atomic_write(folder / ".hydra" / f"{name}.yaml") as file:
-            file.write(OmegaConf.to_yaml(OmegaConf.create(content)).encode())
-
-
-@contextmanager
-def log_file(path: Path) -> Iterator[None]:
-    """Also write warnings to a file while the block runs.
-
-    Raises:
-        ConfigError: the file is a symbolic link, which could lead to any other file.
-    """
-    if path.is_symlink():
-        raise ConfigError(f"{path} is a link, which gantrain never creates; the folder may have been tampered with.")
-    handler = logging.FileHandler(path, delay=True)
-    handler.setLevel(logging.WARNING)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()

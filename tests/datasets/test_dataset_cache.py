@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 from processes import Process, server, start
 from rich.console import Console
 
@@ -660,7 +659,7 @@ def test_a_read_only_cache_dir_is_an_error_with_the_reason(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(FileLock, "acquire", refuse)
+    monkeypatch.setattr("gantrain.locks.os.open", refuse)
     decode = Counted()
     with pytest.raises(ConfigError, match=rf"cannot be written \({os.strerror(number)}\)"):
         load(source(decode), tmp_path)

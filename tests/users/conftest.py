@@ -1,0 +1,3 @@
+from commands import command, gantrain, train
+
+__all__ = ["command", "gantrain", "train"]
