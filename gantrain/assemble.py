@@ -122,10 +122,9 @@ def assemble(job: Job, config: Config, processes: Processes = SINGLE_PROCESS) ->
         count_steps(config, dataset.num_images)  # raises for epochs of a distribution, before minutes of decoding
     prepare_data(dataset, config.runtime, processes)
     evaluator = build_evaluator(config, metrics, dataset, device, processes)
-    conditional = takes_labels(state.G) or takes_labels(state.D) or hasattr(state.D, "num_aux_classes")
     with processes.raise_on_all_ranks():
-        batches = build_batches(config, dataset, device, processes, labels=conditional)
-        class_counts = count_classes(dataset) if conditional else None
+        batches = build_batches(config, dataset, device, processes, labels=uses_labels(state))
+        class_counts = count_classes(dataset) if uses_labels(state) else None
         steps = count_steps(config, dataset.num_images)
     run = Run(
         name=job.name,
@@ -141,6 +140,7 @@ def assemble(job: Job, config: Config, processes: Processes = SINGLE_PROCESS) ->
         evaluator=evaluator,
         hyperparameters=hyperparameters(config, job.choices, job.typed),
         ema=ema,
+        typed=job.typed,
         command=job.resume_command,
         processes=processes,
         class_counts=class_counts,
@@ -149,6 +149,11 @@ def assemble(job: Job, config: Config, processes: Processes = SINGLE_PROCESS) ->
     fake_labels = make_fake_labels(config.fake_labels, class_counts, device) if class_counts else None
     active = [callback for callback in callbacks if processes.is_main or callback.shared]
     return Training(run, Callbacks(run, active), batches, schedules, fake_labels)
+
+
+def uses_labels(state: TrainState) -> bool:
+    """Return whether a network takes or predicts labels."""
+    return takes_labels(state.G) or takes_labels(state.D) or hasattr(state.D, "num_aux_classes")
 
 
 def prepare_data(dataset: Dataset, runtime: RuntimeConfig, processes: Processes) -> None:

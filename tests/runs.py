@@ -16,7 +16,7 @@ from gantrain.session import checkpoint
 TIMING = ("seconds", "throughput/images_per_second")
 """Tags that depend on the speed of the run."""
 
-COMMAND = ("config", "steps_planned", "intervals", "due_at")
+COMMAND = ("config", "overrides", "steps_planned", "intervals", "due_at")
 """Keys of a checkpoint that depend on the command line, for example on resume and run_dir."""
 
 

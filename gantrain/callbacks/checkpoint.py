@@ -19,6 +19,7 @@ from gantrain.session import checkpoint
 from gantrain.session.checkpoint import Content, map_tensors, tensors
 from gantrain.session.divergence import diverged
 from gantrain.session.run import Run
+from gantrain.session.snapshot import capture
 from gantrain.train import TrainState
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Checkpoint(Callback):
         self.folder.mkdir(exist_ok=True)
         self.saved_at: int | None = None
         self.is_best = False
-        checkpoint.require_serializable(checkpoint.capture(run))
+        checkpoint.require_serializable(capture(run))
         self.writer = ThreadPoolExecutor(1, "checkpoint")
         self.writing: Future[None] | None = None
 
@@ -148,7 +149,7 @@ class Checkpoint(Callback):
         self.wait()
         # best.pt first: the state in step_*.pt contains the best value, so best.pt must exist by then.
         names = ["best.pt"] * self.is_best + [f"step_{state.step:08d}.pt"] * regular
-        host = copy_on_device(checkpoint.capture(self.run), self.run.device)
+        host = copy_on_device(capture(self.run), self.run.device)
         self.writing = self.writer.submit(self.write, host, names)
         self.is_best = False
         if regular:

@@ -15,11 +15,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from gantrain.command.folders import register
-from gantrain.command.overrides import key_of, value_of
+from gantrain.command.overrides import key_of, saved_overrides, value_of
 from gantrain.config import CONF, Config
 from gantrain.console import console
 from gantrain.errors import ConfigError
-from gantrain.session.saved import holds_run, load_yaml
+from gantrain.session.saved import holds_run
 
 RECIPES = ("lightweight_folder", "stylegan2_ada_folder", "r3gan_folder")
 FEWEST = (1_000, 20_000)
@@ -118,8 +118,8 @@ def saved_choices(run: Path, typed: set[str]) -> list[str]:
     """Return what was chosen for the run in a folder, except for keys that are typed; [] if it holds no such run."""
     if run == Path() or not holds_run(run):
         return []
-    saved = load_yaml(run / ".hydra" / "overrides.yaml")
-    if not isinstance(saved, list) or not any(f"experiment={recipe}" in saved for recipe in RECIPES):
+    saved = saved_overrides(run)
+    if not any(f"experiment={recipe}" in saved for recipe in RECIPES):
         return []
     return [override for override in saved if key_of(override) not in typed]
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from gantrain.command.overrides import key_of, value_of
+from gantrain.command.overrides import key_of, saved_overrides, value_of
 from gantrain.errors import DataError
 from gantrain.session.saved import holds_run, load_record, load_yaml
 
@@ -55,4 +55,9 @@ def made_by_default(run: Path) -> bool:
     if isinstance(saved, list):
         return f"experiment={EXPERIMENT}" in saved
     choices = load_record(run).get("choices")  # the overrides are missing or damaged
-    return isinstance(choices, dict) and choices.get("experiment") == EXPERIMENT
+    if isinstance(choices, dict):
+        return bool(choices.get("experiment") == EXPERIMENT)
+    try:
+        return f"experiment={EXPERIMENT}" in saved_overrides(run)  # those of the newest checkpoint
+    except DataError:
+        return False

@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from gantrain.errors import ConfigError, DataError
-from gantrain.session.saved import holds_run, is_below, load_yaml
+from gantrain.session.saved import holds_run, is_below, load_yaml, require_regular_files
 
 
 def with_saved_overrides(typed: Sequence[str]) -> list[str]:
@@ -34,15 +34,8 @@ def with_saved_overrides(typed: Sequence[str]) -> list[str]:
             f"run_dir={wanted['run_dir']} resume={resume}: a run is resumed in its own folder; leave out run_dir."
         )
     if not holds_run(folder):
-        raise ConfigError(
-            f"resume={resume}: must be auto, null or the folder of a run, but {folder} holds no run; look in outputs."
-        )
-    path = folder / ".hydra" / "overrides.yaml"
-    saved = load_yaml(path)
-    if not isinstance(saved, list) or not all(isinstance(override, str) for override in saved):
-        raise DataError(
-            f"{path} is damaged: it must be a list of overrides. Repeat the run's command with run_dir={resume}."
-        )
+        raise ConfigError(f"resume={resume}: must be auto, null or the folder of a run, but {explain_no_run(folder)}.")
+    saved = saved_overrides(folder)
     replaced = {*wanted, "run_dir", "resume", "trust", "allow_change", "task"}
     replaced |= {"steps", "epochs"} if {"steps", "epochs"} & {*wanted} else set()
     # A saved option of a replaced part does not apply any more, such as optimizer.betas with optimizer=sgd.
@@ -50,6 +43,40 @@ def with_saved_overrides(typed: Sequence[str]) -> list[str]:
     # An entry that begins with - would be parsed as a flag.
     kept = [override for override in kept if not key_of(override).startswith(("hydra", "-"))]
     return [*kept, *typed, f"run_dir={quote(str(folder))}"]
+
+
+def explain_no_run(folder: Path) -> str:
+    """Describe what is at the path of a run instead of the folder of a run, and what can be done."""
+    if folder.is_file():
+        return (
+            f"{folder} is a file. To start a new run from its weights, set init_from={folder}; to resume its run, put "
+            "it into FOLDER/checkpoints and set resume=FOLDER"
+        )
+    if next(folder.glob("step_*.pt"), None) is not None:
+        return f"the checkpoints of {folder} are not in {folder}/checkpoints; move them there"
+    return f"{folder} holds no run; look in outputs"
+
+
+def saved_overrides(folder: Path) -> list[str]:
+    """Read the overrides of a run; if its folder was copied without the hidden .hydra, from its newest checkpoint.
+
+    Raises:
+        DataError: they are missing or damaged.
+    """
+    path = folder / ".hydra" / "overrides.yaml"
+    if path.exists() or path.is_symlink():
+        saved, problem = load_yaml(path), f"{path} is damaged: it must be a list of overrides"
+    else:
+        from gantrain.session.checkpoint import newest  # imports torch, which takes more than a second
+
+        require_regular_files(folder)
+        found = newest(folder)
+        saved = None if found is None else found[1].get("overrides")
+        where = "there is no checkpoint" if found is None else f"{found[0]}, of an earlier version, does not hold them"
+        problem = f"{path} with the overrides of the run is missing, and {where}"
+    if not isinstance(saved, list) or not all(isinstance(override, str) for override in saved):
+        raise DataError(f"{problem}. Repeat the run's command with run_dir={folder}.")
+    return saved
 
 
 SAVED_PARTS = ("metric", "dataset", "features")

@@ -20,7 +20,7 @@ from gantrain.models.interface import takes_labels
 from gantrain.models.latent import Latent
 from gantrain.session import checkpoint
 from gantrain.session.checkpoint import DamagedError
-from gantrain.session.saved import load_config, load_record, require_regular_files
+from gantrain.session.saved import has_config, load_config, load_record, require_regular_files
 
 logger = logging.getLogger(__name__)
 
@@ -53,32 +53,50 @@ class LoadedGenerator:
 
 
 def folder_of(run: Path) -> Path:
-    """Return the folder of a run, given that folder or a checkpoint in it.
+    """Return the folder of a run, given that folder or a checkpoint; for a checkpoint outside of a run, its own folder.
 
     Raises:
-        ConfigError: it is not the folder of a run.
+        ConfigError: it is neither a checkpoint nor the folder of a run.
         DataError: the folder has a file that gantrain never creates.
     """
-    folder = run.absolute().parents[1] if run.is_file() else run
-    if not (folder / ".hydra" / "config.yaml").is_file():
-        raise ConfigError(f"run={run} is not the folder of a run: it has no .hydra/config.yaml.")
+    if run.is_file():
+        folder = run.absolute().parent.parent
+        if not has_config(folder):
+            return run.parent
+    elif has_config(run) or checkpoint.paths(run):
+        folder = run
+    else:
+        found = next(iter(sorted(run.glob("*.pt"))), None)
+        hint = f" Name one of the checkpoints that are there: run={found}" if found else ""
+        what = "it has neither .hydra/config.yaml nor checkpoints/step_*.pt" if run.is_dir() else "it does not exist"
+        raise ConfigError(f"run={run} is not the folder of a run: {what}.{hint}")
     require_regular_files(folder)
     return folder
+
+
+def config_of(run: Path) -> Config:
+    """Return the config of a run; if its folder was copied without the hidden .hydra, that of the checkpoint.
+
+    Raises:
+        ConfigError, DataError: it cannot be read.
+    """
+    folder = folder_of(run)
+    return from_saved(load_config(folder) if has_config(folder) else checkpoint.find(run)[1]["config"])
 
 
 def load_generator(run: Path, device: torch.device) -> LoadedGenerator:
     """Load the generator of a run from its newest checkpoint or the given one.
 
     Args:
-        run: the folder of a run, or a checkpoint in it.
+        run: the folder of a run, or a checkpoint.
 
     Raises:
-        ConfigError: the folder does not hold a run.
-        DataError: it has no checkpoint, or only damaged ones, or the checkpoint does not fit the config.
+        ConfigError: it is neither.
+        DataError: the run has no checkpoint, or only damaged ones, or the checkpoint does not fit the config.
     """
     folder = folder_of(run)
-    config = from_saved(load_config(folder))
     path, content = checkpoint.find(run)
+    config = from_saved(load_config(folder) if has_config(folder) else content["config"])
     latent, image_shape = build_latent(config.latent), tuple(content["image_shape"])
     class_counts = content.get("class_counts")
     num_classes = len(class_counts) if class_counts else None
@@ -133,7 +151,7 @@ def load_generators(run: Path, which: str, device: torch.device) -> Iterator[Loa
     """Load the generators of a run one after the other; damaged checkpoints are skipped with a warning.
 
     Args:
-        run: the folder of a run, or a checkpoint in it, which is then the only one.
+        run: the folder of a run, or a checkpoint, which is then the only one.
         which: last, best or all.
 
     Raises:

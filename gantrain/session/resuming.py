@@ -11,10 +11,18 @@ from gantrain.callbacks.checkpoint import Checkpoint
 from gantrain.config import Config, Node, selected_options
 from gantrain.errors import ConfigError, DivergedError
 from gantrain.files import remove_temporaries
-from gantrain.session import checkpoint
+from gantrain.session import checkpoint, snapshot
 from gantrain.session.record import Record
 from gantrain.session.run import PreviousSession, Run
-from gantrain.session.saved import check_same, holds_run, load_config, load_record, require_new, require_regular_files
+from gantrain.session.saved import (
+    check_same,
+    has_config,
+    holds_run,
+    load_config,
+    load_record,
+    require_new,
+    require_regular_files,
+)
 from gantrain.session.signals import ROLL_BACK, RolledBack
 
 logger = logging.getLogger(__name__)
@@ -44,7 +52,7 @@ def find_run(folder: Path, config: Config) -> SavedRun | None:
     if not holds_run(folder):
         return None
     require_regular_files(folder)
-    if config.resume is None or not (folder / ".hydra" / "config.yaml").exists():
+    if config.resume is None or not (has_config(folder) or checkpoint.paths(folder)):
         require_new(folder)
     newest = checkpoint.newest(folder)
     if newest is None:
@@ -100,7 +108,7 @@ def restore(training: Training, record: Record, found: SavedRun | None) -> bool:
                 warn_of_other_length(run, found.content["steps_planned"])
             elif run.config.init_from is not None:
                 path, content = checkpoint.find(run.config.init_from)
-                checkpoint.load_weights(run, content, path)
+                snapshot.load_weights(run, content, path)
             training.callbacks.check()
     if processes.broadcast(is_finished):
         return False
@@ -145,7 +153,7 @@ def check_saved_run(training: Training, found: SavedRun) -> bool:
 def restore_content(training: Training, path: Path, content: checkpoint.Content) -> None:
     """Load a checkpoint into the run, and set the run's previous session."""
     run = training.run
-    checkpoint.restore(run, content, path)
+    snapshot.restore(run, content, path)
     run.previous = PreviousSession(content["steps_planned"], content["seconds"], content.get("intervals", {}))
 
 
@@ -180,7 +188,7 @@ def roll_back(training: Training, record: Record, reason: DivergedError | Rolled
     run = training.run
     config, rollbacks, step = run.config, run.state.rollbacks, run.state.step
     if isinstance(reason, RolledBack):  # rank 0 decides
-        checkpoint.restore(run, run.processes.broadcast(None), run.folder)
+        snapshot.restore(run, run.processes.broadcast(None), run.folder)
         run.state.rollbacks = rollbacks + 1
         return
     if config.on_divergence != "rollback" or rollbacks >= config.max_rollbacks:
@@ -194,7 +202,7 @@ def roll_back(training: Training, record: Record, reason: DivergedError | Rolled
         raise reason
     run.processes.all_reduce_max(ROLL_BACK)
     run.processes.broadcast(found[1])
-    checkpoint.restore(run, found[1], found[0])
+    snapshot.restore(run, found[1], found[0])
     run.state.rollbacks = rollbacks + 1
     record.add_event("rolled back", diverged_at=step, reason=str(reason))
     training.callbacks.rewind()

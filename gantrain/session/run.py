@@ -96,6 +96,7 @@ class Run:
         evaluator: computes the metrics.
         receipts: how the last value under each tag metric/<name> was measured.
         hyperparameters: the values that the HParams tab compares, by config key.
+        typed: the overrides that the config was composed from.
         command: the shell command that resumes the run.
         data_location: where the training images are stored: "device" or "host".
         processes: the processes that train the run.
@@ -121,6 +122,7 @@ class Run:
     evaluator: Evaluator
     hyperparameters: dict[str, bool | float | str]
     ema: EMA | None = None
+    typed: list[str] = field(default_factory=list)
     command: str = ""
     data_location: str = "host"
     processes: Processes = SINGLE_PROCESS

@@ -46,6 +46,11 @@ def holds_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in RUN_FILES)
 
 
+def has_config(folder: Path) -> bool:
+    """Return whether the folder holds the config of a run."""
+    return (folder / ".hydra" / "config.yaml").is_file()
+
+
 def require_new(folder: Path) -> None:
     """Check that no run has started in the folder.
 
@@ -83,7 +88,7 @@ def load_config(folder: Path) -> Node:
         DataError: the file is damaged.
     """
     path = folder / ".hydra" / "config.yaml"
-    if not path.is_file():
+    if not has_config(folder):
         raise ConfigError(f"{folder} is not the folder of a run: it has no {path.relative_to(folder)}.")
     config = load_yaml(path)
     if not isinstance(config, dict):

@@ -10,7 +10,7 @@ import torch
 from gantrain.assemble import build_dataset, build_evaluator, build_metrics, prepare_data
 from gantrain.command.overrides import key_of
 from gantrain.command.typed import check_effect, config_of_run, is_typed
-from gantrain.config import Config, from_saved
+from gantrain.config import Config
 from gantrain.config_rules import check_one_of, check_standing_statistics
 from gantrain.console import console
 from gantrain.datasets.base import Dataset
@@ -28,12 +28,11 @@ from gantrain.files import require_new_file
 from gantrain.session.loading import (
     LoadedGenerator,
     arithmetic_of,
-    folder_of,
+    config_of,
     load_generators,
     prepared,
     require_data_of_its_shape,
 )
-from gantrain.session.saved import load_config
 from gantrain.tasks.job import Job
 
 logger = logging.getLogger(__name__)
@@ -101,11 +100,10 @@ def check(config: Config, typed: list[str]) -> None:
 def evaluate_run(job: Job) -> tuple[list[Scores], Evaluator, str | None]:
     """Evaluate checkpoints; return their scores by step, the evaluator, and the score that checkpoint.best names."""
     run = Path(str(job.config.run)).expanduser()
-    folder = folder_of(run)
-    saved = from_saved(load_config(folder))
+    saved = config_of(run)
     config = config_of_run(job.config, saved, job.typed)
     if not (metrics := build_metrics(config.metric)):
-        raise ConfigError(f"run={folder} was trained without metrics; choose some, for example metric=[fid].")
+        raise ConfigError(f"run={run} was trained without metrics; choose some, for example metric=[fid].")
     device, dataset = choose_device(config.runtime.device), build_dataset(config.dataset)
     evaluator = build_evaluator(config, metrics, dataset, device, SINGLE_PROCESS)
     found: list[Scores] = []
@@ -116,7 +114,7 @@ def evaluate_run(job: Job) -> tuple[list[Scores], Evaluator, str | None]:
             evaluator.check(conditional=loaded.class_counts is not None)
             if config.dataset == saved.dataset and dataset.fingerprint != loaded.fingerprint:
                 logger.warning("dataset=%s: these are not the data that the run was trained on.", dataset.name)
-        with arithmetic_of(folder, loaded.G):
+        with arithmetic_of(run, loaded.G):
             found.append(score(evaluator, prepared(loaded, config, job.typed, device=device), device, config.seed))
     return found, evaluator, saved.checkpoint.best
 

@@ -14,8 +14,9 @@ from gantrain.callbacks.checkpoint import Checkpoint, estimate_bytes
 from gantrain.callbacks.evaluate import Evaluate
 from gantrain.callbacks.log import Log
 from gantrain.errors import ConfigError, DataError, DivergedError
-from gantrain.session.checkpoint import capture, find, newest, read, restore, write
+from gantrain.session.checkpoint import find, newest, read, write
 from gantrain.session.run import Run
+from gantrain.session.snapshot import capture, restore
 
 MakeRun = Callable[..., tuple[Run, Callbacks]]
 Complete = Callable[..., None]

@@ -41,8 +41,9 @@ from gantrain.regularizers.input_gradient import input_gradient
 from gantrain.regularizers.input_noise import InputNoise
 from gantrain.regularizers.label_noise import LabelNoise
 from gantrain.regularizers.weight_clip import WeightClip
-from gantrain.session.checkpoint import capture, find, restore, tensors
+from gantrain.session.checkpoint import find, tensors
 from gantrain.session.run import Run
+from gantrain.session.snapshot import capture, restore
 from gantrain.train import TrainState, train
 from gantrain.updates import Logs, Update
 

@@ -1,0 +1,117 @@
+"""What a user sees after `cp -r run/* elsewhere/`, a download, or with a checkpoint file alone: `.hydra` is missing."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import differences, run_json
+
+from gantrain.session import checkpoint
+
+RUN = (
+    *("model=dcgan", "model.generator.width=2", "model.discriminator.width=1", "batch_size=4", "metric=[]"),
+    *("steps=2", "checkpoint.every=1", "++callback.samples.num=4", "log_every=1"),
+)
+
+METRIC = (
+    *("metric=[sliced_wasserstein]", "metric.sliced_wasserstein.num_samples=64"),
+    *("metric.sliced_wasserstein.num_real=64", "metric.sliced_wasserstein.num_directions=8"),
+)
+
+
+@pytest.fixture(scope="module")
+def whole(train) -> Path:
+    """A run of two steps."""
+    return train(*RUN)
+
+
+@pytest.fixture
+def copied(whole: Path, tmp_path: Path) -> Path:
+    """The run, copied by `cp -r run/* copied/`."""
+    folder = tmp_path / "copied"
+    folder.mkdir()
+    for path in whole.iterdir():
+        if not path.name.startswith("."):  # which * does not match
+            (shutil.copytree if path.is_dir() else shutil.copy)(path, folder / path.name)
+    return folder
+
+
+@pytest.fixture
+def lone(whole: Path, tmp_path: Path) -> Path:
+    """The newest checkpoint, downloaded without anything else."""
+    (tmp_path / "downloads").mkdir()
+    return Path(shutil.copy(checkpoint.paths(whole)[-1], tmp_path / "downloads/cats.pt"))
+
+
+def samples(gantrain, run: Path, output: Path) -> np.ndarray:
+    result = gantrain("task=sample", f"run={run}", "num=8", f"output={output}")
+    assert result.status == 0, result.stderr
+    return np.load(output)["images"]
+
+
+def test_samples_of_a_copied_run_and_of_a_lone_checkpoint_are_those_of_the_run(
+    gantrain, whole: Path, copied: Path, lone: Path, tmp_path: Path
+) -> None:
+    expected = samples(gantrain, whole, tmp_path / "whole.npz")
+    assert np.ptp(expected) > 0
+    assert (samples(gantrain, copied, tmp_path / "copied.npz") == expected).all()
+    assert (samples(gantrain, lone, tmp_path / "lone.npz") == expected).all()
+
+
+def test_a_copied_run_and_a_lone_checkpoint_are_evaluated(gantrain, copied: Path, lone: Path) -> None:
+    for run in (copied, lone):
+        result = gantrain("task=evaluate", f"run={run}", *METRIC)
+        assert result.status == 0, result.stderr
+        assert "sliced_wasserstein" in result.stderr
+
+
+@pytest.mark.parametrize("typed", ["resume=copied", "run_dir=copied"])
+def test_a_copied_run_is_resumed(gantrain, train, copied: Path, typed: str) -> None:
+    again = gantrain(typed, "steps=3", *([] if "resume" in typed else [o for o in RUN if o != "steps=2"]))
+    assert again.status == 0, again.stderr
+    assert run_json(copied)["steps"] == 3
+    assert differences(train(*(o for o in RUN if o != "steps=2"), "steps=3"), copied) == []
+
+
+def test_a_lone_checkpoint_in_a_folder_named_checkpoints_is_resumed(gantrain, whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "new/checkpoints").mkdir(parents=True)
+    newest = checkpoint.paths(whole)[-1]
+    shutil.copy(newest, tmp_path / "new/checkpoints" / newest.name)
+    again = gantrain("resume=new", "steps=3")
+    assert again.status == 0, again.stderr
+    assert run_json(tmp_path / "new")["steps"] == 3
+
+
+def test_a_lone_checkpoint_starts_a_new_run(gantrain, lone: Path, tmp_path: Path) -> None:
+    result = gantrain(*RUN, f"init_from={lone}", "run_dir=new", "callback=[log]")
+    assert result.status == 0, result.stderr
+
+
+def test_messages_say_what_is_missing(gantrain, copied: Path, lone: Path) -> None:
+    cases = {
+        ("task=sample", "run=downloads", "output=x.npz"): "neither .hydra/config.yaml nor checkpoints/step_*.pt. Name "
+        "one of the checkpoints that are there: run=downloads/cats.pt",
+        ("task=sample", "run=nowhere", "output=x.npz"): "run=nowhere is not the folder of a run: it does not exist",
+        (f"resume={lone}",): f"To start a new run from its weights, set init_from={lone}",
+    }
+    for typed, message in cases.items():
+        result = gantrain(*typed)
+        assert result.status == 2
+        assert message in result.stderr, result.stderr
+    shutil.rmtree(copied / "checkpoints")
+    result = gantrain("resume=copied")
+    assert result.status == 2
+    assert "overrides.yaml with the overrides of the run is missing, and there is no checkpoint" in result.stderr
+
+
+def test_a_checkpoint_of_an_earlier_version_says_how_to_resume(gantrain, copied: Path) -> None:
+    for path in checkpoint.paths(copied):
+        content = checkpoint.read(path)
+        del content["overrides"]
+        checkpoint.write(path, content)
+    result = gantrain("resume=copied", "steps=3")
+    assert result.status == 2
+    assert "of an earlier version, does not hold them. Repeat the run's command with run_dir=copied" in result.stderr
+    again = gantrain(*(o for o in RUN if o != "steps=2"), "steps=3", "run_dir=copied")
+    assert again.status == 0, again.stderr
