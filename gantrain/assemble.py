@@ -15,7 +15,8 @@ from gantrain.augment.base import Augment
 from gantrain.budget import count_steps, critic_schedule
 from gantrain.callbacks.base import Callback, Callbacks
 from gantrain.combinations import check_has_effect, check_parts, warn_of_user_code
-from gantrain.config import Config, Node, RuntimeConfig, hyperparameters
+from gantrain.command.typed import hyperparameters
+from gantrain.config import Config, Node, RuntimeConfig
 from gantrain.config_rules import check_batch_size
 from gantrain.datasets.base import Dataset, ImageDataset
 from gantrain.datasets.batches import Batches, FreshBatches, ImageBatches, Prefetcher, make_batches

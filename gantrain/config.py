@@ -6,8 +6,7 @@ and `--cfg job` start fast.
 """
 
 import ast
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from itertools import pairwise
@@ -38,9 +37,9 @@ def outside_training(default: Any = MISSING, **options: Any) -> Any:
     return _setting(default, changes_training=False, **options)
 
 
-def for_task(default: Any, *tasks: str) -> Any:
+def for_task(default: Any, *tasks: str, **options: Any) -> Any:
     """Declare a setting that only these tasks read."""
-    return _setting(default, changes_training=False, tasks=tasks)
+    return _setting(default, changes_training=False, tasks=tasks, **options)
 
 
 def _setting(default: Any, **metadata: Any) -> Any:
@@ -161,24 +160,24 @@ class Config:
     """with evaluate_every=null: fraction of the time for metrics; the interval is chosen at the first evaluation"""
     metric_split: str = outside_training("train")
     """real images that metrics compare with: train, or held_out (those of dataset.holdout)"""
-    statistics_dir: str | None = outside_training("data/statistics")
+    statistics_dir: str | None = outside_training("data/statistics", is_path=True)
     """folder where statistics of real images are cached, for metrics; null: none"""
     checkpoint: CheckpointConfig = outside_training(CheckpointConfig)
     on_divergence: str = outside_training("stop")
     """what to do after NaN or Inf: stop, or rollback (resume from the last checkpoint with different random numbers)"""
     max_rollbacks: int = outside_training(3)
     """maximum number of rollbacks in a run"""
-    run_dir: str = outside_training("outputs/${now:%Y-%m-%d}/${now:%H-%M-%S}")
+    run_dir: str = outside_training("outputs/${now:%Y-%m-%d}/${now:%H-%M-%S}", is_path=True)
     """folder of the run; the same command with the same folder resumes the run"""
-    resume: str | None = outside_training("auto")
+    resume: str | None = outside_training("auto", is_path=True)
     """folder of the run to resume; auto: the run in run_dir, if there is one; null: refuse a run_dir that has a run"""
     allow_change: list[str] = outside_training(list)
     """settings that may change when a run is resumed although they affect its weights, for example [optimizer.lr]"""
-    init_from: str | None = outside_training(None)
+    init_from: str | None = outside_training(None, is_path=True)
     """start a new run with the weights of another run: its folder or one of its checkpoints"""
     trust: list[str] = outside_training(list)
     """your own Python modules that configs may use, for example [my_losses]; can only be set on the command line"""
-    run: str | None = for_task(None, "sample", "evaluate")
+    run: str | None = for_task(None, "sample", "evaluate", is_path=True)
     """task=sample, task=evaluate: folder of the run, or one of its checkpoints"""
     num: int = for_task(64, "sample")
     """task=sample: number of samples"""
@@ -196,11 +195,11 @@ class Config:
     """task=sample: name of the array in a .npz file, for example arr_0; null: images, or samples for vectors"""
     checkpoints: str = for_task("last", "evaluate")
     """task=evaluate: which checkpoints of the run: last, best (of checkpoint.best) or all"""
-    images: str | None = for_task(None, "evaluate")
+    images: str | None = for_task(None, "evaluate", is_path=True)
     """task=evaluate: images to judge instead of a run's: a folder, a zip, or a .npz with images or arr_0"""
-    real: str | None = for_task(None, "evaluate")
+    real: str | None = for_task(None, "evaluate", is_path=True)
     """task=evaluate images=...: the images to compare with, given in the same way; null: those of dataset=..."""
-    output: str | None = for_task(None, "sample", "evaluate", "benchmark")
+    output: str | None = for_task(None, "sample", "evaluate", "benchmark", is_path=True)
     """file to write: .npz, .png or FOLDER/ (PNGs) for task=sample, .json for task=evaluate and task=benchmark"""
 
 
@@ -213,6 +212,7 @@ class Setting:
         text: the help text.
         changes_training: whether a change of it is refused when a run is resumed.
         tasks: the tasks that read it; (): every task.
+        is_path: whether ~ at its start is the home folder.
     """
 
     key: str
@@ -220,6 +220,7 @@ class Setting:
     text: str
     changes_training: bool
     tasks: tuple[str, ...]
+    is_path: bool
 
 
 @cache
@@ -237,7 +238,8 @@ def _settings(owner: Any, prefix: str) -> Iterator[Setting]:
             yield from _settings(factory, f"{key}.")
             continue
         default = factory() if callable(factory) else f.default
-        yield Setting(key, default, texts.get(f.name, ""), changes, f.metadata.get("tasks", ()))
+        tasks, is_path = f.metadata.get("tasks", ()), bool(f.metadata.get("is_path"))
+        yield Setting(key, default, texts.get(f.name, ""), changes, tasks, is_path)
 
 
 def field_texts(owner: type) -> dict[str, str]:
@@ -324,27 +326,3 @@ def lookup(config: Any, key: str) -> Any:
     for part in key.split("."):
         config = config[part] if isinstance(config, dict) else getattr(config, part)
     return config
-
-
-def hyperparameters(config: Config, choices: Node, typed: Sequence[str]) -> dict[str, bool | float | str]:
-    """Return the settings to compare runs by in TensorBoard: a few usual ones, and those set on the command line.
-
-    No others, because TensorBoard shows only the first few.
-
-    Args:
-        choices: the selected option of each config group.
-        typed: the overrides on the command line.
-    """
-    keys = [override.lstrip("+~").split("=")[0].split("@")[0] for override in typed]
-    keys = [key for key in keys if key.split(".")[0] not in keys_outside_training()]
-    flat: dict[str, bool | float | str] = {}
-    for key in dict.fromkeys(["model", "dataset", "batch_size", "optimizer.lr", "seed", *keys]):
-        try:
-            value = choices[key] if key in choices else lookup(config, key)
-        except (KeyError, TypeError, AttributeError):
-            continue  # removed by ~key, or not an option of this optimizer
-        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        # TensorBoard cannot store an int that is too large for a float.
-        is_plain = isinstance(value, bool) or (is_number(value) and abs(value) <= sys.float_info.max)
-        flat[key] = value if is_plain else text
-    return flat

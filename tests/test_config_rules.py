@@ -11,7 +11,8 @@ from composing import changed, composed
 
 from gantrain.budget import choose_budget, count_steps, critic_schedule
 from gantrain.command.folders import claim_folder
-from gantrain.config import Config, CriticWarmup, hyperparameters, selected_options
+from gantrain.command.typed import hyperparameters
+from gantrain.config import Config, CriticWarmup, selected_options
 from gantrain.config_rules import check, check_batch_size
 from gantrain.errors import ConfigError
 from gantrain.session.saved import RUN_FILES, require_new

@@ -1,5 +1,6 @@
 """The `gantrain` command: parse the arguments, compose the config with Hydra, and run the task."""
 
+import argparse
 import logging
 import os
 import shutil
@@ -26,6 +27,7 @@ from gantrain.command.explain import explain
 from gantrain.command.folders import claimed_sweep, created, register
 from gantrain.command.help import config_folders, help_text
 from gantrain.command.overrides import key_of, quote, shell_command, with_options_of_run, with_saved_overrides
+from gantrain.command.paths import expand_in, with_expanded_paths
 from gantrain.command.signals import exit_if_signalled, leave_on_signals
 from gantrain.config import CONF, LIST_GROUPS, Config, selected_options
 from gantrain.console import console
@@ -55,6 +57,7 @@ def run_job(composed: DictConfig, flags: Sequence[str], *, is_default: bool) -> 
         console.print(heading, style="bold", markup=False, soft_wrap=True)
     node: Any = OmegaConf.to_container(composed, resolve=True)
     check_keys(node, typed)
+    expand_in(node)
     # Validate again: the schema does not check the values of interpolations, which are resolved only now.
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), node))
     if config.trust != trust.trusted:
@@ -206,22 +209,8 @@ def main() -> None:
     console.quiet = process_rank().local_rank > 0  # otherwise every rank prints the same
     task = Task(arguments, flags, wants_traceback=full_error == "1")
     try:
-        check_flags(given)
-        check_own_options(config_folders(arguments))
-        check_overrides(given.overrides, config_folders(arguments))
-        task.trusted = trusted_modules(given.overrides)
-        task.register()  # model=auto builds networks
-        task.is_default = not given.shell_completion and takes_default(given.overrides)
-        typed = with_options_of_run(with_recipe(given.overrides, config_folders(arguments), is_default=task.is_default))
-        overrides = with_saved_overrides(typed)
-        check_overrides(overrides, config_folders(arguments))
-        if given.multirun and overrides != typed:
-            raise ConfigError(
-                "-m resume=...: resume= names a single run; resume a sweep by its own command with run_dir=FOLDER."
-            )
+        overrides = overrides_to_compose(given, config_folders(arguments), task)
         sys.argv[1:] = [*flags, *overrides]  # Hydra reads overrides only if no flag is between them
-        task.fixed_run_dir = any(key_of(override) == "run_dir" for override in overrides)
-        task.register()
         with trust.hydra_checks(has_own_configs=len(config_folders(arguments)) > 1):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(task)()
     except KeyboardInterrupt:  # a library raised it itself
@@ -241,6 +230,35 @@ def main() -> None:
             signal.signal(signum, handler)
     if task.failures:
         sys.exit(task.failures[0].exit_status)
+
+
+def overrides_to_compose(given: argparse.Namespace, folders: Sequence[Path], task: Task) -> list[str]:
+    """Check what was typed, and return the overrides from which Hydra composes the config; prepare the task.
+
+    Args:
+        given: the flags and overrides of the command line.
+        folders: the folders of configs.
+
+    Raises:
+        GantrainError: something that was typed is wrong, or the run that is resumed cannot be read.
+    """
+    given.overrides = with_expanded_paths(given.overrides)
+    check_flags(given)
+    check_own_options(folders)
+    check_overrides(given.overrides, folders)
+    task.trusted = trusted_modules(given.overrides)
+    task.register()  # model=auto builds networks
+    task.is_default = not given.shell_completion and takes_default(given.overrides)
+    typed = with_options_of_run(with_recipe(given.overrides, folders, is_default=task.is_default))
+    overrides = with_saved_overrides(typed)
+    check_overrides(overrides, folders)
+    if given.multirun and overrides != typed:
+        raise ConfigError(
+            "-m resume=...: resume= names a single run; resume a sweep by its own command with run_dir=FOLDER."
+        )
+    task.fixed_run_dir = any(key_of(override) == "run_dir" for override in overrides)
+    task.register()
+    return overrides
 
 
 def with_recipe(overrides: Sequence[str], folders: Sequence[Path], *, is_default: bool) -> list[str]:

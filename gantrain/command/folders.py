@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from gantrain.command.arithmetic import register_arithmetic
+from gantrain.command.paths import expand
 from gantrain.config import Config
 from gantrain.engine.torchrun import process_rank
 from gantrain.errors import ConfigError
@@ -50,13 +51,14 @@ def _run_folder(run_dir: str, resume: str | None, _parent_: Any) -> str:
     _only_for("hydra.run", _parent_)
     if process_rank().rank > 0:  # rank 0 creates the folder
         return "."
-    return claim_folder(run_dir, by_time=not _folders.fixed and resume in (None, "auto"))
+    return claim_folder(expand("run_dir", run_dir), by_time=not _folders.fixed and resume in (None, "auto"))
 
 
 def _sweep_folder(run_dir: str, _parent_: Any) -> str:
     _only_for("hydra.sweep", _parent_)
     if not _folders.sweep:
         # Below outputs/multirun, unless the user set run_dir.
+        run_dir = expand("run_dir", run_dir)
         named = run_dir if _folders.fixed else run_dir.replace("outputs/", "outputs/multirun/", 1)
         _folders.sweep = claim_folder(named, by_time=not _folders.fixed)
     return _folders.sweep

@@ -1,11 +1,12 @@
 """What the user typed: which keys, whether they have an effect, and how they change the parts of a saved run."""
 
+import sys
 from collections.abc import Collection, Sequence
 from copy import deepcopy
 from dataclasses import replace
 
 from gantrain.command.overrides import key_of
-from gantrain.config import Config, Node, lookup
+from gantrain.config import Config, Node, is_number, keys_outside_training, lookup
 from gantrain.errors import ConfigError
 
 
@@ -74,3 +75,27 @@ def part_of_run(config: Config, saved: Config, typed: Sequence[str], group: str)
             raise ConfigError(f"{key}: the run has no such option (it has {known or 'none'}); choose {group}=... too.")
         node[name] = lookup(config, key)
     return part
+
+
+def hyperparameters(config: Config, choices: Node, typed: Sequence[str]) -> dict[str, bool | float | str]:
+    """Return the settings to compare runs by in TensorBoard: a few usual ones, and those set on the command line.
+
+    No others, because TensorBoard shows only the first few.
+
+    Args:
+        choices: the selected option of each config group.
+        typed: the overrides on the command line.
+    """
+    keys = [override.lstrip("+~").split("=")[0].split("@")[0] for override in typed]
+    keys = [key for key in keys if key.split(".")[0] not in keys_outside_training()]
+    flat: dict[str, bool | float | str] = {}
+    for key in dict.fromkeys(["model", "dataset", "batch_size", "optimizer.lr", "seed", *keys]):
+        try:
+            value = choices[key] if key in choices else lookup(config, key)
+        except (KeyError, TypeError, AttributeError):
+            continue  # removed by ~key, or not an option of this optimizer
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        # TensorBoard cannot store an int that is too large for a float.
+        is_plain = isinstance(value, bool) or (is_number(value) and abs(value) <= sys.float_info.max)
+        flat[key] = value if is_plain else text
+    return flat

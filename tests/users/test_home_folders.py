@@ -1,0 +1,102 @@
+"""What a user sees who writes ~ in a path: the shell expands it only at the start of a word."""
+
+import pwd
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from runs import run_json
+
+from gantrain.command.paths import PATHS_OF_PARTS, expand_in, path_keys, with_expanded_paths
+from gantrain.config import CONF, settings
+from gantrain.errors import ConfigError
+
+SMALL = ("model.generator.width=1", "model.discriminator.width=1", "batch_size=4", "metric=[]", "steps=1")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home folder of the user, and that of ann."""
+    for name in ("home", "ann"):
+        (tmp_path / name).mkdir()
+    known = {"ann": SimpleNamespace(pw_dir=str(tmp_path / "ann"))}
+    monkeypatch.setattr(pwd, "getpwnam", known.__getitem__)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("typed", ["run_dir=~/runs/a", 'run_dir="~/runs/a"', "run_dir='~/runs/a'"])
+def test_a_run_goes_to_the_home_folder_and_the_printed_command_resumes_it(
+    gantrain, home: Path, tmp_path: Path, typed: str
+) -> None:
+    result = gantrain("model=dcgan", *SMALL, typed, "callback=[log,checkpoint]")
+    assert result.status == 0, result.stderr
+    assert run_json(home / "runs/a")["status"] == "finished"
+    assert "run=home/runs/a" in result.stderr  # relative to the working directory
+    assert gantrain("resume=~/runs/a", "steps=2").status == 0
+    assert run_json(home / "runs/a")["steps"] == 2
+    assert not list(tmp_path.rglob("~*"))
+
+
+def test_every_path_of_a_run_may_be_in_the_home_folder(gantrain, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "ann/photos").mkdir()
+    draw = np.random.default_rng(0)
+    for i in range(4):
+        Image.fromarray(draw.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / f"ann/photos/{i}.png")
+    data = ("dataset=image_folder", "dataset.root=~ann/photos", "dataset.image_size=16", "dataset.cache_dir=~/cache")
+    result = gantrain("model=dcgan", *data, *SMALL, "run_dir=~/a", "callback=[log,checkpoint]")
+    assert result.status == 0, result.stderr
+    assert list((home / "cache").glob("*.npy"))
+    assert gantrain("model=dcgan", *data, *SMALL, "run_dir=~/b", "init_from=~/a", "callback=[log]").status == 0
+    assert gantrain("task=sample", "run=~/a", "num=4", "output=~/samples/").status == 0
+    assert len(list((home / "samples").glob("*.png"))) == 4
+    assert not list(tmp_path.rglob("~*"))
+
+
+def test_paths_in_yaml_are_expanded_too(gantrain, home: Path, tmp_path: Path) -> None:
+    config = {"run_dir": "~/from_yaml", "statistics_dir": "~ann/statistics"}
+    (tmp_path / "my/experiment").mkdir(parents=True)
+    text = "# @package _global_\n" + yaml.safe_dump(config)
+    (tmp_path / "my/experiment/mine.yaml").write_text(text)
+    result = gantrain("--config-dir", "my", "experiment=mine", *SMALL, "callback=[log]")
+    assert result.status == 0, result.stderr
+    assert run_json(home / "from_yaml")["status"] == "finished"
+    assert not list(tmp_path.rglob("~*"))
+
+
+def test_a_sweep_goes_to_the_home_folder(gantrain, home: Path) -> None:
+    result = gantrain("-m", "model=dcgan", *SMALL, "seed=0,1", "run_dir=~/sweep", "callback=[log]")
+    assert result.status == 0, result.stderr
+    assert {path.parent.name for path in (home / "sweep").glob("*/run.json")} == {"0", "1"}
+
+
+def test_each_path_of_a_sweep_and_an_interpolation_are_expanded(home: Path) -> None:
+    given = ["init_from=~/a,~/b", "+run_dir='~/e/${seed}'", "seed=1", "dataset.root=x~y", "run=./~/a"]
+    assert with_expanded_paths(given) == [
+        f"init_from={home}/a,{home}/b", f"+run_dir='{home}/e/${{seed}}'", "seed=1", "dataset.root=x~y", "run=./~/a",
+    ]  # fmt: skip
+
+
+def test_a_user_who_does_not_exist_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"init_from=~nobody/x: the home folder of ~nobody is not known"):
+        with_expanded_paths(["init_from=~nobody/x"])
+    with pytest.raises(ConfigError, match="home folder"):
+        expand_in({"dataset": {"root": "~nobody"}})
+
+
+def test_no_setting_that_is_a_path_is_forgotten() -> None:
+    """A word in the help text, or the name of an option in a config of a dataset or of features, tells which are."""
+    words = ("folder of", "folder where", "a folder,", "file to write", "given in the same way", ": its folder")
+    named = {setting.key for setting in settings() if any(word in setting.text for word in words)}
+    assert named == path_keys() - {*PATHS_OF_PARTS}
+    options = {
+        f"{group}.{name}"
+        for group in ("dataset", "features")
+        for path in (CONF / group).glob("*.yaml")
+        for name in yaml.safe_load(path.read_text())
+        if name.endswith(("root", "dir", "weights", "path", "file", "folder"))
+    }
+    assert options == {*PATHS_OF_PARTS}
