@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.text import Text
 
 from gantrain.command.cli import Task, without
+from gantrain.command.folders import has_folder_for_each_run
 from gantrain.command.overrides import key_of, quote
 from gantrain.console import console
 from gantrain.engine.cores import num_cores
@@ -77,7 +78,7 @@ class DevicesLauncher(Launcher):
         for slot in slots:
             free.put(slot)
         jobs = {initial_job_idx + i: list(overrides) for i, overrides in enumerate(job_overrides)}
-        sweep = Path(str(self.config.hydra.sweep.dir))
+        sweep = None if has_folder_for_each_run(self.config) else Path(str(self.config.hydra.sweep.dir))
 
         with Children(wants_traceback=self.task.wants_traceback) as children, ThreadPoolExecutor(len(slots)) as pool:
 
@@ -85,7 +86,8 @@ class DevicesLauncher(Launcher):
                 slot = free.get()
                 try:
                     title = f"\nRun {number} on {slot.name}: {' '.join(overrides)}"
-                    return children.run(number, title, self.command(overrides, sweep / str(number)), slot.environment)
+                    folder = None if sweep is None else sweep / str(number)
+                    return children.run(number, title, self.command(overrides, folder), slot.environment)
                 finally:
                     free.put(slot)
 
@@ -94,7 +96,8 @@ class DevicesLauncher(Launcher):
         if children.received is not None:
             num_started = sum(status is not None for status in statuses.values())
             text = f"Stopped by {children.received.name}; {num_started} of {len(jobs)} runs had started. "
-            text += f"Resume them with the same command and run_dir={quote(str(sweep))}"
+            text += "Resume them with the same command"
+            text += "" if sweep is None else f" and run_dir={quote(str(sweep))}"
             console.print(text, markup=False, soft_wrap=True)
             raise SystemExit(128 + children.received)
         for number, status in statuses.items():
@@ -109,13 +112,14 @@ class DevicesLauncher(Launcher):
             for number, status in statuses.items()
         ]
 
-    def command(self, overrides: Sequence[str], folder: Path) -> list[str]:
-        """Return the command of one run, as a list of words."""
+    def command(self, overrides: Sequence[str], folder: Path | None) -> list[str]:
+        """Return the command of one run, as a list of words; if `folder` is None, its overrides name its folder."""
         hydra_overrides = [str(override) for override in self.config.hydra.overrides.hydra]
         kept = [o for o in (*hydra_overrides, *overrides) if not o.lstrip("+~").startswith(SWEEP_KEYS)]
-        kept = [override for override in kept if key_of(override) != "run_dir"]
         flags = without(self.task.flags, ["-m", "--multirun"])
-        return [sys.executable, "-m", "gantrain", *flags, *kept, f"run_dir={quote(str(folder))}"]
+        if folder is not None:
+            kept = [*(override for override in kept if key_of(override) != "run_dir"), f"run_dir={quote(str(folder))}"]
+        return [sys.executable, "-m", "gantrain", *flags, *kept]
 
     def slots(self) -> list[Slot]:
         """Return one slot for each run that can run at the same time."""

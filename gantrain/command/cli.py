@@ -16,6 +16,7 @@ from typing import Any, cast
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from gantrain.command import trust
@@ -24,7 +25,7 @@ from gantrain.command.auto import with_chosen_recipe
 from gantrain.command.checks import check_flags, check_keys, check_overrides
 from gantrain.command.default import takes_default, with_default_experiment
 from gantrain.command.explain import explain
-from gantrain.command.folders import claimed_sweep, created, register
+from gantrain.command.folders import claimed_sweep, created, distinct_folders, register
 from gantrain.command.help import config_folders, help_text
 from gantrain.command.overrides import key_of, quote, shell_command, with_options_of_run, with_saved_overrides
 from gantrain.command.paths import expand_in, with_expanded_paths
@@ -129,7 +130,8 @@ class Task:
 
     def __init__(self, arguments: Sequence[str], flags: Sequence[str], *, wants_traceback: bool):
         self.arguments, self.flags, self.wants_traceback = arguments, flags, wants_traceback
-        self.fixed_run_dir, self.sweep, self.is_copy, self.is_default = False, "", False, False
+        self.fixed_run_dir, self.sweeps_run_dir, self.is_default = False, False, False
+        self.sweep, self.is_copy = "", False
         self.trusted: list[str] = []
         self.failures: list[GantrainError] = []
         self.unexpected: list[Exception] = []
@@ -160,7 +162,7 @@ class Task:
 
     def register(self) -> None:
         """Register the schema, the resolvers and the trusted modules in this process."""
-        register(fixed_run_dir=self.fixed_run_dir, sweep=self.sweep)
+        register(fixed_run_dir=self.fixed_run_dir, sweeps_run_dir=self.sweeps_run_dir, sweep=self.sweep)
         OmegaConf.register_new_resolver("no_sweep", reject_sweep, replace=True)
         trust.trusted[:] = self.trusted
         if self.trusted and str(Path.cwd()) not in sys.path:
@@ -211,7 +213,7 @@ def main() -> None:
     try:
         overrides = overrides_to_compose(given, config_folders(arguments), task)
         sys.argv[1:] = [*flags, *overrides]  # Hydra reads overrides only if no flag is between them
-        with trust.hydra_checks(has_own_configs=len(config_folders(arguments)) > 1):
+        with trust.hydra_checks(has_own_configs=len(config_folders(arguments)) > 1), distinct_folders():
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(task)()
     except KeyboardInterrupt:  # a library raised it itself
         sys.exit(130)
@@ -256,7 +258,9 @@ def overrides_to_compose(given: argparse.Namespace, folders: Sequence[Path], tas
         raise ConfigError(
             "-m resume=...: resume= names a single run; resume a sweep by its own command with run_dir=FOLDER."
         )
-    task.fixed_run_dir = any(key_of(override) == "run_dir" for override in overrides)
+    run_dirs = [override for override in overrides if key_of(override) == "run_dir"]
+    task.fixed_run_dir = bool(run_dirs)
+    task.sweeps_run_dir = any(parsed.is_sweep_override() for parsed in parse(run_dirs))
     task.register()
     return overrides
 
@@ -277,8 +281,13 @@ def without(arguments: Sequence[str], some: Sequence[str]) -> list[str]:
 
 def trusted_modules(overrides: Sequence[str]) -> list[str]:
     """Return the modules that the overrides trust; check_overrides must have checked them."""
-    parsed = OverridesParser.create().parse_overrides([o for o in overrides if key_of(o) == "trust"])
+    parsed = parse([override for override in overrides if key_of(override) == "trust"])
     return [str(name) for override in parsed for name in cast(list[Any], override.value())]
+
+
+def parse(overrides: list[str]) -> list[Override]:
+    """Parse overrides; check_overrides must have checked them."""
+    return OverridesParser.create().parse_overrides(overrides)
 
 
 class ConsoleHandler(logging.Handler):

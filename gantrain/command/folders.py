@@ -1,39 +1,52 @@
 """Create the folders of runs and sweeps, and register them as Hydra's output folders."""
 
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from gantrain.command.arithmetic import register_arithmetic
 from gantrain.command.paths import expand
 from gantrain.config import Config
 from gantrain.engine.torchrun import process_rank
 from gantrain.errors import ConfigError
+from gantrain.session.saved import holds_run
 
 
-def register(*, fixed_run_dir: bool, sweep: str = "") -> None:
+def register(*, fixed_run_dir: bool, sweeps_run_dir: bool = False, sweep: str = "") -> None:
     """Register the config schema and the resolvers with Hydra.
 
     Args:
         fixed_run_dir: whether the user set run_dir; otherwise every call makes a new folder.
+        sweeps_run_dir: whether the user gave several run_dirs, for the runs of a sweep.
         sweep: folder of the sweep that this process runs a part of, if another process created it.
     """
-    _folders.fixed, _folders.sweep = fixed_run_dir, sweep
+    _folders.fixed, _folders.swept, _folders.sweep = fixed_run_dir, sweeps_run_dir, sweep
+    _folders.taken.clear()
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, replace=True)
+    OmegaConf.register_new_resolver("sweep_run", _sweep_run, replace=True)
     register_arithmetic()
 
 
 @dataclass
 class _Folders:
     fixed: bool = False
+    swept: bool = False
     sweep: str = ""
+    taken: dict[Path, list[str]] = field(default_factory=dict)
+    """The folders of a sweep's runs that do not lie in the folder of the sweep, with the overrides of each run."""
 
 
 _folders = _Folders()
@@ -54,14 +67,74 @@ def _run_folder(run_dir: str, resume: str | None, _parent_: Any) -> str:
     return claim_folder(expand("run_dir", run_dir), by_time=not _folders.fixed and resume in (None, "auto"))
 
 
-def _sweep_folder(run_dir: str, _parent_: Any) -> str:
+def _sweep_folder(_parent_: Any, _root_: Any) -> str:
     _only_for("hydra.sweep", _parent_)
     if not _folders.sweep:
+        if has_folder_for_each_run(_root_):  # Hydra still needs a folder; it is removed if nothing is written to it
+            run_dir, fixed = f"{datetime.now():outputs/%Y-%m-%d/%H-%M-%S}", False
+        else:
+            run_dir, fixed = expand("run_dir", _root_.run_dir), _folders.fixed
         # Below outputs/multirun, unless the user set run_dir.
-        run_dir = expand("run_dir", run_dir)
-        named = run_dir if _folders.fixed else run_dir.replace("outputs/", "outputs/multirun/", 1)
-        _folders.sweep = claim_folder(named, by_time=not _folders.fixed)
+        named = run_dir if fixed else run_dir.replace("outputs/", "outputs/multirun/", 1)
+        if fixed and holds_run(Path(named)):
+            raise ConfigError(
+                f"run_dir={named} holds a run, and the runs of a sweep would be inside of it; choose another folder."
+            )
+        _folders.sweep = claim_folder(named, by_time=not fixed)
     return _folders.sweep
+
+
+def _sweep_run(run_dir: str, number: int, _parent_: Any, _root_: Any) -> str:
+    _only_for("hydra.sweep", _parent_)
+    if not has_folder_for_each_run(_root_):
+        return str(number)  # in the folder of the sweep
+    run_dir = expand("run_dir", run_dir)
+    take(run_dir, list(_root_.hydra.overrides.task))
+    return str(Path(claim_folder(run_dir, by_time=False)).absolute())
+
+
+def has_folder_for_each_run(config: Any) -> bool:
+    """Return whether run_dir names the folder of a run also in a sweep, because it depends on the run."""
+    node = config._get_node("run_dir")
+    raw = "" if node is None else str(node._value())
+    return _folders.swept or "${" in re.sub(r"\$\{now:[^}]*\}", "", raw)
+
+
+def take(run_dir: str, overrides: list[str]) -> None:
+    """Check that no other run of the sweep has this folder, or one inside of it or around it.
+
+    Raises:
+        ConfigError: another run has.
+    """
+    folder = Path(run_dir).absolute()
+    for other, theirs in _folders.taken.items():
+        if theirs != overrides and (folder == other or folder in other.parents or other in folder.parents):
+            where = "the same folder as" if folder == other else "a folder inside or around that of"
+            raise ConfigError(
+                f"run_dir={run_dir}: the run with {' '.join(overrides)} would have {where} the run with "
+                f"{' '.join(theirs)}. Each run of a sweep needs its own: write every swept key into run_dir, or a "
+                "plain run_dir=FOLDER, in which the runs are numbered."
+            )
+    _folders.taken[folder] = overrides
+
+
+@contextmanager
+def distinct_folders() -> Iterator[None]:
+    """Check while the block runs, before Hydra starts the runs of a sweep, that each has a folder of its own."""
+    load = ConfigLoaderImpl.load_sweep_config
+
+    def load_checked(*args: Any, **kwargs: Any) -> DictConfig:
+        config = load(*args, **kwargs)
+        if has_folder_for_each_run(config):
+            with suppress(OmegaConfBaseException):  # it depends on the number of the run, which is not known yet
+                take(expand("run_dir", str(config.run_dir)), list(config.hydra.overrides.task))
+        return config
+
+    ConfigLoaderImpl.load_sweep_config = load_checked  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl.load_sweep_config = load  # type: ignore[method-assign]
 
 
 def _only_for(key: str, parent: Any) -> None:
@@ -81,6 +154,7 @@ def claim_folder(path: str, *, by_time: bool) -> str:
     """
     if not path:
         raise ConfigError("run_dir is empty: every run needs a folder; name one, or leave run_dir out for a new one.")
+    check_not_inside_run(Path(path))
     for attempt in range(1, 1000):
         folder = Path(path if attempt == 1 else f"{path}-{attempt}")
         try:
@@ -98,6 +172,21 @@ def claim_folder(path: str, *, by_time: bool) -> str:
             created.add(str(folder.absolute()))
         return str(folder)
     raise ConfigError(f"run_dir={path}: a thousand folders with this name exist; choose another with run_dir=PATH.")
+
+
+def check_not_inside_run(folder: Path) -> None:
+    """Check that a new folder is not inside the folder of a run, whose files those of another run would mix with.
+
+    Raises:
+        ConfigError: it is.
+    """
+    try:
+        around = [parent for parent in folder.parents if parent != Path() and (parent / "run.json").is_file()]
+        if not around or holds_run(folder):
+            return
+    except (OSError, ValueError):  # an impossible name, or no permission: making the folder tells
+        return
+    raise ConfigError(f"run_dir={folder} is inside the folder of the run {around[0]}; choose one beside it.")
 
 
 created: set[str] = set()

@@ -72,8 +72,8 @@ _SILENT = {"version": 1, "root": None, "disable_existing_loggers": False}
 
 ALLOWED_HYDRA_VALUES: dict[str, tuple[Any, ...]] = {
     "run": ({"dir": "${run_folder:${run_dir},${resume}}"}, {"dir": "."}),
-    "sweep.dir": ("${sweep_folder:${run_dir}}", "${no_sweep:}"),
-    "sweep.subdir": ("${hydra.job.num}",),
+    "sweep.dir": ("${sweep_folder:}", "${no_sweep:}"),
+    "sweep.subdir": ("${sweep_run:${run_dir},${hydra.job.num}}", "${hydra.job.num}"),
     "output_subdir": (None,),
     "callbacks": ({},),
     "hydra_logging": (_SILENT,),

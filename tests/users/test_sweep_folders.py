@@ -1,0 +1,81 @@
+"""What a user sees who gives the runs of a sweep folders of their own, as in -m seed=0,1 'run_dir=e/${seed}'."""
+
+from pathlib import Path
+
+import pytest
+from runs import run_json
+
+QUICK = (
+    *("model=dcgan", "model.generator.width=1", "model.discriminator.width=1", "batch_size=4", "metric=[]"),
+    *("steps=1", "callback=[log]"),
+)
+
+
+def runs(folder: Path) -> dict[str, int]:
+    """The seed of each run below a folder."""
+    found = {path.parent: run_json(path.parent)["seed"] for path in folder.rglob("run.json")}
+    assert not [path for path in found if {*path.parents} & {*found}], "a run is inside another"
+    return {str(path.relative_to(folder)): seed for path, seed in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (("seed=0,1", "run_dir=e/${seed}"), {"e/0": 0, "e/1": 1}),
+        (("seed=0,1", "run_dir='${seed},lr${optimizer.lr}'"), {"0,lr0.0002": 0, "1,lr0.0002": 1}),
+        (("seed=0,1", "run_dir=e/${hydra:job.num}"), {"e/0": 0, "e/1": 1}),
+        (("seed=3", "run_dir=e/0,e/1"), {"e/0": 3, "e/1": 3}),
+        (("seed=0,1", "run_dir=e"), {"e/0": 0, "e/1": 1}),
+    ],
+)
+def test_each_run_has_the_folder_that_its_run_dir_names(
+    gantrain, tmp_path: Path, typed: tuple[str, ...], expected: dict[str, int]
+) -> None:
+    result = gantrain("-m", *QUICK, *typed)
+    assert result.status == 0, result.stderr
+    assert runs(tmp_path) == expected
+    assert not list(tmp_path.glob("outputs/*"))  # no folder is left that belongs to no run
+
+
+def test_the_same_command_resumes_each_run(gantrain, tmp_path: Path) -> None:
+    command = ("-m", *QUICK[:-1], "callback=[checkpoint]", "seed=0,1", "run_dir=e/${seed}")
+    assert gantrain(*command).status == 0
+    longer = [argument if argument != "steps=1" else "steps=2" for argument in command]
+    assert gantrain(*longer).status == 0
+    assert runs(tmp_path) == {"e/0": 0, "e/1": 1}
+    assert [run_json(tmp_path / f"e/{i}")["steps"] for i in (0, 1)] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (("seed=0,1", "run_dir=e/${batch_size}"), "would have the same folder as the run with"),
+        (("seed=0,1", "n_critic=1,2", "run_dir=e/${seed}"), "write every swept key into run_dir"),
+        (("run_dir=e,e/1",), "would have a folder inside or around that of the run with"),
+    ],
+)
+def test_runs_that_would_share_a_folder_are_refused_before_the_first_starts(
+    gantrain, tmp_path: Path, typed: tuple[str, ...], message: str
+) -> None:
+    result = gantrain("-m", *QUICK, *typed)
+    assert result.status == 2
+    assert message in result.stderr, result.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_run_dir_of_a_config_may_depend_on_the_run_too(gantrain, tmp_path: Path) -> None:
+    (tmp_path / "my/experiment").mkdir(parents=True)
+    (tmp_path / "my/experiment/mine.yaml").write_text("# @package _global_\nrun_dir: e/${seed}\n")
+    result = gantrain("--config-dir", "my", "-m", "experiment=mine", *QUICK[1:], "seed=0,1")
+    assert result.status == 0, result.stderr
+    assert runs(tmp_path) == {"e/0": 0, "e/1": 1}
+
+
+def test_no_run_or_sweep_goes_into_the_folder_of_a_run(gantrain, tmp_path: Path) -> None:
+    assert gantrain(*QUICK, "run_dir=a").status == 0
+    for typed in (("run_dir=a/b",), ("-m", "seed=0,1", "run_dir=a"), ("-m", "seed=0,1", "run_dir=a/${seed}")):
+        result = gantrain(*QUICK, *typed)
+        assert result.status == 2
+        assert "inside" in result.stderr
+        assert "run a; choose one beside it" in result.stderr or "run_dir=a holds a run" in result.stderr
+    assert runs(tmp_path) == {"a": 0}
