@@ -85,7 +85,7 @@ def decode(photos: Path) -> None:
 
 def cached(root: Path, cache: str) -> ImageDataset:
     """Build the cache, or map the existing one."""
-    options = {"image_size": SIZE, "channels": 3, "max_bad_fraction": 0.0}
+    options = {"labels": "auto", "image_size": SIZE, "channels": 3, "max_bad_fraction": 0.0}
     dataset = image_folder(root=str(root / "photos"), cache_dir=str(root / cache), **options)
     dataset.prepare()
     return dataset

@@ -47,7 +47,7 @@ def main() -> None:
         "dataset.image_size=64",
         f"dataset.cache_dir={cache}",
     )
-    options = {"image_size": 64, "channels": 3, "cache_dir": str(cache), "max_bad_fraction": 0.0}
+    options = {"labels": "auto", "image_size": 64, "channels": 3, "cache_dir": str(cache), "max_bad_fraction": 0.0}
     pictures = [to_signed(image_folder(root=arguments.faces, **options).gather(torch.arange(2 * COLUMNS)))]
     for name in arguments.only:
         run = arguments.folder / name

@@ -16,6 +16,7 @@ from typing import Any, cast
 from omegaconf import MISSING
 
 from gantrain.errors import ConfigError
+from gantrain.older import with_dataset_options
 
 CONF = next(
     folder for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if folder.is_dir()
@@ -279,12 +280,8 @@ def to_dict(config: Config) -> Node:
 
 
 def from_saved(node: Node) -> Config:
-    """Read a config that a run has saved; settings that an older version of gantrain did not save get their defaults.
-
-    Raises:
-        ConfigError: a value is not of its setting's type.
-    """
-    return cast(Config, _from_dict(Config, node))
+    """Read a config that a run has saved; settings that an older version did not save get their defaults."""
+    return cast(Config, _from_dict(Config, with_dataset_options(node)))
 
 
 def _from_dict(owner: Any, node: Node) -> Any:

@@ -1,12 +1,15 @@
 """The two kinds of dataset: stored images, and distributions that are sampled afresh for every batch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from typing_extensions import override
+
+from gantrain.datasets.image_files import Originals
 
 
 class ImageDataset:
@@ -20,11 +23,17 @@ class ImageDataset:
         split: "train"; of images on which nothing is trained, "held_out" or "test".
         held_out: images on which nothing is trained; see datasets.holdout.
         load_test_split: returns the dataset's own test split, if it has one.
+        class_names: the name of each class, if they have names.
+        bad: the reason, by name, for each image that was left out.
+        originals: the images as they are stored, if they are decoded from files; None once they are loaded.
     """
 
     split: str = "train"
     held_out: "ImageDataset | None" = None
     load_test_split: "Callable[[], ImageDataset] | None" = None
+    class_names: Sequence[str] | None = None
+    bad: Mapping[str, str] = MappingProxyType({})
+    originals: Originals | None = None
 
     def __init__(
         self,
@@ -91,6 +100,7 @@ class LazyImageDataset(ImageDataset):
             self._loaded = self._load(num_workers)
             self._shape = tuple(self._loaded.images.shape)
             del self._load  # releases the source of the images, such as an open zip
+            self.originals, self.bad = None, self._loaded.bad
         return self._loaded
 
     @property

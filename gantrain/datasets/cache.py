@@ -16,8 +16,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -55,6 +55,7 @@ class Source:
         preprocessing: settings of the preprocessing; must be JSON serializable.
         decode: returns the i-th image or raises BadImageError; runs in several threads or forked processes.
         features: the option of the group `features` that fits the images.
+        opened: a block around the decoding, which is entered before the workers are started.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Source:
     num_classes: int | None
     decode: Decode
     features: str = "inception"
+    opened: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def key(self) -> str:
         """Return the SHA-256 of everything that determines the pixels."""
@@ -112,7 +114,7 @@ def _load_or_build(source: Source, cache_dir: Path, max_bad_fraction: float, num
         raise DataError(f"The cache {stem}.npy changed while it was being read; run again.")
     digest, bad, images, labels = found
     _report_bad(source, bad, max_bad_fraction)
-    return MappedImages(
+    loaded = MappedImages(
         Path(f"{stem}.npy"),
         images,
         name=source.name,
@@ -121,6 +123,8 @@ def _load_or_build(source: Source, cache_dir: Path, max_bad_fraction: float, num
         fingerprint=digest,
         features=source.features,
     )
+    loaded.bad = bad
+    return loaded
 
 
 @contextmanager
@@ -256,6 +260,7 @@ def _build(source: Source, stem: Path, key: str, num_workers: int | None) -> Non
     # Written in order to a plain file, not through a memory map: a full disk is then an exception instead of a bus
     # error, and no rows have to be moved if bad images are left out.
     with (
+        source.opened(),
         decoding(source.decode, source.names, source.image_shape, num_workers) as images,
         atomic_write(Path(f"{stem}.npy")) as file,
     ):

@@ -8,7 +8,7 @@ import weakref
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from io import BufferedReader, RawIOBase
 from pathlib import Path, PureWindowsPath
@@ -36,6 +36,8 @@ class ImageFiles:
         listing: name, size, and modification time (folder) or CRC (zip) of each file: changes when an image changes.
         flaws: the reason, by name, for each file that is known to be unreadable before it is read.
         read: returns the content of the i-th file or raises BadImageError; may be called from several threads.
+        read_other: returns the folder and the content of a file with another purpose, such as dataset.json, at the root
+            or in the one folder that was zipped; None if there is none. The folder is "" or ends with a slash.
     """
 
     origin: Path
@@ -43,6 +45,21 @@ class ImageFiles:
     listing: list[tuple[str, int, int]]
     flaws: Mapping[str, str]
     read: Callable[[int], bytes]
+    read_other: Callable[[str], tuple[str, bytes] | None] = lambda _: None
+
+
+@dataclass(frozen=True)
+class Originals:
+    """The images of a dataset as they are stored, for a look at them.
+
+    Attributes:
+        opened: a block in which the files can be read.
+        part_used: from width and height of an image to those of the part of it that the preprocessing uses.
+    """
+
+    files: ImageFiles
+    opened: Callable[[], AbstractContextManager[None]]
+    part_used: Callable[[int, int], tuple[int, int]]
 
 
 def open_image_files(path: Path, option: str = "dataset.root") -> ImageFiles:
@@ -84,7 +101,16 @@ def _of_folder(root: Path, option: str) -> ImageFiles:
         except OSError as error:
             raise BadImageError(f"cannot be read ({error.strerror})") from error
 
-    return ImageFiles(root, [name for name, *_ in listing], listing, flaws, read)
+    def read_other(name: str) -> tuple[str, bytes] | None:
+        path = f"{folder}{name}"
+        try:
+            return "", read_regular(path, max_bytes=MAX_FILE_BYTES)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror}); replace it.") from error
+
+    return ImageFiles(root, [name for name, *_ in listing], listing, flaws, read, read_other)
 
 
 def _walk(root: Path, flaws: dict[str, str], option: str) -> Iterator[tuple[str, int, int]]:
@@ -181,7 +207,9 @@ def _of_zip(path: Path, archive: zipfile.ZipFile, option: str) -> ImageFiles:
     listing = _images_among(path, [(name, info.file_size, info.CRC) for name, info in members.items()], option)
 
     def read(i: int) -> bytes:
-        info = members[listing[i][0]]
+        return unzip(members[listing[i][0]])
+
+    def unzip(info: zipfile.ZipInfo) -> bytes:
         _check_readable(info.file_size, flaws.get(info.filename))
         try:
             with archive.open(info) as member:
@@ -190,7 +218,19 @@ def _of_zip(path: Path, archive: zipfile.ZipFile, option: str) -> ImageFiles:
         except Exception as error:  # encryption and broken streams raise many kinds of exceptions
             raise BadImageError(f"cannot be unzipped ({printable(error)})") from error
 
-    return ImageFiles(path, [name for name, *_ in listing], listing, flaws, read)
+    def read_other(name: str) -> tuple[str, bytes] | None:
+        tops = {image.partition("/")[0] for image, *_ in listing if "/" in image}
+        folder = next(
+            (top for top in ("", *(f"{top}/" for top in tops if len(tops) == 1)) if top + name in members), None
+        )
+        if folder is None:
+            return None
+        try:
+            return folder, unzip(members[folder + name])
+        except BadImageError as error:
+            raise DataError(f"{path}: {name} {error}; replace it.") from error
+
+    return ImageFiles(path, [name for name, *_ in listing], listing, flaws, read, read_other)
 
 
 def _zip_flaws(archive: zipfile.ZipFile) -> dict[str, str]:

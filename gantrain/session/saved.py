@@ -16,6 +16,7 @@ from gantrain.command.suggest import flat_keys, nearest
 from gantrain.config import Config, Node, keys_outside_training, to_dict
 from gantrain.datasets.untrusted import open_regular
 from gantrain.errors import ConfigError, DataError
+from gantrain.older import with_dataset_options
 
 RUN_FILES = (
     ".hydra/config.yaml",
@@ -145,7 +146,7 @@ NEW_OPTIONS = {"every": 1, "strength": 1.0}
 
 def with_new_options(saved: Node, new: Node) -> Node:
     """Add to a saved config the keys that did not exist in the version that saved it, with equivalent values."""
-    filled = to_dict(Config()) | saved
+    filled = with_dataset_options(to_dict(Config()) | saved)
     for group in ("regularizer", "augment"):
         for name, node in filled[group].items():
             options = new[group].get(name)

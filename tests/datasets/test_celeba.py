@@ -22,10 +22,19 @@ def write(folder: Path) -> None:
         blocks.resize((178, 218)).save(folder / name, quality=88)
 
 
-def load(root: Path, cache: Path, *, image_size: int = 64, crop: int | None = 178, download: bool = False):
+def load(
+    root: Path,
+    cache: Path,
+    *,
+    image_size: int = 64,
+    crop: int | None = 178,
+    download: bool = False,
+    attributes: list[str] | None = None,
+):
     dataset = celeba(
         root=str(root),
         download=download,
+        attributes=attributes,
         image_size=image_size,
         crop=crop,
         cache_dir=str(cache),

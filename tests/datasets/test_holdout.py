@@ -56,7 +56,7 @@ def test_images_decoded_later_are_held_out_without_the_bad_ones(tmp_path: Path) 
     for i in range(20):
         Image.new("L", (8, 8), i).save(tmp_path / f"{i:02}.png")
     (tmp_path / "07.png").write_bytes(b"broken")
-    options = {"root": str(tmp_path), "image_size": 8, "channels": 1, "max_bad_fraction": 0.5}
+    options = {"root": str(tmp_path), "labels": "auto", "image_size": 8, "channels": 1, "max_bad_fraction": 0.5}
     train, held_out = parts(image_folder(**options, cache_dir=str(tmp_path / "cache")), 0.25)
     assert (train.num_images, held_out.num_images) == (15, 5)  # not decoded yet
     train.prepare()

@@ -25,6 +25,7 @@ WHITE = 255
 def load(root: Path | None, cache: Path, *, image_size: int = 16, channels: int = 3, max_bad_fraction: float = 0.0):
     dataset = image_folder(
         root=None if root is None else str(root),
+        labels="auto",
         image_size=image_size,
         channels=channels,
         cache_dir=str(cache),
@@ -160,7 +161,7 @@ def test_a_zip_is_open_until_it_is_decoded(tmp_path: Path):
     def is_open() -> bool:
         return str(path) in [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
 
-    options = {"image_size": 4, "channels": 3, "max_bad_fraction": 0.0}
+    options = {"labels": "auto", "image_size": 4, "channels": 3, "max_bad_fraction": 0.0}
     dataset = image_folder(root=str(path), cache_dir=str(tmp_path / "cache"), **options)
     assert (dataset.num_images, dataset.num_classes, is_open()) == (4, 3, True)
     dataset.prepare()

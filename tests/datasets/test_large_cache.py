@@ -41,7 +41,7 @@ def photos(work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr("gantrain.datasets.image_folder.cached", listed)
     monkeypatch.chdir(work)
-    image_folder(root="photos", image_size=SIZE, channels=3, cache_dir="cache", max_bad_fraction=0.0)
+    image_folder(root="photos", labels="auto", image_size=SIZE, channels=3, cache_dir="cache", max_bad_fraction=0.0)
     (source,) = sources
     stem = work / "cache" / f"image_folder-{source.key()[:16]}"
     stem.parent.mkdir()

@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,6 +213,7 @@ UNUSUAL_IMAGES = {
 def load_folder(root: Path, *, max_bad_fraction: float = 0.0) -> ImageDataset:
     return image_folder(
         root=str(root),
+        labels="auto",
         image_size=SIZE,
         channels=3,
         cache_dir=str(root.parent / "cache"),
@@ -593,7 +595,8 @@ def test_pipe_named_like_a_zip_is_refused(tmp_path: Path):
 def test_celeba_names_bad_zip_members(tmp_path: Path, kind: str):
     content, reason = BAD_MEMBERS[kind]
     (tmp_path / "img_align_celeba.zip").write_bytes(content)
-    settings = {"download": False, "image_size": SIZE, "crop": None, "cache_dir": str(tmp_path / "cache")}
+    settings: dict[str, Any] = {"download": False, "attributes": None, "image_size": SIZE, "crop": None}
+    settings |= {"cache_dir": str(tmp_path / "cache")}
     dataset = celeba(root=str(tmp_path), max_bad_fraction=0.2, **settings)
     with pytest.raises(DataError, match=r"1 of 4 images of .*img_align_celeba\.zip are bad") as error:
         dataset.prepare()

@@ -1,0 +1,177 @@
+"""Find the classes of images: in a dataset.json, in the names of their folders, or in labels of any kind."""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int64
+
+from gantrain.datasets.image_files import ImageFiles
+from gantrain.datasets.untrusted import printable
+from gantrain.errors import DataError
+
+logger = logging.getLogger(__name__)
+JSON = "dataset.json"
+Rule = Literal["auto", "json", "folders", "none"]
+# The official tools of FFHQ and StyleGAN put every thousand images into a folder: 00000, 01000 or 00001, and so on.
+_SHARD = re.compile(r"\d{5,}")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of images.
+
+    Attributes:
+        labels: int64 [n] in [0, len(names)).
+        names: the name of each class.
+    """
+
+    labels: Int64[np.ndarray, " n"]
+    names: tuple[str, ...]
+
+
+def digest(classes: Classes | None) -> str | None:
+    """Return the SHA-256 of the labels, for the key of a cache; None without labels."""
+    return None if classes is None else hashlib.sha256(classes.labels.astype("<i8").data).hexdigest()
+
+
+def find_classes(files: ImageFiles, rule: Rule, option: str = "dataset.labels") -> Classes | None:
+    """Return the classes of images; None if they have none.
+
+    Args:
+        rule: "json": those of dataset.json. "folders": the first-level folders. "none": none. "auto": those of
+            dataset.json if it exists, otherwise the first-level folders, unless these are shards.
+        option: name of the option that holds the rule, for messages.
+
+    Raises:
+        DataError: there are no classes of the kind that is asked for, or dataset.json is broken.
+    """
+    if rule == "none":
+        return None
+    if rule in ("auto", "json"):
+        found = files.read_other(JSON)
+        if found is not None:
+            return _from_json(files, *found, option)
+        if rule == "json":
+            raise DataError(f"{option}=json: {files.origin} has no file {JSON}; add it, or use another rule.")
+    classes = by_folder(files)
+    if classes is None and rule == "folders":
+        raise DataError(
+            f"{option}=folders: {files.origin} does not have two folders or more, with every image in one of them; put "
+            f"each image into the folder of its class, or set {option}=none."
+        )
+    if classes is not None and rule == "auto" and _are_shards(files, classes.names):
+        logger.info(
+            "%s: the folders %s to %s are parts of one collection, not classes; %s=folders takes them as classes.",
+            *(files.origin, classes.names[0], classes.names[-1], option),
+        )
+        return None
+    return classes
+
+
+def by_folder(files: ImageFiles) -> Classes | None:
+    """Take the first-level folders as classes, if there are at least two of them and every image is in one."""
+    # Unreadable files do not define classes. They get label 0, and are left out later.
+    # Split by hand: pathlib takes ten times as long, which is a second for 100,000 images.
+    parts = {
+        name: tuple(part for part in name.split("/") if part not in ("", "."))
+        for name in files.names
+        if name not in files.flaws
+    }
+    if files.origin.is_file() and len({path[0] for path in parts.values()}) == 1:
+        parts = {name: path[1:] for name, path in parts.items()}  # the folder that was zipped
+    classes = sorted({path[0] for path in parts.values() if path})
+    if len(classes) < 2 or any(len(path) < 2 for path in parts.values()):
+        return None
+    index = {name: i for i, name in enumerate(classes)}
+    labels = np.array([index[parts[name][0]] if name in parts else 0 for name in files.names], np.int64)
+    return Classes(labels, tuple(classes))
+
+
+def _are_shards(files: ImageFiles, folders: Sequence[str]) -> bool:
+    # All images are numbered through: those of one folder come after those of the folder before it.
+    if not all(_SHARD.fullmatch(folder) for folder in folders):
+        return False
+    numbers = []
+    for name in files.names:
+        digits = re.findall(r"\d+", name.rpartition("/")[2].rpartition(".")[0])
+        if name in files.flaws:
+            continue
+        if not digits or len(digits[-1]) > 18:
+            return False
+        numbers.append(int(digits[-1]))
+    return all(a < b for a, b in pairwise(numbers))
+
+
+def from_values(values: Sequence[object], names: Sequence[str] = (), *, of: str, remedy: str) -> Classes:
+    """Number the classes of labels: whole numbers and texts in their order, one-hot vectors by their position.
+
+    Args:
+        values: one label per image.
+        names: names of the classes, if the labels are the indices of these.
+        of: the source of the labels, for messages.
+        remedy: what to do if they are no classes, for messages.
+
+    Raises:
+        DataError: the labels are something else, such as fractions, or are of several kinds.
+    """
+    values = [_position(value) if isinstance(value, list | tuple | np.ndarray) else value for value in values]
+    kinds = {int if isinstance(value, int | np.integer) else type(value) for value in values}
+    if len(kinds) != 1 or not kinds <= {int, str}:
+        other = [value for value in values if not isinstance(value, int | np.integer | str)]
+        found = (other or [value for value in values if isinstance(value, str)])[0]
+        raise DataError(
+            f"{of}: the label {printable(found)} is neither the number nor the name of a class, as all must be; "
+            f"{remedy}."
+        )
+    if names:
+        labels = np.array(values, np.int64)
+        if labels.min() < 0 or labels.max() >= len(names):
+            wrong = labels[(labels < 0) | (labels >= len(names))][0]
+            raise DataError(
+                f"{of}: the label {wrong} is none of the {len(names)} classes, 0 to {len(names) - 1}; {remedy}."
+            )
+        return Classes(labels, tuple(map(printable, names)))
+    distinct: Any = sorted(set(values))
+    index = {value: i for i, value in enumerate(distinct)}
+    labels = np.array([index[value] for value in values], np.int64)
+    return Classes(labels, tuple(printable(value) for value in distinct))
+
+
+def _position(vector: Any) -> object:
+    # The position of the 1 in a one-hot vector, or of the number in a vector of one number.
+    numbers = list(vector)
+    if len(numbers) == 1 and isinstance(numbers[0], int | np.integer):
+        return numbers[0]
+    is_one_hot = sum(1 for x in numbers if x == 1) == 1 and sum(1 for x in numbers if x == 0) == len(numbers) - 1
+    return numbers.index(1) if is_one_hot else tuple(numbers)
+
+
+def _from_json(files: ImageFiles, folder: str, content: bytes, option: str) -> Classes | None:
+    # Source: Karras 2020 (StyleGAN2-ADA), dataset_tool.py: {"labels": [[name, label], ...]}, or null.
+    where, remedy = f"{JSON} of {files.origin}", f"correct it, or set {option}=none"
+    try:
+        entries = json.loads(content).get("labels")
+        given = {str(name).replace("\\", "/"): label for name, label in entries or ()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f'{where} is not of the form {{"labels": [["name.png", 0], ...]}}; {remedy}.') from error
+    if not given:
+        return None
+    known = [name for name in files.names if name not in files.flaws]
+    missing = [name for name in known if name.removeprefix(folder) not in given]
+    if missing:
+        raise DataError(
+            f"{where} has no label for {printable(missing[0])} ({len(missing):,} of {len(known):,} images); {remedy}."
+        )
+    labels = [given.get(name.removeprefix(folder)) for name in known]
+    found = from_values(labels, of=where, remedy=remedy)
+    if len(known) == len(files.names):
+        return found
+    by_name = dict(zip(known, found.labels.tolist(), strict=True))
+    return Classes(np.array([by_name.get(name, 0) for name in files.names], np.int64), found.names)

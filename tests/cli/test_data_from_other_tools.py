@@ -1,0 +1,44 @@
+"""Data in the forms in which other tools and the hubs publish them: what a user types, and what they should see."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from runs import run_json
+
+TINY = (
+    "network=cmlp",
+    "model.generator.width=4",
+    "model.discriminator.width=4",
+    "batch_size=4",
+    "steps=1",
+    "metric=[]",
+)
+QUIET = ("callback=[log]", "dataset.image_size=8", "run_dir=run")
+
+
+def png(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_zip_made_by_dataset_tool_trains_a_conditional_network(gantrain, tmp_path: Path) -> None:
+    names = [f"{i // 4:05d}/img{i:08d}.png" for i in range(8)]
+    labels = [[name, i % 3] for i, name in enumerate(names)]
+    with zipfile.ZipFile(tmp_path / "cats.zip", "w") as archive:
+        for i, name in enumerate(names):
+            archive.writestr(name, png(i))
+        archive.writestr("dataset.json", json.dumps({"labels": labels}))
+    done = gantrain("dataset=image_folder", "dataset.root=cats.zip", *TINY, *QUIET)
+    assert done.status == 0, done.stderr
+    assert "3 classes" in done.stderr
+    assert run_json(tmp_path / "run")["dataset"]["num_images"] == 8
+    assert not list(tmp_path.glob("**/*.png")), "the zip is read in place"
+    # Without the labels there is nothing to condition on: the folders are shards of a collection.
+    refused = gantrain("dataset=image_folder", "dataset.root=cats.zip", "dataset.labels=none", *TINY, "run_dir=other")
+    assert refused.status == 2
+    assert "has no labels" in refused.stderr
