@@ -1,6 +1,7 @@
 """Measure the data path: decoding, compared with one Pillow thread, and batches from a finished cache.
 
     python benchmarks/data.py
+    python benchmarks/data.py --parquet --images 5000   # a Parquet file compared with a folder of the same files
 
 JPEGs of CelebA's size are resized to 64x64. The methods run in alternation on the same files. The finished cache is
 already in the page cache of the system.
@@ -23,6 +24,7 @@ from gantrain.datasets.batches import make_batches
 from gantrain.datasets.decoding import decoding
 from gantrain.datasets.image_files import open_image_files
 from gantrain.datasets.image_folder import image_folder, square
+from gantrain.datasets.parquet import parquet
 from gantrain.engine.cores import num_cores
 
 SIZE, BATCH_SIZE = 64, 64
@@ -33,7 +35,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--parquet", action="store_true")
     arguments = parser.parse_args()
+    if arguments.parquet:
+        compare_with_parquet(arguments.images, arguments.rounds)
+        return
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         make_files(root / "originals")
@@ -55,6 +61,35 @@ def main() -> None:
             print(f"{name:<20} {rate:,.0f} images/s, {ratio:.2f}", flush=True)
         rates = batches(cached(root, "cache-0"), arguments.rounds)
         print(f"{'batches':<20} {statistics.median(rates):,.0f} images/s ({min(rates):,.0f} to {max(rates):,.0f})")
+
+
+def compare_with_parquet(num: int, rounds: int) -> None:
+    """Decode the same JPEGs from a folder and from a Parquet file, in alternation, from the listing to the cache."""
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        make_files(root / "originals")
+        originals = [path.read_bytes() for path in sorted((root / "originals").iterdir())]
+        content = [originals[i % len(originals)] for i in range(num)]
+        (root / "photos").mkdir()
+        for i, data in enumerate(content):
+            (root / f"photos/{i:06d}.jpg").write_bytes(data)
+        # Plain, because a dictionary would store only the few different images.
+        table = pyarrow.table({"image": content, "label": [i % 10 for i in range(num)]})
+        write_table(table, root / "photos.parquet", use_dictionary=False)
+        options = {"split": "train", "image_column": None, "label_column": None, "labels": True, "image_size": SIZE}
+        options |= {"channels": 3, "max_bad_fraction": 0.0, "root": str(root / "photos.parquet")}
+        methods = {
+            "folder": lambda n: cached(root, f"folder-{n}"),
+            "parquet": lambda n: parquet(cache_dir=str(root / f"parquet-{n}"), **options).prepare(),
+        }
+        turns = [{name: seconds(partial(method, n)) for name, method in methods.items()} for n in range(rounds)]
+        for name in methods:
+            rate = num / statistics.median(turn[name] for turn in turns)
+            ratio = statistics.median(turn["folder"] / turn[name] for turn in turns)
+            print(f"{name:<20} {rate:,.0f} images/s, {ratio:.2f}", flush=True)
 
 
 def seconds(function: Callable[[], object]) -> float:

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from runs import run_json
 
@@ -42,3 +43,23 @@ def test_a_zip_made_by_dataset_tool_trains_a_conditional_network(gantrain, tmp_p
     refused = gantrain("dataset=image_folder", "dataset.root=cats.zip", "dataset.labels=none", *TINY, "run_dir=other")
     assert refused.status == 2
     assert "has no labels" in refused.stderr
+
+
+def test_a_data_set_of_the_hub_trains_from_its_parquet_files(gantrain, tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    (tmp_path / "mine/data").mkdir(parents=True)
+    rows = [{"image": {"bytes": png(i), "path": f"{i}.png"}, "label": i % 2} for i in range(6)]
+    pandas.DataFrame(rows[:4]).to_parquet(tmp_path / "mine/data/train-00000-of-00001.parquet")
+    pandas.DataFrame(rows[4:]).to_parquet(tmp_path / "mine/data/test-00000-of-00001.parquet")
+    done = gantrain("dataset=parquet", "dataset.root=mine", "dataset.holdout=test", *TINY, *QUIET)
+    assert done.status == 0, done.stderr
+    assert "2 classes" in done.stderr
+    found = run_json(tmp_path / "run")["dataset"]
+    assert (found["num_images"], found["held_out"]["num_images"]) == (4, 2)
+
+
+def test_without_pyarrow_the_message_says_what_to_install(gantrain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gantrain.datasets.parquet.find_spec", lambda name: None)
+    refused = gantrain("dataset=parquet", "dataset.root=mine", *TINY)
+    assert refused.status == 2
+    assert "dataset=parquet needs the package pyarrow: pip install 'gantrain[parquet]'" in refused.stderr

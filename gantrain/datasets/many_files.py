@@ -1,0 +1,76 @@
+"""Datasets that consist of several files of one format: list them, and choose those of a split."""
+
+import re
+from pathlib import Path
+
+from gantrain.errors import ConfigError, DataError
+
+SPLITS = {"train": "train", "training": "train", "test": "test", "val": "validation", "valid": "validation"}
+SPLITS |= {"validation": "validation", "dev": "validation"}
+"""Words in the paths of files that name the split of their images."""
+
+
+def require_root(root: str | None, kind: str, example: str) -> Path:
+    """Return the path that dataset.root names.
+
+    Raises:
+        ConfigError: it is not set.
+        DataError: there is no such path.
+    """
+    if root is None:
+        raise ConfigError(f"dataset.root is not set: {kind}, for example dataset.root={example}")
+    path = Path(root).expanduser()
+    if not path.exists():
+        raise DataError(f"{path} does not exist; set dataset.root to {kind}.")
+    return path
+
+
+def list_files(root: Path, suffixes: tuple[str, ...], kind: str) -> list[Path]:
+    """List the files with one of the suffixes below a folder, sorted, without hidden ones; or the file itself.
+
+    Raises:
+        DataError: there are none.
+    """
+    if not root.is_dir():
+        return [root]
+    try:
+        found = [path for suffix in suffixes for path in root.rglob(f"*{suffix}") if path.is_file()]
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be listed: {error.strerror}.") from error
+    found = sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(root).parts))
+    if not found:
+        raise DataError(f"{root} holds no {' or '.join(suffixes)} files; set dataset.root to {kind}.")
+    return found
+
+
+def listing_of(paths: list[Path], root: Path) -> list[tuple[str, int, int]]:
+    """Return name, size and modification time of each file; they change when the file changes."""
+    base = root if root.is_dir() else root.parent
+    status = [(path, path.stat()) for path in paths]
+    return [(path.relative_to(base).as_posix(), s.st_size, s.st_mtime_ns) for path, s in status]
+
+
+def of_split(paths: list[Path], root: Path, split: str) -> list[Path]:
+    """Return the files of a split: those that have its name as a word in their path; all if no path names a split.
+
+    Raises:
+        DataError: the paths name other splits only.
+    """
+    named = {path: split_of(path.relative_to(root).as_posix() if root.is_dir() else "") for path in paths}
+    known = {name for name in named.values() if name is not None}
+    if not known:
+        return paths
+    chosen = [path for path, name in named.items() if name == SPLITS.get(split, split)]
+    if not chosen:
+        raise DataError(
+            f"dataset.split={split}: the files in {root} are of the splits {', '.join(sorted(known))}; name one."
+        )
+    return chosen
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that a path names: train in data/train-00000-of-00002.parquet; None if it names none."""
+    for word in re.split(r"[^A-Za-z]+", name.rpartition(".")[0]):
+        if word.lower() in SPLITS:
+            return SPLITS[word.lower()]
+    return None
