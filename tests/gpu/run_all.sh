@@ -44,7 +44,7 @@ data() { try python3 benchmarks/data.py; }
 
 [ -n "${OUT:-}" ] && exec > >(tee "$OUT/gpu.log") 2>&1 # the log exists even if the call is interrupted
 if [ -n "${WHEELS:-}" ]; then
-    python3 -m pip install --quiet --no-index --find-links "$WHEELS" hydra-core omegaconf filelock jaxtyping beartype rich \
+    python3 -m pip install --quiet --no-index --find-links "$WHEELS" hydra-core omegaconf jaxtyping beartype rich \
         hatchling editables pytest pytest-timeout pytest-xdist hypothesis scipy || exit 1
 fi
 python3 -m pip install --quiet --no-deps --no-build-isolation -e . || exit 1
