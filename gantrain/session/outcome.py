@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gantrain.assemble import Training
 from gantrain.command.signals import exit_if_signalled
+from gantrain.config import Config
 from gantrain.console import console
 from gantrain.engine.distributed import Processes
 from gantrain.engine.memory import is_out_of_memory
@@ -115,13 +116,26 @@ def to_user_error(error: BaseException, training: Training, first_step: int) -> 
         failure = ConfigError(out_of_memory(error, training))
     elif isinstance(error, Exception) and not isinstance(error, GantrainError) and run.state.step == first_step:
         failure = ConfigError(
-            f"the first step failed ({type(error).__name__}: {first_line(error)}). For a traceback, set "
-            "HYDRA_FULL_ERROR=1."
+            f"the first step failed ({type(error).__name__}: {first_line(error)}). {advice_for(error, run.config)}"
+            "For a traceback, set HYDRA_FULL_ERROR=1."
         )
     else:
         return error
     failure.__cause__ = error
     return failure
+
+
+def advice_for(error: Exception, config: Config) -> str:
+    """Return a sentence with the remedy if the cause of a failed step is known, with a space behind it, or ""."""
+    if "Expected more than 1 value per channel" in str(error):  # torch's words
+        split = f" with accumulate={config.accumulate}" if config.accumulate > 1 else ""
+        return (
+            f"BatchNorm needs at least 2 samples at a time, but batch_size={config.batch_size}{split} gives it 1; take "
+            "a larger batch_size, or networks without BatchNorm. "
+        )
+    if isinstance(error, UnicodeEncodeError):
+        return "The terminal cannot show a text; set PYTHONUTF8=1. "
+    return ""
 
 
 def out_of_memory(error: BaseException, training: Training) -> str:

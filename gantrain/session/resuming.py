@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gantrain.assemble import Training
+from gantrain.callbacks import csv
 from gantrain.callbacks.checkpoint import Checkpoint
 from gantrain.config import Config, Node, selected_options
 from gantrain.errors import ConfigError, DivergedError
@@ -55,6 +56,8 @@ def find_run(folder: Path, config: Config) -> SavedRun | None:
     if config.resume is None or not (has_config(folder) or checkpoint.paths(folder)):
         require_new(folder)
     newest = checkpoint.newest(folder)
+    if made_no_step(folder, newest[1]["step"] if newest else 0):
+        return SavedRun({})
     if newest is None:
         saved = load_config(folder)
         changes = check_same(saved, config)
@@ -63,6 +66,20 @@ def find_run(folder: Path, config: Config) -> SavedRun | None:
     path, content = newest
     # Compare with the config in the checkpoint: an attempt to resume that failed may have changed the config file.
     return SavedRun(check_same(content["config"], config), path, content)
+
+
+def made_no_step(folder: Path, saved_step: int) -> bool:
+    """Return whether a run ended before its first step, so that it begins anew, also with another config.
+
+    Args:
+        saved_step: the step of its newest checkpoint; 0 if it has none.
+    """
+    record, rows = load_record(folder), folder / "metrics.csv"
+    if saved_step or record.get("steps", 0) != 0 or not has_config(folder):
+        return False
+    # A run that was killed is still "running", after any number of steps; the first is always logged.
+    ended = record.get("status") in (None, "failed", "stopped")
+    return ended or (record.get("status") == "running" and rows.is_file() and not csv.read_cells(rows))
 
 
 def require_no_checkpoint_yet(folder: Path, saved: Node) -> None:
@@ -132,7 +149,7 @@ def check_saved_run(training: Training, found: SavedRun) -> bool:
     remove_temporaries(run.folder)
     if content is None:
         logger.info("%s ended before its first checkpoint; it starts over from step 0.", run.folder)
-        for pattern in ("samples/step_*.png", "tensorboard/events.out.tfevents.*"):
+        for pattern in ("samples/*.png", "tensorboard/events.out.tfevents.*", "checkpoints/step_00000000.pt"):
             for old in run.folder.glob(pattern):
                 old.unlink()
         return False
