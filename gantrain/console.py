@@ -15,7 +15,7 @@ class _Stderr:
     failed = False
 
     def write(self, text: str) -> int:
-        if not self.failed:
+        if not self.failed and sys.stderr is not None:  # None: it was closed before Python started
             try:
                 return sys.stderr.write(text)
             except (OSError, ValueError):  # ValueError: this process closed it
@@ -23,7 +23,7 @@ class _Stderr:
         return len(text)
 
     def flush(self) -> None:
-        if not self.failed:
+        if not self.failed and sys.stderr is not None:
             try:
                 sys.stderr.flush()
             except (OSError, ValueError):

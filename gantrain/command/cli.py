@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -213,7 +213,10 @@ def main() -> None:
     try:
         overrides = overrides_to_compose(given, config_folders(arguments), task)
         sys.argv[1:] = [*flags, *overrides]  # Hydra reads overrides only if no flag is between them
-        with trust.hydra_checks(has_own_configs=len(config_folders(arguments)) > 1), distinct_folders():
+        has_own_configs = len(config_folders(arguments)) > 1
+        # Hydra's help composes only Hydra's own config.
+        checks = nullcontext() if given.hydra_help else trust.hydra_checks(has_own_configs=has_own_configs)
+        with checks, distinct_folders():
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(task)()
     except KeyboardInterrupt:  # a library raised it itself
         sys.exit(130)
@@ -250,7 +253,7 @@ def overrides_to_compose(given: argparse.Namespace, folders: Sequence[Path], tas
     check_overrides(given.overrides, folders)
     task.trusted = trusted_modules(given.overrides)
     task.register()  # model=auto builds networks
-    task.is_default = not given.shell_completion and takes_default(given.overrides)
+    task.is_default = not (given.shell_completion or given.hydra_help) and takes_default(given.overrides)
     typed = with_options_of_run(with_recipe(given.overrides, folders, is_default=task.is_default))
     overrides = with_saved_overrides(typed)
     check_overrides(overrides, folders)

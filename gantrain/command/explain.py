@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gantrain.command.default import EXPERIMENT, takes_default, with_default_experiment
-from gantrain.command.help import config_folders, groups
+from gantrain.command.help import config_folders, groups, options_of
 from gantrain.command.suggest import flat_keys, nearest
 from gantrain.config import CONF, LIST_GROUPS
 from gantrain.errors import ConfigError, GantrainError
@@ -29,6 +29,10 @@ def explain(error: BaseException, arguments: Sequence[str]) -> GantrainError | N
             return ConfigError(_unreadable(cause.override))
         if isinstance(cause, yaml.MarkedYAMLError) and (mark := cause.problem_mark):
             return ConfigError(f"{mark.name}, line {mark.line + 1}: {cause.problem}; invalid YAML.")
+        if isinstance(cause, UnicodeDecodeError) and (path := not_utf8(config_folders(arguments)[1:])):
+            return ConfigError(f"{path} is not UTF-8 text; save it in the encoding UTF-8.")
+        if isinstance(cause, MemoryError):
+            return GantrainError("The memory of this process ran out.")
     if isinstance(error, MissingConfigException):
         return ConfigError(_missing_option(str(error), config_folders(arguments)))
     if isinstance(error, OSError):
@@ -42,6 +46,16 @@ def explain(error: BaseException, arguments: Sequence[str]) -> GantrainError | N
         )
     if isinstance(error, HydraException | OmegaConfBaseException):
         return ConfigError(_composition("\n".join(str(cause) for cause in causes(error)), arguments))
+    return None
+
+
+def not_utf8(folders: Sequence[Path]) -> Path | None:
+    """Return a config in the folders that is not UTF-8 text, which the YAML reader requires but does not name."""
+    for path in (path for folder in folders for path in sorted(folder.rglob("*.yaml")) if path.is_file()):
+        try:
+            path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return path
     return None
 
 
@@ -75,6 +89,13 @@ def _missing_option(message: str, folders: Sequence[Path]) -> str:
     available = options(group, folders)
     if group == "hydra/launcher" and option.startswith("submitit") and find_spec("submitit") is None:
         return f"{group}={option}: the launcher for clusters is not installed; pip install 'gantrain[slurm]'."
+    for path in (folder / f"{name}{suffix}" for folder in folders[1:] for suffix in (".yaml", ".yml")):
+        if path.suffix == ".yml" and path.is_file():
+            return f"{group}={option}: the name of a config ends in .yaml; rename {path} to {path.stem}.yaml."
+        if path.is_symlink() and not path.exists():
+            return f"{group}={option}: {path} is a link to {path.readlink()}, which does not exist."
+        if path.exists():
+            return f"{group}={option}: {path} is not a file."
     if not available:
         return f"{name}: there is no such config; see gantrain --help for the groups and their options."
     return f"{group}={option}: no such option.{nearest(option, available)} The options are {', '.join(available)}."
@@ -129,7 +150,7 @@ def _kind(name: str) -> str:
 
 def options(group: str, folders: Sequence[Path] = (CONF,)) -> list[str]:
     """List the options of a group."""
-    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")}) if group else []
+    return sorted({option for folder in folders for option in options_of(group, [folder])}) if group else []
 
 
 def known_keys(arguments: Sequence[str]) -> list[str]:

@@ -61,7 +61,8 @@ def help_text(arguments: Sequence[str]) -> str:
 
 def options_of(group: str, folders: Sequence[Path]) -> dict[str, Path]:
     """Return the config files of a group, by option."""
-    return {path.stem: path for folder in folders for path in sorted((folder / group).glob("*.yaml"))}
+    paths = (path for folder in folders for path in sorted((folder / group).glob("*.yaml")))
+    return {path.stem: path for path in paths if path.is_file()}
 
 
 def groups(folders: Sequence[Path] = (CONF,)) -> list[str]:

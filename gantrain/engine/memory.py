@@ -4,6 +4,7 @@ The check is necessary because Linux overcommits memory, and later kills the pro
 """
 
 import os
+import resource
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -18,11 +19,17 @@ SHARE_TO_FILL = 0.9
 
 
 def total_bytes(device: torch.device) -> int:
-    """Return the total memory of the device in bytes; on a CPU at most the limit of the container."""
+    """Return the total memory of the device in bytes; on a CPU at most the limits of the container and the process."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([physical, *container_limits()])
+    return min([physical, *container_limits(), *process_limits()])
+
+
+def process_limits() -> list[int]:
+    """List the limits of this process's memory in bytes, as set by `ulimit -v` and `ulimit -d`."""
+    limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    return [limit for limit in limits if limit != resource.RLIM_INFINITY]
 
 
 def container_limits(root: Path = Path("/")) -> list[int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 
 import torch
 from jaxtyping import Float, Int64
@@ -62,8 +63,7 @@ def sample_blocks(
         labels: labels of the samples, if G is conditional.
         first, every: yield only the blocks first, first + every, first + 2 * every, ...
     """
-    blocks = list(enumerate(range(0, num, BLOCK_SIZE)))
-    for block, start in blocks[first::every]:
+    for block, start in islice(enumerate(range(0, num, BLOCK_SIZE)), first, None, every):
         z = latent(BLOCK_SIZE, device=torch.device("cpu"), generator=generator(*key, block))
         y = None if labels is None else labels(start, BLOCK_SIZE).to(device)
         yield forward(G, z.to(device), y)[: num - start]

@@ -1,7 +1,11 @@
 """task=sample: write samples of a run's generator to a file or a folder."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from gantrain.command.typed import check_effect, is_typed
 from gantrain.config import Config, keys_for_task
@@ -9,8 +13,9 @@ from gantrain.config_rules import check_at_least, check_standing_statistics
 from gantrain.console import console
 from gantrain.engine.device import choose_device
 from gantrain.engine.distributed import require_single_process
-from gantrain.errors import ConfigError
-from gantrain.evaluation.sample_files import is_folder, write_folder, write_grid, write_npz
+from gantrain.engine.memory import is_out_of_memory, require_memory
+from gantrain.errors import ConfigError, GantrainError
+from gantrain.evaluation.sample_files import is_folder, require_images, write_folder, write_grid, write_npz
 from gantrain.files import require_new_file, require_new_folder
 from gantrain.session.loading import load_generator, prepared
 from gantrain.tasks.job import Job
@@ -41,14 +46,37 @@ def sample(job: Job) -> None:
     output, run = Path(str(config.output)), Path(str(config.run))
     device = choose_device(config.runtime.device)
     loaded = prepared(load_generator(run, device), config, job.typed, device=device)
+    if output.suffix == ".png" and not is_folder(str(config.output)):
+        require_images(output, loaded.image_shape)
+        shapes = [loaded.image_shape] * 2  # once in blocks, and once together
+        require_memory("num", config.num, shapes, torch.device("cpu"), kept="samples of a grid")
     made = make_samples(config, loaded, num_is_typed=is_typed(job.typed, "num"), device=device)
     if is_folder(str(config.output)):
         write_folder(output, made.blocks, loaded.image_shape, made.num, made.labels)
     elif output.suffix == ".png":
-        write_grid(output, made.blocks, loaded.image_shape, made.columns)
+        with explain_memory(made.num):
+            write_grid(output, made.blocks, loaded.image_shape, made.columns)
     else:
         write_npz(output, made.blocks, loaded.image_shape, made.num, array=config.array)
     console.print(f"{made.num:,} samples of {run} are in {output}", markup=False, soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def explain_memory(num: int) -> Iterator[None]:
+    """Turn an error for lack of memory while a grid is made into a message.
+
+    Raises:
+        GantrainError: there was not enough memory.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise GantrainError(
+            f"num={num}: memory ran out, because a grid is made as a whole; use a smaller num, or write a folder or a "
+            ".npz, which are written block by block."
+        ) from error
 
 
 def _check(config: Config, typed: list[str]) -> None:

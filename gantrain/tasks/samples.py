@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gantrain.config import Config
 from gantrain.config_rules import check_at_least
+from gantrain.engine.memory import require_memory
 from gantrain.errors import ConfigError
 from gantrain.evaluation.grids import num_columns
 from gantrain.evaluation.sampling import LabelFunction, labels_by_row, labels_like_data, sample_blocks
@@ -81,6 +82,7 @@ def samples_of_styles(
     num, length, key = config.num, config.interpolate, (config.seed, "sample")
 
     def sources(n: int) -> Tensor:
+        require_memory("num", n, [(loaded.latent.z_dim,)], device, kept="latents")
         labels = labels_for(loaded, classes, n, key)
         return draw_styles(G, loaded.latent, n, device=device, key=key, labels=labels)
 
