@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.axes import Axes
 from numpy import ndarray
 
+from gantrain.evaluation.agg import Axes
 from gantrain.evaluation.grids import Picture
 from gantrain.evaluation.plots import GENERATED, LINES, REAL, make_figure, render, spans_decades
 from gantrain.evaluation.table import std_names

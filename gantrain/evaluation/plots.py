@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from numpy import ndarray
 from torch import Tensor
 
+from gantrain.evaluation.agg import Axes, Figure, FigureCanvasAgg, Line2D
 from gantrain.evaluation.grids import Picture
 
 Critic = Callable[[Tensor], Tensor]

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
+from gantrain.evaluation.agg import Axes, MaxNLocator
 from gantrain.evaluation.grids import Picture
 from gantrain.evaluation.plots import GENERATED, LINES, REAL, make_figure, render, spans_decades
 from gantrain.evaluation.receipts import PROTOCOL
