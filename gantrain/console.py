@@ -1,5 +1,6 @@
 """The console of the program, on stderr. All messages go through it, so they appear above a live progress bar."""
 
+import os
 import sys
 from typing import Any
 
@@ -33,4 +34,19 @@ class _Stderr:
         return getattr(sys.stderr, name)
 
 
-console = Console(file=_Stderr())  # type: ignore[arg-type]
+def is_redrawable() -> bool:
+    """Return whether a line on stderr can be drawn again: in a terminal, but not in a dumb one or a log file.
+
+    That colours are forced, as many CI systems do, says nothing about it.
+    """
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    is_dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+    return is_terminal and not is_dumb and os.environ.get("TTY_INTERACTIVE") != "0"
+
+
+def draws_bars(target: Console) -> bool:
+    """Return whether a progress bar can be drawn; if not, progress is printed in lines."""
+    return target.is_interactive and target.is_terminal
+
+
+console = Console(file=_Stderr(), force_interactive=is_redrawable())  # type: ignore[arg-type]

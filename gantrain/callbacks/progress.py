@@ -8,19 +8,22 @@ from rich.progress import Progress as Bar
 from typing_extensions import override
 
 from gantrain.callbacks.base import Callback
-from gantrain.console import console
+from gantrain.console import console, draws_bars
 from gantrain.session.run import Run
 from gantrain.train import TrainState
 
 
 class Progress(Callback):
-    """Show a progress bar if stderr is a terminal; otherwise print a line from time to time.
+    """Show a progress bar if stderr is a terminal that can redraw it; otherwise print a line from time to time.
+
+    The first line is printed at the first logged step, or else after a second, and the last one at the end.
 
     Args:
         seconds_between_lines: minimum time between two printed lines; a bar does not use it.
     """
 
     SECONDS_BETWEEN_UPDATES = 0.1
+    SECONDS_TO_FIRST_LINE = 1.0
 
     def __init__(self, *, seconds_between_lines: float):
         self.seconds_between_lines = seconds_between_lines
@@ -30,7 +33,8 @@ class Progress(Callback):
         self.steps, self.first_step = run.steps, run.state.step
         self.clock = time.monotonic()
         self.updated = self.printed = float("-inf")
-        self.text = self.line = ""
+        self.text, self.printed_step = "", -1
+        self.has_bar = draws_bars(console)
         self.bar = Bar(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -39,7 +43,7 @@ class Progress(Callback):
             TimeRemainingColumn(),
             console=console,
             refresh_per_second=5,
-            disable=not console.is_terminal,
+            disable=not self.has_bar,
         )
         self.task = self.bar.add_task(run.name, total=run.steps, completed=run.state.step, text="")
         self.between: TaskID | None = None
@@ -52,6 +56,9 @@ class Progress(Callback):
         if now - self.updated >= self.SECONDS_BETWEEN_UPDATES:
             self.update(state)
             self.updated = now
+            since = max(self.printed, self.clock + self.SECONDS_TO_FIRST_LINE - self.seconds_between_lines)
+            if now - since >= self.seconds_between_lines:
+                self.print_line(state, now)
 
     @override
     def scalars(self, state: TrainState, scalars: dict[str, float]) -> None:
@@ -59,18 +66,14 @@ class Progress(Callback):
             f"loss D {scalars['loss/discriminator']:.3g} G {scalars['loss/generator']:.3g}"
             f"  {scalars['throughput/images_per_second']:,.0f} images/s"
         )
-        if console.is_terminal:
-            return
         now = time.monotonic()
-        seconds_left = (now - self.clock) / max(1, state.step - self.first_step) * (self.steps - state.step)
-        self.line = f"step {state.step}/{self.steps}  {self.text}  {timedelta(seconds=round(seconds_left))} left"
         if now - self.printed >= self.seconds_between_lines:
-            self.print_line(now)
+            self.print_line(state, now)
 
     @override
     def progress(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if console.is_terminal:
+        if self.has_bar:
             if now - self.reported >= self.SECONDS_BETWEEN_UPDATES or done == total:
                 self.reported = now
                 self.show_between(what, done, total)
@@ -97,15 +100,18 @@ class Progress(Callback):
         if self.updated > float("-inf"):
             self.update(state)
         self.bar.stop()
-        self.print_line(time.monotonic())
+        self.print_line(state, time.monotonic())
 
     def update(self, state: TrainState) -> None:
         """Update the bar; it appears with the first step, after all checks."""
         self.bar.start()
         self.bar.update(self.task, completed=state.step, text=self.text)
 
-    def print_line(self, now: float) -> None:
-        """Print the newest line if it was not printed yet."""
-        if self.line:
-            console.print(self.line, highlight=False, markup=False, soft_wrap=True)
-            self.line, self.printed = "", now
+    def print_line(self, state: TrainState, now: float) -> None:
+        """Print a line with the step and the values that were logged last, unless a bar shows them or it is printed."""
+        if self.has_bar or state.step in (self.printed_step, self.first_step):
+            return
+        seconds_left = (now - self.clock) / (state.step - self.first_step) * (self.steps - state.step)
+        parts = [f"step {state.step}/{self.steps}", self.text, f"{timedelta(seconds=round(seconds_left))} left"]
+        console.print("  ".join(filter(None, parts)), highlight=False, markup=False, soft_wrap=True)
+        self.printed, self.printed_step = now, state.step

@@ -7,15 +7,15 @@ from typing import TypeVar
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from gantrain.console import console
+from gantrain.console import console, draws_bars
 
 T = TypeVar("T")
-_SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_LINES, _SECONDS_TO_FIRST_LINE = 10.0, 1.0
 
 
 def track(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
-    """Yield the items and show progress: a bar in a terminal, otherwise a line every ten seconds."""
-    if not console.is_terminal:
+    """Yield the items and show progress: a bar in a terminal, otherwise a line after a second and every ten seconds."""
+    if not draws_bars(console):
         yield from _track_in_lines(items, total, what)
         return
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), _ImagesPerSecond(), TimeRemainingColumn())
@@ -30,11 +30,12 @@ class _ImagesPerSecond(ProgressColumn):
 
 
 def _track_in_lines(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    start = last = time.monotonic()
+    start = time.monotonic()
+    next_line = start + _SECONDS_TO_FIRST_LINE
     for count, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
-        if count == total or now - last > _SECONDS_BETWEEN_LINES:
-            last, rate = now, count / max(now - start, 1e-9)
+        if count == total or now > next_line:
+            next_line, rate = now + _SECONDS_BETWEEN_LINES, count / max(now - start, 1e-9)
             line = f"{what}: {count:,} of {total:,}, {rate:,.0f} images/s, {(total - count) / rate:,.0f} s left"
             console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -28,7 +28,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def use_console(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> io.StringIO:
     text = io.StringIO()
-    monkeypatch.setattr(progress, "console", Console(file=text, force_terminal=terminal, width=120))
+    console = Console(file=text, force_terminal=terminal, force_interactive=terminal, width=120)
+    monkeypatch.setattr(progress, "console", console)
     return text
 
 
@@ -53,6 +54,24 @@ def test_without_a_terminal_plain_lines_are_printed_at_intervals(
     assert all(100 <= b - a <= 102 for a, b in pairwise(steps[:-1]))
     assert lines[-1] == "step 400/1560  loss D 0.931 G 1.41  2,310 images/s  0:01:56 left"
     assert "\x1b" not in text.getvalue()
+
+
+def test_slow_steps_have_a_line_after_a_second_and_one_at_the_end(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, clock: list[float]
+) -> None:
+    """Of a resumed run, whose next logged step is far away, or without the callback log."""
+    text = use_console(monkeypatch, terminal=False)
+    run, callbacks = make_run(callback := Progress(seconds_between_lines=10.0), steps=40)
+    run.state.step = 4
+    callbacks.start()
+    for step in range(5, 41):
+        clock[0] += 0.5
+        run.state.step = step
+        callback(run.state, {})
+    callbacks.finish("finished")
+    lines = text.getvalue().splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["step 6/40", "step 26/40", "step 40/40"]
+    assert lines[0] == "step 6/40  0:00:17 left"
 
 
 def test_a_bar_is_drawn_on_a_terminal(make_run: MakeRun, complete: Complete, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -684,7 +684,9 @@ def test_progress_without_a_terminal(capsys: pytest.CaptureFixture, monkeypatch:
 
 
 def test_progress_in_a_terminal(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(progress, "console", Console(stderr=True, force_terminal=True, width=120))
+    monkeypatch.setattr(
+        progress, "console", Console(stderr=True, force_terminal=True, force_interactive=True, width=120)
+    )
     seen = []
     for i in progress.track(range(3), total=3, what="Decoding x"):
         seen.append(i)
