@@ -25,7 +25,7 @@ IMAGES = ("image", "images", "img", "jpg", "jpeg", "png", "webp", "picture", "ph
 LABELS = ("label", "labels", "class", "class_label", "category", "target", "fine_label", "y")
 """Usual names of the columns, in the order of preference."""
 
-BATCH_ROWS = 64
+BATCH_ROWS = 32
 MAX_EXPANSION = 100
 """Most bytes for each stored byte; encoded images hardly become smaller, so more is an attack."""
 
@@ -142,16 +142,15 @@ class Table:
         """Copy the images of all rows into the spool."""
         for path in self.paths:
             with opened(path) as file:
-                require_space(spool.folder, self.num_bytes(file, path), f"A temporary copy of the images in {path}")
+                start, num_bytes = spool.ends[-1], self.num_bytes(file)
+                check_expansion(path, num_bytes)
+                require_space(spool.folder, num_bytes, f"A temporary copy of the images in {path}")
                 for batch in file.iter_batches(BATCH_ROWS, columns=[self.image_column], use_threads=False):
                     copy_images(batch.column(0), path.parent, spool)
+                    check_expansion(path, spool.ends[-1] - start)  # many rows may share a large value
 
-    def num_bytes(self, file: Any, path: Path) -> int:
-        """Return the bytes of the image column.
-
-        Raises:
-            DataError: they are far more than the file has.
-        """
+    def num_bytes(self, file: Any) -> int:
+        """Return the bytes of the image column, as the file declares them."""
         total = 0
         for group in range(file.metadata.num_row_groups):
             row_group = file.metadata.row_group(group)
@@ -159,8 +158,6 @@ class Table:
                 column = row_group.column(i)
                 if column.path_in_schema.split(".")[0] == self.image_column:
                     total += column.total_uncompressed_size
-        if total > MAX_EXPANSION * path.stat().st_size:
-            raise DataError(f"{path} takes {path.stat().st_size:,} bytes, but expands to {total:,}; do not trust it.")
         return total
 
 
@@ -181,6 +178,16 @@ def opened(path: Path) -> Iterator[Any]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise DataError(f"{path} is not a readable Parquet file ({printable(error)}); replace it.") from error
+
+
+def check_expansion(path: Path, num_bytes: int) -> None:
+    """Check that the images in a file do not take far more bytes than the file.
+
+    Raises:
+        DataError: they do.
+    """
+    if num_bytes > MAX_EXPANSION * (size := path.stat().st_size):
+        raise DataError(f"{path} takes {size:,} bytes, but expands to {num_bytes:,} or more; do not trust it.")
 
 
 def copy_images(column: Any, folder: Path, spool: Spool) -> None:

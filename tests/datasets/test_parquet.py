@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from picture_bytes import damaged, pictures, png, refusals, values
 
@@ -169,7 +170,17 @@ def test_a_file_that_expands_enormously_is_refused(tmp_path: Path):
     table = pa.table({"image": [bytes(2_000_000)] * 3})
     pq.write_table(table, tmp_path / "x.parquet", compression="zstd", use_dictionary=False)
     assert (tmp_path / "x.parquet").stat().st_size < 20_000
-    with pytest.raises(DataError, match=r"x\.parquet takes [\d,]+ bytes, but expands to 6,000,\d+; do not trust it"):
+    with pytest.raises(
+        DataError, match=r"x\.parquet takes [\d,]+ bytes, but expands to 6,000,\d+ or more; do not trust it"
+    ):
+        load(tmp_path / "x.parquet").prepare(num_workers=1)
+
+
+def test_rows_that_share_a_large_value_are_refused(tmp_path: Path):
+    value = np.random.default_rng(0).bytes(100_000)
+    pq.write_table(pa.table({"image": [value] * 300}), tmp_path / "x.parquet", use_dictionary=True)
+    assert (tmp_path / "x.parquet").stat().st_size < 110_000
+    with pytest.raises(DataError, match="but expands to 12,800,000 or more; do not trust it"):
         load(tmp_path / "x.parquet").prepare(num_workers=1)
 
 
