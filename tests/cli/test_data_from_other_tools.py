@@ -63,3 +63,12 @@ def test_without_pyarrow_the_message_says_what_to_install(gantrain, monkeypatch:
     refused = gantrain("dataset=parquet", "dataset.root=mine", *TINY)
     assert refused.status == 2
     assert "dataset=parquet needs the package pyarrow: pip install 'gantrain[parquet]'" in refused.stderr
+
+
+def test_arrays_saved_by_numpy_train(gantrain, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).random((6, 8, 8, 3), np.float32)
+    np.savez_compressed(tmp_path / "x.npz", x_train=x, y_train=np.arange(6) % 3, x_test=x[:2], y_test=[0, 1])
+    done = gantrain("dataset=npz", "dataset.root=x.npz", "dataset.holdout=test", *TINY, *QUIET[::2])
+    assert done.status == 0, done.stderr
+    assert "3x8x8, 3 classes" in done.stderr
+    assert run_json(tmp_path / "run")["dataset"]["held_out"]["num_images"] == 2
