@@ -180,8 +180,8 @@ class Config:
     """your own Python modules that configs may use, for example [my_losses]; can only be set on the command line"""
     run: str | None = for_task(None, "sample", "evaluate", is_path=True)
     """task=sample, task=evaluate: folder of the run, or one of its checkpoints"""
-    num: int = for_task(64, "sample")
-    """task=sample: number of samples"""
+    num: int = for_task(64, "sample", "data")
+    """task=sample: number of samples; task=data: number of images in the grid"""
     standing_statistics: int | None = for_task(None, "sample", "evaluate")
     """measure the statistics of G's BatchNorm anew, over this many batches, for example 16; null: those of training"""
     labels: Any = for_task(None, "sample")
@@ -200,8 +200,8 @@ class Config:
     """task=evaluate: images to judge instead of a run's: a folder, a zip, or a .npz with images or arr_0"""
     real: str | None = for_task(None, "evaluate", is_path=True)
     """task=evaluate images=...: the images to compare with, given in the same way; null: those of dataset=..."""
-    output: str | None = for_task(None, "sample", "evaluate", "benchmark", is_path=True)
-    """file to write: .npz, .png or FOLDER/ (PNGs) for task=sample, .json for task=evaluate and task=benchmark"""
+    output: str | None = for_task(None, "sample", "evaluate", "benchmark", "data", is_path=True)
+    """file to write: .npz, .png or FOLDER/ (task=sample), .json (task=evaluate, task=benchmark), .png (task=data)"""
 
 
 @dataclass(frozen=True)

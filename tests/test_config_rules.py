@@ -127,7 +127,7 @@ def test_boundary_values_pass(default: Config, key: str, value: object) -> None:
         (
             "output",
             "x.npz",
-            "output=x.npz has an effect only with task=sample or task=evaluate or task=benchmark; add that",
+            "output=x.npz has an effect only with task=sample or task=evaluate or task=benchmark or task=data",
         ),
         *(
             (f"{group}.lr", rate, rf"{group}.lr={rate}: a learning rate is a number above 0")

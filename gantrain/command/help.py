@@ -17,6 +17,8 @@ gantrain trains generative adversarial networks.
                                                your own images
   gantrain model=auto dataset=image_folder dataset.root=photos
                                                the same, with the recipe that suits them
+  gantrain task=data dataset=image_folder dataset.root=photos output=look.png
+                                               a look at them before
   gantrain -m model=dcgan,wgan_gp seed=0,1     a sweep: one run for every combination
   gantrain task=sample run=outputs/DATE/TIME num=10000 output=samples.npz
                                                samples of a run

@@ -65,6 +65,12 @@ def size_and_color(content: bytes) -> tuple[int, int, bool]:
         raise BadImageError(f"cannot be decoded ({printable(error)})") from error
 
 
+def color_mode(content: bytes) -> str:
+    """Return Pillow's name of the colors of an image that size_and_color accepts: RGB, L (gray), RGBA, P, CMYK, ..."""
+    with Image.open(BytesIO(content), formats=_FORMATS) as image:
+        return image.mode
+
+
 def _convert(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit values at 255; dividing by 257 scales 65535 to 255.
