@@ -16,9 +16,9 @@ from gantrain.errors import DataError
 def array_dataset(
     name: str,
     images: UInt8[np.ndarray, "n c h w"],
-    labels: Int64[np.ndarray, " n"],
+    labels: Int64[np.ndarray, " n"] | None,
     *,
-    num_classes: int,
+    num_classes: int | None,
     image_size: int | None,
     cache_dir: Path,
     features: str = "inception",
@@ -50,16 +50,16 @@ def array_dataset(
 def in_memory(
     name: str,
     images: UInt8[np.ndarray, "n c h w"],
-    labels: Int64[np.ndarray, " n"],
+    labels: Int64[np.ndarray, " n"] | None,
     *,
-    num_classes: int,
+    num_classes: int | None,
     features: str = "inception",
 ) -> ImageDataset:
     """Wrap arrays as a dataset."""
     return ImageDataset(
         name=name,
         images=torch.from_numpy(images),
-        labels=torch.from_numpy(labels),
+        labels=None if labels is None else torch.from_numpy(labels),
         num_classes=num_classes,
         fingerprint=fingerprint(images, labels),
         features=features,

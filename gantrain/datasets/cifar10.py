@@ -1,4 +1,4 @@
-"""CIFAR-10, read from the published Python batches: pickles, but loading them here runs no code."""
+"""CIFAR-10, read from the published batches: binary files, or pickles, but loading them here runs no code."""
 
 import hashlib
 import logging
@@ -20,7 +20,8 @@ from gantrain.errors import DataError
 logger = logging.getLogger(__name__)
 MAX_BYTES = 64 * 2**20  # twice a published batch; unpickled objects take many times the bytes of their pickle
 _NUM_CLASSES = 10
-_FOLDER = "cifar-10-batches-py"
+_FOLDER, _BINARY_FOLDER = "cifar-10-batches-py", "cifar-10-batches-bin"
+_IMAGE_BYTES = 3 * 32 * 32
 # Opcodes that no batch contains: for objects, sets, buffers, extension codes and persistent ids.
 _FORBIDDEN_OPCODES = (
     *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),
@@ -43,6 +44,8 @@ _FILES = {"train": tuple(_SHA256)[:5], "test": ("test_batch",)}
 def cifar10(*, root: str, download: bool, image_size: int | None, cache_dir: str) -> ImageDataset:
     """Load the 50,000 training images of CIFAR-10, 32x32 RGB, with labels 0 to 9.
 
+    Reads the Python batches, or where these are missing, the binary batches.
+
     Raises:
         ConfigError: image_size is below 1, or the cache cannot be written.
         DataError: the files are missing and cannot be downloaded, or are broken.
@@ -57,15 +60,19 @@ def cifar10(*, root: str, download: bool, image_size: int | None, cache_dir: str
 
 def _load(folder: Path, split: str, *, download: bool, image_size: int | None, cache_dir: Path) -> ImageDataset:
     paths = [folder / name for name in _FILES[split]]
-    if not all(path.exists() for path in paths):
+    binary = [folder.with_name(_BINARY_FOLDER) / f"{name}.bin" for name in _FILES[split]]
+    if not all(path.exists() for path in paths) and all(path.exists() for path in binary):
+        paths = binary
+    elif not all(path.exists() for path in paths):
         names = "data_batch_1 to data_batch_5" if split == "train" else "test_batch"
         needs = f"CIFAR-10 needs {names} of cifar-10-python.tar.gz in {folder}"
+        needs += f", or of cifar-10-binary.tar.gz in {binary[0].parent}"
         obtain(needs, folder=folder, download=download, fetch=_fetch)
-    batches = [read_batch(path) for path in paths]
+    batches = [read_binary(path) if path.suffix else read_batch(path) for path in paths]
     images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-    altered = [path.name for path, batch in zip(paths, batches, strict=True) if _sha256(*batch) != _SHA256[path.name]]
+    altered = [path.name for path, batch in zip(paths, batches, strict=True) if _sha256(*batch) != _SHA256[path.stem]]
     if altered:
-        logger.warning("%s: %s differ from the published pixels or labels.", folder, ", ".join(altered))
+        logger.warning("%s: %s differ from the published pixels or labels.", paths[0].parent, ", ".join(altered))
     return array_dataset(
         "cifar10",
         images,
@@ -76,31 +83,62 @@ def _load(folder: Path, split: str, *, download: bool, image_size: int | None, c
     )
 
 
-def read_batch(path: Path) -> tuple[UInt8[np.ndarray, "n 3 32 32"], Int64[np.ndarray, " n"]]:
-    """Read the images and labels of one batch.
+def read_binary(
+    path: Path, *, num_label_bytes: int = 1, which: int = 0, num_classes: int = _NUM_CLASSES
+) -> tuple[UInt8[np.ndarray, "n 3 32 32"], Int64[np.ndarray, " n"]]:
+    """Read the images and labels of one binary batch: for each image its label bytes, then its pixels.
+
+    Args:
+        which: of the label bytes.
+
+    Raises:
+        DataError: the file is not such a batch.
+    """
+    try:
+        with open_regular(path, max_bytes=4 * MAX_BYTES) as file:
+            content = np.frombuffer(file.read(), np.uint8)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    row = num_label_bytes + _IMAGE_BYTES
+    if len(content) % row:
+        raise DataError(
+            f"{path} has {len(content):,} bytes, which is not a multiple of {row:,}, those of an image; replace it."
+        )
+    rows = content.reshape(-1, row)
+    labels = check_labels(str(path), rows[:, which], num_images=len(rows), num_classes=num_classes)
+    return np.ascontiguousarray(rows[:, num_label_bytes:]).reshape(-1, 3, 32, 32), labels
+
+
+def read_batch(
+    path: Path, *, key: str = "labels", num_classes: int = _NUM_CLASSES, max_bytes: int = MAX_BYTES
+) -> tuple[UInt8[np.ndarray, "n 3 32 32"], Int64[np.ndarray, " n"]]:
+    """Read the images and labels of one Python batch.
+
+    Args:
+        key: of the labels.
 
     Raises:
         DataError: the file is not such a batch, or tries to run code.
     """
     try:
-        with open_regular(path, max_bytes=MAX_BYTES) as file:
-            batch = _BatchUnpickler(file.read(MAX_BYTES)).load()
-        data, labels = _unwrap(batch["data"]), _unwrap(batch["labels"])
+        with open_regular(path, max_bytes=max_bytes) as file:
+            batch = _BatchUnpickler(file.read(max_bytes)).load()
+        data, labels = _unwrap(batch["data"]), _unwrap(batch[key])
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     except _RefusedError as error:
         raise DataError(f"{path} asks for {error}, which no batch needs; no code was run. Replace the file.") from error
     except Exception as error:  # a broken pickle can raise any exception
         reason = f"{type(error).__name__}: {printable(error)}"
-        raise DataError(f"{path} is not a batch of CIFAR-10 ({reason}); replace it.") from error
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
+        raise DataError(f"{path} is not a batch of CIFAR-{num_classes} ({reason}); replace it.") from error
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _IMAGE_BYTES:
         found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
         raise DataError(f"{path}: the pixels must be uint8 (n, 3072), not {found}; replace it.")
     if isinstance(labels, list) and all(isinstance(label, int) for label in labels):
         labels = np.asarray(labels)
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
         raise DataError(f"{path}: the labels must be a list of whole numbers; replace it.")
-    labels = check_labels(str(path), labels, num_images=len(data), num_classes=_NUM_CLASSES)
+    labels = check_labels(str(path), labels, num_images=len(data), num_classes=num_classes)
     return data.reshape(-1, 3, 32, 32), labels
 
 
