@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from gantrain.datasets import image_files
 from gantrain.datasets.base import ImageDataset
@@ -114,6 +114,12 @@ VALID_IMAGES = {
     "webp": encoded(RGB, "WEBP"),
     "webp.lossless": encoded(RGB, "WEBP", lossless=True),
     "webp.animated": encoded(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:]),
+    "gif.animated": encoded(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]),
+    "bmp": encoded(RGB, "BMP"),
+    "tiff": encoded(RGB, "TIFF"),
+    "tif.lzw": encoded(RGB, "TIFF", compression="tiff_lzw", dpi=(72, 72)),
+    "ppm": encoded(RGB, "PPM"),
+    **({"avif": encoded(RGB, "AVIF", quality=90)} if features.check("avif") else {}),
 }
 
 
@@ -144,6 +150,29 @@ def jpeg_of_scans(num: int) -> bytes:
     return content[:start] + content[start:-2] * num + content[-2:]
 
 
+def tiff_with_tiles_of(side: int) -> bytes:
+    entries = [
+        (256, 9),
+        (257, 9),
+        (258, 8),
+        (259, 1),
+        (262, 1),
+        (277, 1),
+        (322, side),
+        (323, side),
+        (324, 8),
+        (325, 99),
+    ]
+    directory = b"".join(struct.pack("<HHLL", tag, 4, 1, value) for tag, value in entries)
+    return struct.pack("<2sHLH", b"II", 42, 8, len(entries)) + directory + bytes(200)
+
+
+def gif_of(width: int, height: int) -> bytes:
+    content = bytearray(VALID_IMAGES["gif.animated"])
+    content[6:10] = struct.pack("<HH", width, height)
+    return bytes(content)
+
+
 def riff(*chunks: tuple[bytes, bytes]) -> bytes:
     body = b"WEBP" + b"".join(kind + struct.pack("<I", len(content)) + content for kind, content in chunks)
     return b"RIFF" + struct.pack("<I", len(body)) + body
@@ -161,9 +190,10 @@ BAD_IMAGES = {
     "html": b"<!doctype html><title>404</title>",
     "zeros": bytes(10_000),
     "ones": b"\xff" * 10_000,
-    "gif": encoded(RGB, "GIF"),
-    "bmp": encoded(RGB, "BMP"),
-    "tiff": encoded(RGB, "TIFF"),
+    "pcx": encoded(RGB, "PCX"),
+    "tiff-float": encoded(Image.fromarray(COLORS[..., 0].astype(np.float32)), "TIFF"),
+    "tiff-tile-bomb": tiff_with_tiles_of(2**31 - 16),
+    "gif-bomb": gif_of(65535, 65535),
     "ppm": b"P6 100000 100000 255\n" + bytes(100),
     "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(touch marker) (w) file\n",
     "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
@@ -177,10 +207,6 @@ BAD_IMAGES = {
     "png-long-and-thin": png_of(1, 80_000_000),
     "png-depth": png_of(9, 9, depth=7),
     "png-color": png_of(9, 9, color=5),
-    "png-text-bomb": png_with(chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(10**8)))),
-    "png-international-text-bomb": png_with(chunk(b"iTXt", b"x\0\1\0\0\0" + zlib.compress(bytes(10**8)))),
-    "png-many-texts": png_with(*[chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(2**20)))] * 70),
-    "png-icc-bomb": png_with(chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(10**8)))),
     "png-chunk-length": png_with(struct.pack(">I", 2**32 - 1) + b"tEXt"),
     "png-short-header": b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", bytes(4)),
     "png-no-pixels": png_of(20, 20)[:33] + chunk(b"IEND", b""),
@@ -199,6 +225,11 @@ BAD_IMAGES = {
 }
 # Unusual, but valid.
 UNUSUAL_IMAGES = {
+    "png-text-bomb": png_with(chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(10**8)))),
+    "png-international-text-bomb": png_with(chunk(b"iTXt", b"x\0\1\0\0\0" + zlib.compress(bytes(10**8)))),
+    "png-orientation-bomb": png_with(chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(10**8)))),
+    "png-many-texts": png_with(*[chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(2**20)))] * 70),
+    "png-icc-bomb": png_with(chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(10**8)))),
     "png-icc-broken": png_with(chunk(b"iCCP", b"x\0\0broken")),
     "png-exif-broken": png_with(chunk(b"eXIf", b"II*\0" + b"\xff" * 100)),
     "png-exif-circle": png_with(chunk(b"eXIf", b"II*\0\x08\0\0\0\0\0\x08\0\0\0")),
@@ -256,8 +287,10 @@ def test_bad_images_are_named(tmp_path: Path, content: bytes):
 
 @pytest.mark.parametrize("content", params(UNUSUAL_IMAGES))
 def test_unusual_images_are_read(tmp_path: Path, content: bytes):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     _, lenient = load_with_a_valid_image(tmp_path, content, "webp")
     assert lenient.num_images == 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
 
 
 # Folders --------------------------------------------------------------------------------------------------------------
