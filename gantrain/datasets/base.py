@@ -72,6 +72,14 @@ class ImageDataset:
             num_workers: number of parallel decoders, at least 1; None: one per core. It does not affect the images.
         """
 
+    def describe_change(self, is_earlier: Callable[[str], bool]) -> str | None:
+        """Say which files came, went or changed since the data had another fingerprint; None if it is not known.
+
+        Args:
+            is_earlier: whether a fingerprint is that of the earlier data.
+        """
+        return None
+
 
 class LazyImageDataset(ImageDataset):
     """Images that are loaded by prepare(), or at the first use of the images, the labels or the fingerprint.
@@ -89,10 +97,11 @@ class LazyImageDataset(ImageDataset):
         num_classes: int | None,
         load: Callable[[int | None], ImageDataset],
         features: str = "inception",
+        describe_change: Callable[[Callable[[str], bool]], str | None] | None = None,
     ):
         self.name, self.num_classes, self.features = name, num_classes, features
         self._shape = (num_images, *image_shape)
-        self._load = load
+        self._load, self._describe_change = load, describe_change
         self._loaded: ImageDataset | None = None
 
     def _load_once(self, num_workers: int | None = None) -> ImageDataset:
@@ -135,6 +144,10 @@ class LazyImageDataset(ImageDataset):
     @override
     def prepare(self, *, num_workers: int | None = None) -> None:
         self._load_once(num_workers)
+
+    @override
+    def describe_change(self, is_earlier: Callable[[str], bool]) -> str | None:
+        return None if self._describe_change is None else self._describe_change(is_earlier)
 
 
 class Distribution(ABC):

@@ -27,7 +27,9 @@ import torch
 from jaxtyping import Int64, UInt8
 
 from gantrain.console import console
+from gantrain.datasets.bad_images import report_bad
 from gantrain.datasets.base import ImageDataset, LazyImageDataset
+from gantrain.datasets.changes import describe_change, listing_of, save_listing
 from gantrain.datasets.decoding import Decode, decoding
 from gantrain.datasets.images import BadImageError
 from gantrain.datasets.mapped import MappedImages
@@ -40,7 +42,7 @@ from gantrain.locks import HeldError, locked
 logger = logging.getLogger(__name__)
 FORMAT_VERSION = 2
 VERIFIED_BYTES = 256 * 10**6  # caches up to this size are verified at every load
-_NUM_BAD_SHOWN = 5
+_JUDGES = 2  # increase it when images are read that were bad before: only caches with bad images are decoded again
 _STALE_SECONDS = 24 * 60 * 60
 
 
@@ -84,19 +86,23 @@ def cached(source: Source, *, cache_dir: Path, max_bad_fraction: float) -> Image
         DataError: more than max_bad_fraction of the images are bad, or the cache cannot be read.
         GantrainError: the disk filled up while the cache was being written.
     """
+    name, key = source.name, source.key()
+    stem = cache_dir / f"{name}-{key[:16]}"
     return LazyImageDataset(
-        source.name,
+        name,
         num_images=len(source.names),
         image_shape=source.image_shape,
         num_classes=source.num_classes,
-        load=lambda num_workers: _load_or_build(source, cache_dir, max_bad_fraction, num_workers),
+        load=lambda num_workers: _load_or_build(source, stem, key, max_bad_fraction, num_workers),
         features=source.features,
+        describe_change=lambda is_earlier: describe_change(stem, name, is_earlier),
     )
 
 
-def _load_or_build(source: Source, cache_dir: Path, max_bad_fraction: float, num_workers: int | None) -> ImageDataset:
-    key = source.key()
-    stem = cache_dir / f"{source.name}-{key[:16]}"
+def _load_or_build(
+    source: Source, stem: Path, key: str, max_bad_fraction: float, num_workers: int | None
+) -> ImageDataset:
+    cache_dir = stem.parent
     found = _load(source, stem, key)
     if found is None:
         with _explain_write_errors(cache_dir):
@@ -113,7 +119,7 @@ def _load_or_build(source: Source, cache_dir: Path, max_bad_fraction: float, num
     if found is None:
         raise DataError(f"The cache {stem}.npy changed while it was being read; run again.")
     digest, bad, images, labels = found
-    _report_bad(source, bad, max_bad_fraction)
+    report_bad(source.origin, source.names, bad, max_bad_fraction)
     loaded = MappedImages(
         Path(f"{stem}.npy"),
         images,
@@ -205,6 +211,8 @@ def _load(source: Source, stem: Path, key: str) -> tuple[str, dict[str, str], An
         digest, bad, recorded_stamp = manifest["fingerprint"], manifest["bad"], manifest["file"]
         if not isinstance(digest, str) or not all(isinstance(text, str) for pair in bad.items() for text in pair):
             raise _MismatchError("its entries are not text")
+        if bad and manifest.get("judged") != _JUDGES:
+            raise _MismatchError("an earlier version refused some images")
         good = [i for i, name in enumerate(source.names) if name not in bad]
         if not good:
             raise _MismatchError("it has no images")
@@ -273,7 +281,7 @@ def _build(source: Source, stem: Path, key: str, num_workers: int | None) -> Non
                 digest.update(image.data)
                 good.append(i)
         if not good:
-            _report_bad(source, bad, 0.0)
+            report_bad(source.origin, source.names, bad, 0.0)
         file.seek(0)
         # numpy pads headers, so a header with a smaller number of rows fits in the same bytes.
         _write_header(file, (len(good), *source.image_shape))
@@ -289,13 +297,16 @@ def _build(source: Source, stem: Path, key: str, num_workers: int | None) -> Non
         "shape": [len(good), *source.image_shape],
         "num_bad": len(bad),
         "bad": bad,
+        "judged": _JUDGES,
         "fingerprint": finish_fingerprint(digest, (len(good), *source.image_shape), labels),
         "file": stamp,
     }
     try:
+        save_listing(stem, source.listing)
         _write_manifest(stem, manifest)
     except BaseException:
-        Path(f"{stem}.npy").unlink(missing_ok=True)
+        for path in (Path(f"{stem}.npy"), listing_of(stem)):
+            path.unlink(missing_ok=True)
         raise
 
 
@@ -310,18 +321,3 @@ def _remove_stale_temporaries(folder: Path, name: str) -> None:
         with suppress(OSError):  # another process removed it first, or it belongs to another user
             if time.time() - path.stat().st_mtime > _STALE_SECONDS:
                 path.unlink()
-
-
-def _report_bad(source: Source, bad: Mapping[str, str], max_bad_fraction: float) -> None:
-    if not bad:
-        return
-    shown = [f"{printable(name)} {reason}" for name, reason in list(bad.items())[:_NUM_BAD_SHOWN]]
-    num_hidden, total = len(bad) - len(shown), len(source.names)
-    message = f"{len(bad):,} of {total:,} images of {source.origin} are bad: {'; '.join(shown)}"
-    message += f"; and {num_hidden:,} more" if num_hidden else ""
-    if len(bad) == total:
-        raise DataError(f"{message}. None is left to train on.")
-    if len(bad) / total > max_bad_fraction:
-        remedy = math.ceil(100 * len(bad) / total) / 100
-        raise DataError(f"{message}. Remove or replace them, or leave them out with dataset.max_bad_fraction={remedy}.")
-    logger.warning("%s. They are left out.", message)

@@ -1,6 +1,7 @@
 """Hold out images: a random part of a dataset, or its own test split, on which nothing is trained."""
 
 import hashlib
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -86,8 +87,14 @@ class Part(ImageDataset):
     @property
     @override
     def fingerprint(self) -> str:  # type: ignore[override]
-        part = f"{self.whole.fingerprint} {self.split} {self.fraction}"
-        return hashlib.sha256(part.encode()).hexdigest()
+        return self._of_part(self.whole.fingerprint)
+
+    def _of_part(self, of_whole: str) -> str:
+        return hashlib.sha256(f"{of_whole} {self.split} {self.fraction}".encode()).hexdigest()
+
+    @override
+    def describe_change(self, is_earlier: Callable[[str], bool]) -> str | None:
+        return self.whole.describe_change(lambda of_whole: is_earlier(self._of_part(of_whole)))
 
     @property
     @override

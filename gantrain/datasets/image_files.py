@@ -1,12 +1,11 @@
 """Read the image files of a folder or a zip through one interface."""
 
 import errno
+import logging
 import os
-import re
 import stat
 import weakref
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -16,10 +15,12 @@ from typing import Any
 
 from typing_extensions import override
 
-from gantrain.datasets.images import SUFFIXES, BadImageError
+from gantrain.datasets.images import KINDS, BadImageError
+from gantrain.datasets.left_out import HIDDEN_MARK, Head, LeftOut, is_image, is_system, is_visible, select
 from gantrain.datasets.untrusted import open_regular, printable, read_regular
 from gantrain.errors import DataError
 
+logger = logging.getLogger(__name__)
 MAX_FILE_BYTES = 256 * 2**20
 MAX_FOLDERS = 1_000_000
 MAX_DIRECTORY_BYTES = 256 * 2**20  # of the directory of a zip: two million files with names of usual length
@@ -65,7 +66,8 @@ class Originals:
 def open_image_files(path: Path, option: str = "dataset.root") -> ImageFiles:
     """List the image files below a folder or inside a zip, at any depth.
 
-    Skips hidden files and the __MACOSX folders that macOS adds to zips. A zip stays open while the result is in use.
+    Skips hidden files, folders that systems make, and what gantrain made; logs what is left out. A zip stays open while
+    the result is in use.
 
     Args:
         option: name of the option that holds the path, for messages.
@@ -84,14 +86,32 @@ def open_image_files(path: Path, option: str = "dataset.root") -> ImageFiles:
     raise DataError(f"{path} does not exist; set {option} to the folder or zip that holds the images.")
 
 
+def holds_images(folder: Path) -> bool:
+    """Return whether there is an image below a folder, at any depth, by the names of the files.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    return any(is_image(name) for name, *_ in _walk(folder, {}, LeftOut(), "dataset.root"))
+
+
 def _of_folder(root: Path, option: str) -> ImageFiles:
     flaws: dict[str, str] = {}
+    left_out = LeftOut()
     try:
-        found = list(_walk(root, flaws, option))
+        found = list(_walk(root, flaws, left_out, option))
     except OSError as error:
         raise DataError(f"{error.filename} cannot be listed: {error.strerror}.") from error
-    listing = _images_among(root, found, option)
     folder = os.path.join(root, "")  # noqa: PTH118 (pathlib would take 1% of the decoding time)
+
+    def head(name: str, num_bytes: int) -> bytes:
+        try:
+            with open_regular(root / name) as file:
+                return file.read(num_bytes)
+        except OSError:
+            return b""
+
+    listing = _images_among(root, found, option, head, left_out)
 
     def read(i: int) -> bytes:
         name, num_bytes, _ = listing[i]
@@ -113,13 +133,22 @@ def _of_folder(root: Path, option: str) -> ImageFiles:
     return ImageFiles(root, [name for name, *_ in listing], listing, flaws, read, read_other)
 
 
-def _walk(root: Path, flaws: dict[str, str], option: str) -> Iterator[tuple[str, int, int]]:
+def _walk(root: Path, flaws: dict[str, str], left_out: LeftOut, option: str) -> Iterator[tuple[str, int, int]]:
     # Follows links, because datasets are often folders of links, but not into a folder that contains the link.
     pending: list[tuple[Path, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
     num_folders = 0
     while pending:
         folder, prefix, above = pending.pop()
-        status = folder.stat()
+        try:
+            status = folder.stat()
+            with os.scandir(folder) as found:
+                entries = list(found)
+        except OSError as error:
+            if not prefix:
+                raise
+            flaws[prefix] = f"cannot be listed ({error.strerror})"
+            yield prefix, 0, 0
+            continue
         itself = (status.st_dev, status.st_ino)
         if itself in above:
             continue
@@ -129,23 +158,27 @@ def _walk(root: Path, flaws: dict[str, str], option: str) -> Iterator[tuple[str,
                 f"{option}={root} leads into more than {MAX_FOLDERS:,} folders, "
                 "perhaps through links; choose a folder with fewer."
             )
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = prefix + entry.name
-                if not _is_visible(name):
-                    continue
-                try:
-                    status = entry.stat()
-                except OSError as error:  # a broken link, or a file that was just deleted
-                    flaws[name] = f"cannot be read ({error.strerror})"
-                    yield name, 0, 0
-                    continue
-                if stat.S_ISDIR(status.st_mode):
+        for entry in entries:
+            name = prefix + entry.name
+            if entry.name == Path(HIDDEN_MARK).parts[0]:
+                yield prefix + HIDDEN_MARK, 0, 0
+            if not is_visible(name):
+                continue
+            try:
+                status = entry.stat()
+            except OSError as error:  # a broken link, or a file that was just deleted
+                flaws[name] = f"cannot be read ({error.strerror})"
+                yield name, 0, 0
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                if is_system(entry.name):
+                    left_out.system[name] = None
+                else:
                     pending.append((Path(entry.path), f"{name}/", above | {itself}))
-                    continue
-                if not stat.S_ISREG(status.st_mode):
-                    flaws[name] = "is not a regular file"
-                yield name, status.st_size, status.st_mtime_ns
+                continue
+            if not stat.S_ISREG(status.st_mode):
+                flaws[name] = "is not a regular file"
+            yield name, status.st_size, status.st_mtime_ns
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
@@ -204,7 +237,16 @@ def _check_directory(file: BufferedReader) -> None:
 def _of_zip(path: Path, archive: zipfile.ZipFile, option: str) -> ImageFiles:
     members = {info.filename: info for info in archive.infolist() if not info.filename.endswith("/")}
     flaws = _zip_flaws(archive)
-    listing = _images_among(path, [(name, info.file_size, info.CRC) for name, info in members.items()], option)
+
+    def head(name: str, num_bytes: int) -> bytes:
+        try:
+            with archive.open(name) as member:
+                return b"" if name in flaws else member.read(num_bytes)
+        except Exception:  # a broken zip can raise any exception
+            return b""
+
+    found = [(name, info.file_size, info.CRC) for name, info in members.items()]
+    listing = _images_among(path, found, option, head, is_zip=True)
 
     def read(i: int) -> bytes:
         return unzip(members[listing[i][0]])
@@ -255,31 +297,31 @@ def _points_outside(name: str) -> bool:
     return bool(path.anchor) or ".." in path.parts
 
 
-def _images_among(root: Path, found: list[tuple[str, int, int]], option: str) -> list[tuple[str, int, int]]:
-    visible = [entry for entry in found if _is_visible(entry[0])]
-    images = sorted(entry for entry in visible if _suffix(entry[0]) in SUFFIXES)
+def _images_among(
+    root: Path,
+    found: list[tuple[str, int, int]],
+    option: str,
+    head: Head,
+    skipped: LeftOut | None = None,
+    *,
+    is_zip: bool = False,
+) -> list[tuple[str, int, int]]:
+    names, left_out = select([name for name, *_ in found], head, is_zip=is_zip)
+    if skipped is not None:
+        left_out.system |= skipped.system
+    chosen = set(names)
+    images = sorted(entry for entry in found if entry[0] in chosen)
     if images:
+        if left_out:
+            level = logging.WARNING if left_out.has_pictures else logging.INFO
+            logger.log(level, "%s images in %s; left out: %s.", f"{len(images):,}", root, left_out)
         return images
-    if not visible:
-        raise DataError(f"{option}={root} is empty; put PNG, JPEG or WebP images there.")
-    counts = Counter(_suffix(name) or "without a suffix" for name, *_ in visible)
-    others = ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common(8))
+    if not left_out:
+        raise DataError(f"{option}={root} is empty; put images there ({KINDS}).")
     raise DataError(
-        f"{root} holds no PNG, JPEG or WebP images, only other files ({others}); "
+        f"{root} holds no {KINDS} images, only others: {left_out}; "
         f"put images there, or set {option} to the folder or zip that holds them."
     )
-
-
-def _is_visible(name: str) -> bool:
-    return _HIDDEN.search(name) is None
-
-
-_HIDDEN = re.compile(r"(^|[/\\])(__MACOSX([/\\]|$)|\.(?!\.?([/\\]|$)))")
-"""Matches a path with a part that is __MACOSX, or that starts with a dot and is neither "." nor ".."."""
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 (twenty times as fast as pathlib)
 
 
 def _check_readable(num_bytes: int, flaw: str | None) -> None:

@@ -19,7 +19,7 @@ from gantrain.errors import ConfigError
 def image_folder(
     *, root: str | None, labels: Rule, image_size: int, channels: int, cache_dir: str, max_bad_fraction: float
 ) -> ImageDataset:
-    """Load all PNG, JPEG and WebP images below a folder or in a zip, as squares of image_size pixels.
+    """Load all images below a folder or in a zip, as squares of image_size pixels.
 
     Resizes the shorter side to image_size pixels, then cuts out the central square.
 

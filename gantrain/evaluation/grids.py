@@ -10,9 +10,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from gantrain.datasets.batches import to_bytes
+from gantrain.datasets.metadata import MADE_BY_GANTRAIN
 from gantrain.files import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -61,15 +63,17 @@ def num_columns(n: int) -> int:
 
 
 def save_png(path: Path, picture: Picture) -> None:
-    """Write a picture to a PNG file atomically."""
+    """Write a picture to a PNG file atomically, with a mark: as a part of the data it would be left out."""
+    mark = PngInfo()
+    mark.add_text(*MADE_BY_GANTRAIN)
     with atomic_write(path) as file:
-        file.write(png(picture))
+        file.write(png(picture, mark))
 
 
-def png(picture: Picture) -> bytes:
+def png(picture: Picture, info: PngInfo | None = None) -> bytes:
     """Encode a picture as PNG at the lowest compression level: twice as fast as the default, and 5 % larger."""
     file = BytesIO()
-    Image.fromarray(picture).save(file, format="png", compress_level=1)
+    Image.fromarray(picture).save(file, format="png", compress_level=1, pnginfo=info)
     return file.getvalue()
 
 

@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from gantrain.datasets.batches import to_bytes
+from gantrain.datasets.metadata import MADE_BY_GANTRAIN, SAMPLE_BY_GANTRAIN
 from gantrain.errors import ConfigError
 from gantrain.evaluation.grids import grid, save_png
 from gantrain.evaluation.sampling import LabelFunction
@@ -92,20 +94,23 @@ def write_folder(
 ) -> None:
     """Write a PNG for each image: 000000.png, 000001.png, ..., or with labels 000000_class3.png, ...
 
+    Each has a mark: below a folder of images, the folder would be left out.
+
     Raises:
         ConfigError: the samples are vectors, or the disk is too small.
     """
     require_images(output, image_shape)
     blocks_each = -(-(int(np.prod(image_shape)) + PNG_BYTES) // DISK_BLOCK)
     require_space(output, num * blocks_each * DISK_BLOCK, f"output={output}/")
-    digits, i = max(6, len(str(num - 1))), 0
+    digits, i, mark = max(6, len(str(num - 1))), 0, PngInfo()
+    mark.add_text(MADE_BY_GANTRAIN[0], SAMPLE_BY_GANTRAIN)
     with atomic_folder(output) as folder:
         for block in blocks:
             classes = None if labels is None else labels(i, len(block)).tolist()
             for j, pixels in enumerate(to_pixels(block)):
                 suffix = "" if classes is None else f"_class{classes[j]}"
                 image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-                image.save(folder / f"{i + j:0{digits}d}{suffix}.png", compress_level=1)
+                image.save(folder / f"{i + j:0{digits}d}{suffix}.png", compress_level=1, pnginfo=mark)
             i += len(block)
 
 

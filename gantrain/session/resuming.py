@@ -10,6 +10,7 @@ from gantrain.assemble import Training
 from gantrain.callbacks import csv
 from gantrain.callbacks.checkpoint import Checkpoint
 from gantrain.config import Config, Node, selected_options
+from gantrain.datasets.base import ImageDataset
 from gantrain.errors import ConfigError, DivergedError
 from gantrain.files import remove_temporaries
 from gantrain.session import checkpoint, snapshot
@@ -160,11 +161,23 @@ def check_saved_run(training: Training, found: SavedRun) -> bool:
         )
     if content["fingerprint"] != run.dataset.fingerprint and "dataset" not in run.config.allow_change:
         raise ConfigError(
-            f"dataset: {run.folder} was trained on different data from what dataset={run.dataset.name} loads now "
-            f"(fingerprint {content['fingerprint'][:12]}, now {run.dataset.fingerprint[:12]}); restore the data, or "
-            "allow the change: 'allow_change=[dataset]'."
+            f"dataset: {run.folder} was trained on different data from what dataset={run.dataset.name} loads now: "
+            f"{describe_change(run, content['fingerprint'])} (fingerprint {content['fingerprint'][:12]}, now "
+            f"{run.dataset.fingerprint[:12]}). Restore the data, or allow the change: 'allow_change=[dataset]'."
         )
     return load_record(run.folder).get("status") == "finished" and content["step"] == run.steps
+
+
+def describe_change(run: Run, fingerprint: str) -> str:
+    """Say how the data differ from those with an earlier fingerprint: by their files, or else by their number."""
+    dataset = run.dataset
+    if isinstance(dataset, ImageDataset) and (changes := dataset.describe_change(lambda found: found == fingerprint)):
+        return changes
+    recorded = load_record(run.folder).get("dataset")
+    before = recorded.get("num_images") if isinstance(recorded, dict) else None
+    if isinstance(before, int) and before != dataset.num_images:
+        return f"{before:,} images then, {dataset.num_images:,} now"
+    return "their number is the same, but not their content"
 
 
 def restore_content(training: Training, path: Path, content: checkpoint.Content) -> None:

@@ -37,7 +37,7 @@ def test_bytes_written_by_pandas(tmp_path: Path):
     dataset = load(tmp_path / "x.parquet")
     assert (values(dataset), dataset.labels.tolist(), dataset.num_classes) == (RED, [2, 1, 2, 0, 1], 3)
     assert dataset.name == "parquet"
-    assert [path.suffix for path in sorted((tmp_path / ".cache").iterdir())] == [".json", ".npy"]
+    assert [path.suffix for path in sorted((tmp_path / ".cache").iterdir())] == [".gz", ".json", ".npy"]
 
 
 def test_structs_with_an_index_written_by_pandas(tmp_path: Path):

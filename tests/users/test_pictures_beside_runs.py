@@ -1,0 +1,103 @@
+"""What a user sees who trains in the folder of the pictures: runs, grids and caches are no data."""
+
+import json
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from runs import run_json
+
+RUN = (
+    *("model=dcgan", "model.generator.width=2", "model.discriminator.width=1", "dataset.image_size=16", "batch_size=4"),
+    *("dataset=image_folder", "steps=2", "checkpoint.every=1", "metric=[]", "++callback.samples.num=4", "log_every=1"),
+)
+NUM = 8
+
+
+@pytest.fixture(autouse=True)
+def pictures(tmp_path: Path) -> None:
+    """The pictures, in the folder in which the command is started."""
+    rng = np.random.default_rng(0)
+    for i in range(NUM):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+
+
+def records(folder: Path = Path()) -> list[dict]:
+    return [run_json(path.parent) for path in sorted(folder.rglob("run.json"), key=lambda path: path.stat().st_mtime)]
+
+
+def num_images(folder: Path = Path()) -> list[int]:
+    return [record["dataset"]["num_images"] for record in records(folder)]
+
+
+def test_every_run_sees_the_same_pictures(gantrain: Callable, tmp_path: Path):
+    for _ in range(2):
+        assert gantrain(*RUN, "dataset.root=.").status == 0
+    last = gantrain(*RUN, "dataset.root=.", "run_dir=runs/last")
+    assert (last.status, num_images()) == (0, [NUM] * 3)
+    assert len({record["dataset"]["fingerprint"] for record in records()}) == 1
+    assert re.search(r"8 images in \.; left out: what gantrain made \(outputs/\S+, outputs/\S+\)\.", last.stderr)
+    assert (tmp_path / "runs/last/samples/real.png").exists()
+    resumed = gantrain(*RUN, "dataset.root=.", "run_dir=runs/last", "steps=3")  # as a scheduler restarts a job
+    assert (resumed.status, run_json(tmp_path / "runs/last")["steps"]) == (0, 3)
+
+
+def test_every_run_of_a_sweep_sees_the_same_pictures(gantrain: Callable):
+    assert gantrain("-m", *RUN, "dataset.root=.", "seed=0,1").status == 0
+    assert num_images() == [NUM] * 2
+
+
+def test_run_in_the_folder_of_the_pictures_itself(gantrain: Callable):
+    for steps in (2, 3):
+        assert gantrain(*RUN, "dataset.root=.", "run_dir=.", f"steps={steps}").status == 0
+        assert num_images() == [NUM]
+    assert records()[0]["steps"] == 3
+
+
+def test_samples_and_grids_are_no_data(gantrain: Callable):
+    assert gantrain(*RUN, "dataset.root=.", "run_dir=run").status == 0
+    for output in ("grid.png", "samples/", "deep.png"):
+        assert gantrain("task=sample", "run=run", f"output={output}", "num=4").status == 0
+    again = gantrain(*RUN, "dataset.root=.", "run_dir=again")
+    assert (again.status, num_images(Path("again"))) == (0, [NUM])
+    assert "were made by gantrain: deep.png, grid.png. They are left out." in again.stderr
+    assert "left out: what gantrain made (run, samples)" in again.stderr
+    named = gantrain(*RUN, "dataset.root=samples", "run_dir=on_samples")  # who names the folder wants it
+    assert (named.status, num_images(Path("on_samples"))) == (0, [4])
+
+
+def test_zip_of_the_folder_with_its_runs(gantrain: Callable, tmp_path: Path):
+    assert gantrain(*RUN, "dataset.root=.", "run_dir=run").status == 0
+    with zipfile.ZipFile("photos.zip", "w") as archive:
+        for path in sorted(tmp_path.rglob("*")):
+            if path.name != "photos.zip":
+                archive.write(path, path.relative_to(tmp_path))
+    assert gantrain(*RUN, "dataset.root=photos.zip", "run_dir=of_zip").status == 0
+    assert num_images(Path("of_zip")) == [NUM]
+    assert run_json(Path("of_zip"))["dataset"]["fingerprint"] == run_json(Path("run"))["dataset"]["fingerprint"]
+
+
+@pytest.mark.parametrize("holdout", ["null", "0.25"])
+def test_refusal_of_changed_data_says_what_changed(gantrain: Callable, tmp_path: Path, holdout: str):
+    command = (*RUN, "dataset.root=.", "run_dir=run", f"dataset.holdout={holdout}")
+    assert gantrain(*command).status == 0
+    for name in ("new 1.png", "new 2.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "3.png").unlink()
+    shutil.copy(tmp_path / "4.png", tmp_path / "5.png")
+    refused = gantrain(*command, "steps=3")
+    assert refused.status == 2
+    assert "of the files, 2 came (new 1.png, new 2.png), 1 went (3.png), 1 changed (5.png)" in refused.stderr
+    for path in (tmp_path / "data/cache").glob("*.files.gz"):  # as in a cache of an earlier version
+        path.unlink()
+    (tmp_path / "5.png").unlink()
+    (tmp_path / "6.png").unlink()
+    record = json.loads((tmp_path / "run/run.json").read_text())["dataset"]["num_images"]
+    refused = gantrain(*command, "steps=3")
+    assert refused.status == 2
+    assert re.search(rf"loads now: {record} images then, [5-7] now \(fingerprint", refused.stderr)
