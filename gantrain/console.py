@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
+from gantrain.engine.workers import can_start_threads
+
 
 class _Stderr:
     """Writes to the current sys.stderr until a write fails, and discards everything after that.
@@ -46,7 +48,7 @@ def is_redrawable() -> bool:
 
 def draws_bars(target: Console) -> bool:
     """Return whether a progress bar can be drawn; if not, progress is printed in lines."""
-    return target.is_interactive and target.is_terminal
+    return target.is_interactive and target.is_terminal and can_start_threads(1)  # a bar has a thread
 
 
 console = Console(file=_Stderr(), force_interactive=is_redrawable())  # type: ignore[arg-type]

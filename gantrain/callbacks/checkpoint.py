@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from gantrain.callbacks.base import Callback
 from gantrain.engine.finite import all_finite
+from gantrain.engine.workers import thread_pool
 from gantrain.errors import ConfigError
 from gantrain.evaluation.receipts import differ
 from gantrain.files import require_space
@@ -64,7 +65,7 @@ class Checkpoint(Callback):
         self.saved_at: int | None = None
         self.is_best = False
         checkpoint.require_serializable(capture(run))
-        self.writer = ThreadPoolExecutor(1, "checkpoint")
+        self.writer = thread_pool(1, "checkpoint")
         self.writing: Future[None] | None = None
 
     @override

@@ -7,7 +7,7 @@ floats and mirrored on the device.
 import logging
 import math
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from copy import copy
 from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from gantrain.datasets.base import Dataset, Distribution, ImageDataset
+from gantrain.engine.workers import thread_pool
 from gantrain.files import format_bytes
 from gantrain.seeding import generator
 
@@ -160,7 +161,7 @@ class Prefetcher:
         self.batches, self.batch_size, self.device = batches, batches.batch_size, batches.device
         self.data_location = batches.data_location
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self.executor = ThreadPoolExecutor(1, "batches")
+        self.executor = thread_pool(1, "batches")
         self.in_flight: dict[int, Future[tuple[Tensor, Tensor | None, torch.cuda.Event | None]]] = {}
 
     def for_generator(self) -> "Prefetcher":

@@ -5,9 +5,9 @@ two threads are hardly faster than one. On Linux the workers are therefore forke
 they need to decode. They write pixels into shared memory and send only error messages through a pipe.
 """
 
+import logging
 import math
 import mmap
-import multiprocessing
 import os
 import signal
 import sys
@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
@@ -26,7 +26,10 @@ from PIL import Image
 from gantrain.datasets.images import BadImageError
 from gantrain.datasets.untrusted import printable
 from gantrain.engine.cores import num_cores
+from gantrain.engine.workers import process_pool, thread_pool
 from gantrain.errors import GantrainError
+
+logger = logging.getLogger(__name__)
 
 Decode = Callable[[int], UInt8[np.ndarray, "c h w"]]
 
@@ -135,11 +138,21 @@ def _results(
 
 
 def start_workers(decoder: ChunkDecoder, num: int) -> tuple[Executor, Callable[[int, range], dict[int, str]]]:
-    """Return an executor with `num` workers, and the function to submit to it for each chunk."""
-    if num == 1 or sys.platform != "linux":  # on other systems a process forked beside running threads may hang
-        return ThreadPoolExecutor(num, "decode"), decoder
-    context = multiprocessing.get_context("fork")
-    return ProcessPoolExecutor(num, context, initializer=_init_worker, initargs=(decoder, os.getpid())), _decode_chunk
+    """Return an executor with `num` workers, and the function to submit to it for each chunk.
+
+    The workers are threads where no processes can be started, for example in a container with a full /dev/shm.
+    """
+    if num > 1 and sys.platform == "linux":  # on other systems a process forked beside running threads may hang
+        try:
+            return process_pool(num, _init_worker, (decoder, os.getpid())), _decode_chunk
+        except (OSError, RuntimeError, TimeoutError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            logger.warning(
+                "%s processes cannot be started (%s: /dev/shm may be full or read-only, or the number of processes "
+                "limited); images are decoded in threads, which takes longer.",
+                *(num, reason),
+            )
+    return thread_pool(num, "decode"), decoder
 
 
 _worker_decoders: list[ChunkDecoder] = []
@@ -158,7 +171,10 @@ def _init_worker(decoder: ChunkDecoder, parent: int) -> None:
             time.sleep(1)
         os._exit(1)
 
-    threading.Thread(target=die_with_parent, daemon=True).start()
+    try:
+        threading.Thread(target=die_with_parent, daemon=True).start()
+    except RuntimeError:  # the system allows no more threads; a worker without it could outlive its parent
+        os._exit(1)
 
 
 def _decode_chunk(slot: int, indices: range) -> dict[int, str]:
