@@ -214,6 +214,7 @@ class Setting:
         changes_training: whether a change of it is refused when a run is resumed.
         tasks: the tasks that read it; (): every task.
         is_path: whether ~ at its start is the home folder.
+        is_whole: whether it is a whole number.
     """
 
     key: str
@@ -222,6 +223,7 @@ class Setting:
     changes_training: bool
     tasks: tuple[str, ...]
     is_path: bool
+    is_whole: bool
 
 
 @cache
@@ -240,7 +242,8 @@ def _settings(owner: Any, prefix: str) -> Iterator[Setting]:
             continue
         default = factory() if callable(factory) else f.default
         tasks, is_path = f.metadata.get("tasks", ()), bool(f.metadata.get("is_path"))
-        yield Setting(key, default, texts.get(f.name, ""), changes, tasks, is_path)
+        is_whole = f.type in (int, int | None)
+        yield Setting(key, default, texts.get(f.name, ""), changes, tasks, is_path, is_whole)
 
 
 def field_texts(owner: type) -> dict[str, str]:

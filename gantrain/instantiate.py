@@ -35,6 +35,7 @@ def build(path: str, node: Any, *arguments: object, **keyword_arguments: object)
             f"{path}={node}: must be one of the options in gantrain --help, or a mapping with a _target_."
         )
     target = resolve(path, node["_target_"])
+    node = _with_whole_numbers(node, _type_hints(target))
     options = {key: value for key, value in node.items() if key != "_target_"}
     parameters = inspect.signature(target).parameters
     keyword_arguments = {name: value for name, value in keyword_arguments.items() if name in parameters}
@@ -81,6 +82,15 @@ def _type_hints(target: Any) -> dict[str, Any]:
     if getattr(target, "__module__", "").split(".")[0] != "gantrain":
         return {}  # other packages accept more than their hints say: torch takes lists where its hints say tuple
     return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+
+
+def _with_whole_numbers(node: Node, hints: dict[str, Any]) -> Node:
+    # 1e5 is a float in YAML and in overrides.
+    whole = {name for name, hint in hints.items() if hint is int or set(typing.get_args(hint)) == {int, type(None)}}
+    return {
+        key: int(value) if key in whole and isinstance(value, float) and value.is_integer() else value
+        for key, value in node.items()
+    }
 
 
 def _fits(value: object, hint: Any) -> bool:

@@ -27,7 +27,14 @@ from gantrain.command.default import takes_default, with_default_experiment
 from gantrain.command.explain import explain
 from gantrain.command.folders import claimed_sweep, created, distinct_folders, register
 from gantrain.command.help import config_folders, help_text
-from gantrain.command.overrides import key_of, quote, shell_command, with_options_of_run, with_saved_overrides
+from gantrain.command.overrides import (
+    key_of,
+    quote,
+    shell_command,
+    with_options_of_run,
+    with_saved_overrides,
+    with_whole_numbers,
+)
 from gantrain.command.paths import expand_in, with_expanded_paths
 from gantrain.command.signals import exit_if_signalled, leave_on_signals
 from gantrain.config import CONF, LIST_GROUPS, Config, selected_options
@@ -247,7 +254,7 @@ def overrides_to_compose(given: argparse.Namespace, folders: Sequence[Path], tas
     Raises:
         GantrainError: something that was typed is wrong, or the run that is resumed cannot be read.
     """
-    given.overrides = with_expanded_paths(given.overrides)
+    given.overrides = with_whole_numbers(with_expanded_paths(given.overrides))
     check_flags(given)
     check_own_options(folders)
     check_overrides(given.overrides, folders)

@@ -3,11 +3,13 @@
 import re
 import shlex
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from gantrain.config import settings
 from gantrain.errors import ConfigError, DataError
 from gantrain.session.saved import holds_run, is_below, load_yaml, require_regular_files
 
@@ -93,6 +95,22 @@ def with_options_of_run(typed: Sequence[str]) -> list[str]:
         return list(typed)
     groups = [f"{group}." for group in SAVED_PARTS if group not in wanted]
     return [f"++{override}" if override.startswith(tuple(groups)) else override for override in typed]
+
+
+def with_whole_numbers(overrides: Sequence[str]) -> list[str]:
+    """Write numbers such as 1e5 in the overrides of whole numbers as 100000, also in a sweep; Hydra reads a float."""
+    keys = {setting.key for setting in settings() if setting.is_whole}
+    return [_with_whole_numbers(override) if key_of(override) in keys else override for override in overrides]
+
+
+def _with_whole_numbers(override: str) -> str:
+    name, equals, value = override.partition("=")
+
+    def whole(found: re.Match[str]) -> str:
+        number = Decimal(found[0])
+        return str(int(number)) if number == number.to_integral_value() else found[0]
+
+    return name + equals + re.sub(r"(?<![^,])\d+(\.\d*)?[eE]\+?\d{1,2}(?![^,])", whole, value)
 
 
 def key_of(override: str) -> str:

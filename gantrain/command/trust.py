@@ -7,8 +7,11 @@ there a config may only choose launcher and sweeper.
 """
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -61,11 +64,28 @@ def resolve(path: str, target: object) -> Any:
     try:
         found = _locate(target)
     except Exception as error:  # the import of a user's module may raise anything
-        raise ConfigError(f"{path}._target_={target} cannot be imported: {' '.join(str(error).split())}") from error
+        reason = explain_hidden(target.partition(".")[0]) or " ".join(str(error).split())
+        raise ConfigError(f"{path}._target_={target} cannot be imported: {reason}") from error
     # A name may refer to code outside its package, such as gantrain.losses.base.torch.
     if not callable(found) or not _is_within(f"{getattr(found, '__module__', '')}.", [own, *trusted]):
         raise ConfigError(f"{path}._target_={target} is not a class or function of {own}; see gantrain --help.")
     return found
+
+
+def explain_hidden(module: str) -> str | None:
+    """Return why a module of the working directory cannot be imported: another one has its name; None: none has.
+
+    The working directory comes last on the module search path, so that its files replace no library.
+    """
+    own = next((p for p in (Path.cwd() / f"{module}.py", Path.cwd() / module) if p.exists()), None)
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    if own is None or spec is None or (spec.origin and Path(spec.origin).is_relative_to(Path.cwd())):
+        return None
+    of = "Python's standard library" if module in sys.stdlib_module_names else f"an installed package ({spec.origin})"
+    return f"{own.name} has the name of a module of {of}, which is imported instead; rename it to my_{own.name}"
 
 
 _SILENT = {"version": 1, "root": None, "disable_existing_loggers": False}
