@@ -1,10 +1,14 @@
 """Datasets that consist of several files of one format: list them, and choose those of a split."""
 
+import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+from gantrain.datasets.base import ImageDataset
 from gantrain.errors import ConfigError, DataError
 
+logger = logging.getLogger(__name__)
 SPLITS = {"train": "train", "training": "train", "test": "test", "val": "validation", "valid": "validation"}
 SPLITS |= {"validation": "validation", "dev": "validation"}
 """Words in the paths of files that name the split of their images."""
@@ -48,6 +52,24 @@ def listing_of(paths: list[Path], root: Path) -> list[tuple[str, int, int]]:
     base = root if root.is_dir() else root.parent
     status = [(path, path.stat()) for path in paths]
     return [(path.relative_to(base).as_posix(), s.st_size, s.st_mtime_ns) for path, s in status]
+
+
+def load_split(paths: list[Path], root: Path, split: str, load: Callable[[list[Path]], ImageDataset]) -> ImageDataset:
+    """Load the files of a split, and say that there are others; those of the split test can be held out.
+
+    Raises:
+        DataError: the paths name other splits only.
+    """
+    chosen = of_split(paths, root, split)
+    dataset = load(chosen)
+    if len(chosen) < len(paths):
+        logger.info(
+            "%s: %s of %s files are of the split %s; the others are not trained on.",
+            *(root, f"{len(chosen):,}", f"{len(paths):,}", split),
+        )
+        if split != "test":
+            dataset.load_test_split = lambda: load(of_split(paths, root, "test"))
+    return dataset
 
 
 def of_split(paths: list[Path], root: Path, split: str) -> list[Path]:

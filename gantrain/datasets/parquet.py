@@ -14,7 +14,7 @@ from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.classes import Classes, digest, from_values
 from gantrain.datasets.image_files import MAX_FILE_BYTES, ImageFiles
 from gantrain.datasets.image_folder import check_pictures, pictures
-from gantrain.datasets.many_files import list_files, listing_of, of_split, require_root
+from gantrain.datasets.many_files import list_files, listing_of, load_split, require_root
 from gantrain.datasets.spool import Spool
 from gantrain.datasets.untrusted import printable, read_regular
 from gantrain.errors import ConfigError, DataError
@@ -65,14 +65,10 @@ def parquet(
     options: Any = {"image_size": image_size, "channels": channels, "cache_dir": cache_dir}
     options |= {"max_bad_fraction": max_bad_fraction}
 
-    def load(split: str) -> ImageDataset:
-        table = Table.of(of_split(paths, folder, split), folder, image_column, label_column)
-        return table.dataset(labels=labels, **options)
+    def load(chosen: list[Path]) -> ImageDataset:
+        return Table.of(chosen, folder, image_column, label_column).dataset(labels=labels, **options)
 
-    dataset = load(split)
-    if split != "test" and len(of_split(paths, folder, split)) < len(paths):
-        dataset.load_test_split = lambda: load("test")
-    return dataset
+    return load_split(paths, folder, split, load)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,26 @@ def read_regular(path: str, *, max_bytes: int) -> bytes:
         os.close(descriptor)
 
 
+def read_slice(path: str, offset: int, num_bytes: int) -> bytes:
+    """Read a part of a regular file.
+
+    Raises:
+        OSError: as in open_regular, or the file ends before the end of the part.
+    """
+    descriptor = os.open(path, _FLAGS)
+    try:
+        if _check(descriptor, path, None) < offset + num_bytes:
+            raise OSError(errno.EINVAL, "the file is too short", path)
+        content = b""
+        while len(content) < num_bytes and (
+            more := os.pread(descriptor, num_bytes - len(content), offset + len(content))
+        ):
+            content += more
+        return content
+    finally:
+        os.close(descriptor)
+
+
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 

@@ -62,7 +62,8 @@ def hub_table(content: list[bytes], labels: list[int]) -> Any:
     return pa.table(columns).replace_schema_metadata(metadata)
 
 
-def test_declared_columns_and_classes_of_the_hub(tmp_path: Path):
+def test_declared_columns_and_classes_of_the_hub(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
     (tmp_path / "data").mkdir()
     for i in range(2):
         part = hub_table(CONTENT[3 * i : 3 * i + 3], LABELS[3 * i : 3 * i + 3])
@@ -71,6 +72,7 @@ def test_declared_columns_and_classes_of_the_hub(tmp_path: Path):
     dataset = load(tmp_path)
     assert (values(dataset), dataset.labels.tolist()) == (RED, LABELS)
     assert (dataset.num_classes, dataset.class_names) == (5, ("a", "b", "c", "d", "e"))
+    assert "2 of 3 files are of the split train; the others are not trained on" in caplog.text
     held_out = hold_out(dataset, "test").held_out
     assert (values(held_out), held_out.labels.tolist()) == ([0], [4])
     assert values(load(tmp_path, split="test")) == [0]

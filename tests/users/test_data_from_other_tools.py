@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -72,3 +73,16 @@ def test_arrays_saved_by_numpy_train(gantrain, tmp_path: Path) -> None:
     assert done.status == 0, done.stderr
     assert "3x8x8, 3 classes" in done.stderr
     assert run_json(tmp_path / "run")["dataset"]["held_out"]["num_images"] == 2
+
+
+def test_tar_files_of_webdataset_train(gantrain, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for i in range(6):
+            for suffix, content in (("png", png(i)), ("cls", str(i % 2).encode())):
+                member = tarfile.TarInfo(f"{i:04d}.{suffix}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    done = gantrain("dataset=webdataset", "dataset.root=x.tar", *TINY, *QUIET)
+    assert done.status == 0, done.stderr
+    assert "2 classes" in done.stderr
+    assert not list(tmp_path.glob("**/*.png")), "the tar is read in place"
