@@ -130,7 +130,7 @@ def value_of(override: str) -> str:
 def quote(value: str) -> str:
     """Quote a value if necessary, so that Hydra reads it as this string."""
     if re.fullmatch(r"[\w./:+-]+", value, re.ASCII) and not re.fullmatch(
-        r"[\d.e+-]+|null|true|false|inf|nan", value, re.I
+        r"[\d._e+-]+|null|true|false|inf|nan", value, re.I
     ):
         return value
     # In Hydra's grammar a backslash escapes only before a quote.

@@ -1,4 +1,4 @@
-"""Expand ~ and ~user in every key that is a path, on the command line and in configs."""
+"""Read every key that is a path as a path, on the command line and in configs: ~ and ~user, and numbers as names."""
 
 import re
 from collections.abc import Sequence
@@ -11,6 +11,11 @@ from gantrain.errors import ConfigError
 
 PATHS_OF_PARTS = ("dataset.root", "dataset.cache_dir", "features.weights")
 """Keys of parts that are paths."""
+
+_NUMBER = re.compile(
+    r"(?<![^,])([+-]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(e[+-]?\d[\d_]*)?|[+-]?inf|nan|true|false)(?![^,])", re.IGNORECASE
+)
+"""A value, alone or in a sweep, that Hydra would read as something else than text."""
 
 
 @cache
@@ -41,13 +46,17 @@ def expand(key: str, path: str) -> str:
 
 
 def with_expanded_paths(overrides: Sequence[str]) -> list[str]:
-    """Expand the paths in overrides, also those in a sweep; Hydra could not read a value that starts with ~."""
+    """Expand the paths in overrides, also those in a sweep; Hydra could not read a value that starts with ~.
+
+    Names that Hydra would read as numbers or truth values are quoted: it would read the folder 2023_01 as 202301.
+    """
     return [_expanded(override) if key_of(override) in path_keys() else override for override in overrides]
 
 
 def _expanded(override: str) -> str:
     name, equals, value = override.partition("=")
     key = key_of(override)
+    value = _NUMBER.sub(lambda found: quote(found[0]), value)
     value = re.sub(r"(?<![^,])~[^,'\"]*", lambda found: quote(expand(key, found[0])), value)
 
     def in_quotes(found: re.Match[str]) -> str:
@@ -64,5 +73,8 @@ def expand_in(config: Node) -> None:
         node = config
         for parent in parents:
             node = node.get(parent, {})
-        if isinstance(node.get(name), str):
-            node[name] = expand(key, node[name])
+        value = node.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool):  # a folder whose name is a number
+            value = node[name] = str(value)
+        if isinstance(value, str):
+            node[name] = expand(key, value)

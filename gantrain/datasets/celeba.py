@@ -14,7 +14,7 @@ from gantrain.datasets.celeba_attributes import attribute_classes
 from gantrain.datasets.checks import check_count, check_fraction
 from gantrain.datasets.classes import digest
 from gantrain.datasets.download import obtain
-from gantrain.datasets.image_files import ImageFiles, Originals, open_image_files
+from gantrain.datasets.image_files import ImageFiles, Originals, holds_images, open_image_files
 from gantrain.datasets.images import center_crop, load_image, resize, to_array
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def _find(root: Path, download: bool) -> Path:
     target = root / "celeba" / f"{_STEM}.zip"
     for base in (root / "celeba", root):
         for path in (base / _STEM, base / f"{_STEM}.zip"):
-            if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            if path.is_file() or (path.is_dir() and holds_images(path)):
                 return path
     if root.is_file() or any(root.glob("*.jpg")):
         return root

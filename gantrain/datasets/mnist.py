@@ -88,10 +88,12 @@ def _read(files: Files, split: Split) -> tuple[UInt8[np.ndarray, "n 1 h w"], Int
         return Path(getattr(torchvision.datasets, kind)(scratch, download=True).raw_folder)
 
     stems = _FILES[split]
-    if not all(_find(folder, stem).exists() for stem in stems):
+    if not all(_find(folder, stem) for stem in stems):
         needs = f"{kind} needs {' and '.join(stems)} (plain or .gz) in {folder}"
+        if all(_find(folder.parents[1], stem) for stem in stems):
+            needs += f" (those in {folder.parents[1]} itself may be of another dataset)"
         obtain(needs, folder=folder, download=download, fetch=fetch)
-    paths = [_find(folder, stem) for stem in stems]
+    paths = [_find(folder, stem) or folder / stem for stem in stems]
     images, labels = map(read_idx, paths)
     if images.ndim != 3:
         raise DataError(f"{paths[0]} has {images.ndim} dimensions, not 3; replace it.")
@@ -99,6 +101,12 @@ def _read(files: Files, split: Split) -> tuple[UInt8[np.ndarray, "n 1 h w"], Int
     return images[:, None], labels
 
 
-def _find(folder: Path, stem: str) -> Path:
-    plain = folder / stem
-    return plain if plain.exists() else folder / f"{stem}.gz"
+def _find(folder: Path, stem: str) -> Path | None:
+    # Some archives have a dot in place of the second dash, or a folder for each file, with its name.
+    names = [f"{name}{suffix}" for name in (stem, stem.replace("-idx", ".idx")) for suffix in ("", ".gz")]
+    for place in (folder, folder.parent):
+        for name in names:
+            for path in (place / name, *(place / name / inner for inner in names)):
+                if path.exists() and not path.is_dir():
+                    return path
+    return None

@@ -93,9 +93,25 @@ def load_weights(run: Run, content: Content, path: Path) -> None:
         _load_networks(run.state, content)
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise DataError(
-            f"init_from={path}: its networks do not fit this config: {error}. Choose the model, the widths and the "
-            "image size that it was trained with."
+            f"init_from={path}: its networks do not fit this config: {_misfit(run, content, error)}"
         ) from error
+
+
+def _misfit(run: Run, content: Content, error: Exception) -> str:
+    before, now = tuple(content["image_shape"]), run.dataset.image_shape
+    if before == now or len(before) != 3 or len(now) != 3:
+        return f"{error}. Choose the model, the widths and the image size that it was trained with."
+    remedies = []
+    if before[0] != now[0]:
+        remedies.append(f"dataset.channels={before[0]} where the dataset has this option")
+    if before[1:] != now[1:]:
+        remedies.append(f"dataset.image_size={before[1]}")
+    kinds = {1: "gray", 3: "RGB"}
+    shapes = [f"{shape[2]}x{shape[1]} {kinds.get(shape[0], f'with {shape[0]} channels')}" for shape in (before, now)]
+    return (
+        f"they were trained on images of {shapes[0]}, but dataset={run.dataset.name} has {shapes[1]}. Choose "
+        f"{' and '.join(remedies)}, or data of this shape."
+    )
 
 
 def _load_networks(state: TrainState, content: Content) -> None:
