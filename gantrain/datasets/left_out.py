@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from gantrain.datasets.images import HEIC_REMEDY, HEIC_SUFFIXES, READS_HEIC, SUFFIXES
@@ -28,7 +28,7 @@ _PICTURES = {
 }
 """Suffixes of images that gantrain cannot read."""
 
-_RUN_MARKS = {"run.json": b'"gantrain"', HIDDEN_MARK: b"gantrain."}
+RUN_MARKS = {"run.json": b'"gantrain"', HIDDEN_MARK: b"gantrain."}
 """Files that tell the folder of a run, each with a word in its first bytes."""
 
 _HEAD_BYTES = 2**16
@@ -103,13 +103,20 @@ def select(names: Sequence[str], head: Head, *, is_zip: bool) -> tuple[list[str]
         kept = _without_system(kept, left_out)
     tops = {name.partition("/")[0] for name in kept if "/" in name} if is_zip else set()
     root = f"{tops.pop()}/" if len(tops) == 1 and all("/" in name for name in kept) else ""
-    kept = _without_runs(kept, root, {folder for name in names for folder in _run_folders(name, head)}, left_out)
+    kept = _without_runs(kept, root, _run_folders(names, head), left_out)
     kept = _without_samples(kept, root, head, left_out)
     images = [name for name in kept if is_image(name) or name.endswith("/")]
     used = {*images, f"{root}dataset.json"}
     others = (name for name in kept if name not in used and not _CACHE.fullmatch(name))
     left_out.suffixes.update(suffix_of(name) or "without a suffix" for name in others)
     return images, left_out
+
+
+def without_system_and_runs(names: Sequence[str], head: Head) -> tuple[list[str], LeftOut]:
+    """Return the names of visible files that are neither in folders that systems make nor in runs below the root."""
+    left_out = LeftOut()
+    kept = _without_system([name for name in names if is_visible(name)], left_out)
+    return _without_runs(kept, "", _run_folders(names, head), left_out), left_out
 
 
 def is_system(folder_name: str) -> bool:
@@ -147,10 +154,13 @@ def _without_system(names: list[str], left_out: LeftOut) -> list[str]:
     return kept
 
 
-def _run_folders(name: str, head: Head) -> Iterator[str]:
-    for mark, word in _RUN_MARKS.items():
-        if (name == mark or name.endswith(f"/{mark}")) and word in head(name, _HEAD_BYTES):
-            yield name.removesuffix(mark)
+def _run_folders(names: Sequence[str], head: Head) -> set[str]:
+    return {
+        name.removesuffix(mark)
+        for mark, word in RUN_MARKS.items()
+        for name in names
+        if (name == mark or name.endswith(f"/{mark}")) and word in head(name, _HEAD_BYTES)
+    }
 
 
 def _without_runs(names: list[str], root: str, runs: set[str], left_out: LeftOut) -> list[str]:

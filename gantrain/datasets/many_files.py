@@ -1,17 +1,24 @@
 """Datasets that consist of several files of one format: list them, and choose those of a split."""
 
 import logging
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from gantrain.datasets.base import ImageDataset
+from gantrain.datasets.left_out import RUN_MARKS, without_system_and_runs
+from gantrain.datasets.metadata import SAMPLE_BY_GANTRAIN
+from gantrain.datasets.untrusted import open_regular
 from gantrain.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 SPLITS = {"train": "train", "training": "train", "test": "test", "val": "validation", "valid": "validation"}
 SPLITS |= {"validation": "validation", "dev": "validation"}
 """Words in the paths of files that name the split of their images."""
+
+SAMPLE_MARK = SAMPLE_BY_GANTRAIN.encode()
+"""The comment at the end of an .npz of samples."""
 
 
 def require_root(root: str | None, kind: str, example: str) -> Path:
@@ -30,7 +37,9 @@ def require_root(root: str | None, kind: str, example: str) -> Path:
 
 
 def list_files(root: Path, suffixes: tuple[str, ...], kind: str) -> list[Path]:
-    """List the files with one of the suffixes below a folder, sorted, without hidden ones; or the file itself.
+    """List the files with one of the suffixes below a folder, sorted; or the file itself.
+
+    Skips hidden files, folders that systems make, runs, and samples that gantrain made, unless there is nothing else.
 
     Raises:
         DataError: there are none.
@@ -39,12 +48,32 @@ def list_files(root: Path, suffixes: tuple[str, ...], kind: str) -> list[Path]:
         return [root]
     try:
         found = [path for suffix in suffixes for path in root.rglob(f"*{suffix}") if path.is_file()]
+        marks = [path for mark in RUN_MARKS for path in root.rglob(mark)]
     except OSError as error:
         raise DataError(f"{error.filename} cannot be listed: {error.strerror}.") from error
-    found = sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(root).parts))
+    names = [path.relative_to(root).as_posix() for path in (*found, *marks)]
+    kept, left_out = without_system_and_runs(names, lambda name, num_bytes: _read(root / name, 0, num_bytes))
+    found = sorted({root / name for name in kept} - set(marks))
+    own = [path for path in found if _read(path, -len(SAMPLE_MARK), len(SAMPLE_MARK)) == SAMPLE_MARK]
+    if len(own) < len(found):
+        found = [path for path in found if path not in own]
+        left_out.made |= {path.relative_to(root).as_posix(): None for path in own}
     if not found:
-        raise DataError(f"{root} holds no {' or '.join(suffixes)} files; set dataset.root to {kind}.")
+        others = f", only what is no data: {left_out}" if left_out else ""
+        raise DataError(f"{root} holds no {' or '.join(suffixes)} files{others}; set dataset.root to {kind}.")
+    if left_out:
+        logger.info("%s files in %s; left out: %s.", f"{len(found):,}", root, left_out)
     return found
+
+
+def _read(path: Path, start: int, num_bytes: int) -> bytes:
+    # So many bytes from a place that counts from the end if it is negative; b"" if they cannot be read.
+    try:
+        with open_regular(path) as file:
+            file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
+            return file.read(num_bytes)
+    except OSError:
+        return b""
 
 
 def listing_of(paths: list[Path], root: Path) -> list[tuple[str, int, int]]:

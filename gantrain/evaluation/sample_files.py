@@ -78,6 +78,7 @@ def write_npz(
         zipfile.ZipFile(file, "w") as archive,
         archive.open(f"{array or name}.npy", "w", force_zip64=True) as member,
     ):
+        archive.comment = SAMPLE_BY_GANTRAIN.encode()  # below a folder of data, the file is left out
         header = {"shape": (num, *shape), "fortran_order": False, "descr": np.lib.format.dtype_to_descr(dtype)}
         np.lib.format.write_array_header_1_0(member, header)
         for block in blocks:

@@ -71,6 +71,26 @@ def test_samples_and_grids_are_no_data(gantrain: Callable):
     assert (named.status, num_images(Path("on_samples"))) == (0, [4])
 
 
+def test_arrays_beside_samples(gantrain: Callable):
+    images = np.random.default_rng(0).integers(0, 256, (NUM, 16, 16, 3), dtype=np.uint8)
+    Path("data/@eaDir").mkdir(parents=True)
+    for name in ("data/x.npz", "data/@eaDir/y.npz"):
+        np.savez(name, images=images)
+    of_arrays = [override for override in RUN if override != "dataset=image_folder"]
+    command = (*of_arrays, "dataset=npz", "dataset.root=data")
+    assert gantrain(*command, "run_dir=data/run").status == 0
+    assert gantrain("task=sample", "run=data/run", "output=data/samples.npz", "num=4").status == 0
+    shutil.copy("data/samples.npz", "data/run/of_a_run.npz")
+    assert gantrain("task=sample", "run=data/run", "output=again.npz", "num=4").status == 0
+    again = gantrain(*command, "run_dir=again")
+    assert (again.status, num_images(Path("again"))) == (0, [NUM]), again.stderr
+    assert "1 files in data; left out: what gantrain made (run, samples.npz), folders that systems make (@eaDir)." in (
+        again.stderr
+    )
+    named = gantrain(*of_arrays, "dataset=npz", "dataset.root=again.npz", "run_dir=on_samples")
+    assert (named.status, num_images(Path("on_samples"))) == (0, [4])
+
+
 def test_zip_of_the_folder_with_its_runs(gantrain: Callable, tmp_path: Path):
     assert gantrain(*RUN, "dataset.root=.", "run_dir=run").status == 0
     with zipfile.ZipFile("photos.zip", "w") as archive:
