@@ -56,10 +56,14 @@ def find_classes(files: ImageFiles, rule: Rule, option: str = "dataset.labels") 
         return None
     if rule in ("auto", "json"):
         found = files.read_other(JSON)
-        if found is not None:
-            return _from_json(files, *found, option)
+        entries = None if found is None else _entries(files, found[1], option)
+        if found is not None and entries:
+            return _from_json(files, found[0], entries, option)
         if rule == "json":
-            raise DataError(f"{option}=json: {files.origin} has no file {JSON}; add it, or use another rule.")
+            what = f"has no file {JSON}" if found is None else f"has no labels in {JSON}"
+            raise DataError(f"{option}=json: {files.origin} {what}; add them, or use another rule.")
+        if entries == {}:
+            return None
     classes = by_folder(files)
     if classes is None and rule == "folders":
         raise DataError(
@@ -153,25 +157,33 @@ def _position(vector: Any) -> object:
     return numbers.index(1) if is_one_hot else tuple(numbers)
 
 
-def _from_json(files: ImageFiles, folder: str, content: bytes, option: str) -> Classes | None:
+def _entries(files: ImageFiles, content: bytes, option: str) -> dict[str, Any] | None:
+    # The labels by name; {} if the tool found none, None if the file was not written by such a tool.
     # Source: Karras 2020 (StyleGAN2-ADA), dataset_tool.py: {"labels": [[name, label], ...]}, or null.
-    where, remedy = f"{JSON} of {files.origin}", f"correct it, or set {option}=none"
     try:
-        entries = json.loads(content).get("labels")
-        given = {str(name).replace("\\", "/"): label for name, label in entries or ()}
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f'{where} is not of the form {{"labels": [["name.png", 0], ...]}}; {remedy}.') from error
-    if not given:
-        return None
+        described = json.loads(content)
+        if "labels" not in described:
+            return None
+        return {str(name).replace("\\", "/"): label for name, label in described["labels"] or ()}
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(
+            f'{JSON} of {files.origin} is not of the form {{"labels": [["name.png", 0], ...]}}; {_remedy(option)}.'
+        ) from error
+
+
+def _from_json(files: ImageFiles, folder: str, given: dict[str, Any], option: str) -> Classes:
+    where, remedy = f"{JSON} of {files.origin}", _remedy(option)
     known = [name for name in files.names if name not in files.flaws]
     missing = [name for name in known if name.removeprefix(folder) not in given]
     if missing:
         raise DataError(
             f"{where} has no label for {printable(missing[0])} ({len(missing):,} of {len(known):,} images); {remedy}."
         )
-    labels = [given.get(name.removeprefix(folder)) for name in known]
-    found = from_values(labels, of=where, remedy=remedy)
-    if len(known) == len(files.names):
-        return found
+    found = from_values([given[name.removeprefix(folder)] for name in known], of=where, remedy=remedy)
     by_name = dict(zip(known, found.labels.tolist(), strict=True))
+    # Unreadable files get label 0, and are left out later.
     return Classes(np.array([by_name.get(name, 0) for name in files.names], np.int64), found.names)
+
+
+def _remedy(option: str) -> str:
+    return f"correct it, or set {option} to folders or none"

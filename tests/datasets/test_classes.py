@@ -119,7 +119,7 @@ def test_a_bad_image_needs_no_label(tmp_path: Path):
     ("content", "message"),
     [
         (b"{", r'dataset\.json of .*data\S* is not of the form \{"labels"'),
-        (b"[1]", "is not of the form"),
+        (b"1", "is not of the form"),
         (b'{"labels": [1, 2]}', "is not of the form"),
         (b"[" * 100_000, "is not of the form"),
         (b'{"labels": [["00000/img00000000.png", 1]]}', r"no label for 00000/img00000001\.png \(5 of 6 images\)"),
@@ -136,6 +136,14 @@ def test_a_broken_dataset_json_is_an_error(tmp_path: Path, zipped: bool, content
     with pytest.raises(DataError, match=message):
         load(root)
     assert load(root, "none").labels is None
+
+
+def test_another_file_of_this_name_does_not_hide_the_class_folders(tmp_path: Path):
+    content = {"a/0.png": png(0), "b/1.png": png(10), "dataset.json": b'{"title": "my photographs"}'}
+    root = write(tmp_path / "data", content, zipped=False)
+    assert load(root).class_names == ("a", "b")
+    with pytest.raises(DataError, match=r"dataset\.labels=json: .* has no labels in dataset\.json"):
+        load(root, "json")
 
 
 def test_rules_that_find_nothing_are_errors(tmp_path: Path):

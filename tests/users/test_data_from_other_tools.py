@@ -46,6 +46,21 @@ def test_a_zip_made_by_dataset_tool_trains_a_conditional_network(gantrain, tmp_p
     assert "has no labels" in refused.stderr
 
 
+def test_published_collections_need_only_their_name(gantrain, tmp_path: Path) -> None:
+    names = {
+        "imagenet": [f"data/imagenet/train/n0{i % 2}/{i}.JPEG" for i in range(4)],
+        "ffhq": [f"data/ffhq/{i // 2 * 1000:05d}/{i // 2 * 1000 + i % 2:05d}.png" for i in range(4)],
+        "celeba_hq": [f"data/celeba_hq/{i}.jpg" for i in range(4)],
+    }
+    for dataset, paths in names.items():
+        for i, path in enumerate(paths):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_bytes(png(i))
+        done = gantrain("task=data", f"dataset={dataset}", "dataset.image_size=8")
+        assert done.status == 0, done.stderr
+        assert ("2 classes: n00 2, n01 2" if dataset == "imagenet" else "labels        none") in done.stderr
+
+
 def test_a_data_set_of_the_hub_trains_from_its_parquet_files(gantrain, tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     (tmp_path / "mine/data").mkdir(parents=True)
