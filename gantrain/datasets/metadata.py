@@ -7,6 +7,7 @@ So it gets to see only what is needed for the pixels.
 import re
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 UPRIGHT = 1
@@ -134,7 +135,8 @@ def until_end_of_jpeg(content: bytes) -> bytes:
 
 
 def _separate_png(content: bytes) -> Separated:
-    kept, exif, xmp, raw_exif, is_own = [_PNG], None, b"", b"", False
+    kept, exif, is_own = [_PNG], None, False
+    texts: dict[bytes, tuple[bytes, bytes]] = {}
     start = position = len(_PNG)
     while position + 8 <= len(content):
         kind = content[position + 4 : position + 8]
@@ -149,20 +151,20 @@ def _separate_png(content: bytes) -> Separated:
                 exif = payload
             elif kind in (b"tEXt", b"zTXt", b"iTXt"):
                 key, _, text = payload.partition(b"\0")
-                if key == b"Raw profile type exif":
-                    raw_exif = _text(kind, text)
-                elif key == b"XML:com.adobe.xmp":
-                    xmp = _text(kind, text)
+                texts[key] = kind, text  # decompressed only once, because there may be thousands of them
                 is_own |= payload == "\0".join(MADE_BY_GANTRAIN).encode()
         position = end
         if kind == b"IEND":
             break
     kept.append(content[start:position] if content[position - 8 : position - 4] == b"IEND" else content[start:])
-    return Separated(b"".join(kept), orientation_of(_unhexed(raw_exif) if exif is None else exif, xmp), is_own)
+    if exif is None:
+        exif = _unhexed(_text(texts, b"Raw profile type exif"))
+    return Separated(b"".join(kept), orientation_of(exif, _text(texts, b"XML:com.adobe.xmp")), is_own)
 
 
-def _text(kind: bytes, content: bytes) -> bytes:
-    # The content of a text chunk after its key; as much of it as decompresses.
+def _text(texts: Mapping[bytes, tuple[bytes, bytes]], key: bytes) -> bytes:
+    # As much of it as decompresses; b"" if there is none. A text is stored with the kind of its chunk.
+    kind, content = texts.get(key, (b"tEXt", b""))
     compressed = kind == b"zTXt"
     if kind == b"iTXt":
         compressed = content[:1] == b"\1"
