@@ -1,14 +1,29 @@
 """What a user sees who gives the runs of a sweep folders of their own, as in -m seed=0,1 'run_dir=e/${seed}'."""
 
+import json
 from pathlib import Path
 
 import pytest
 from runs import run_json
 
+from gantrain.tasks import train
+from gantrain.tasks.job import Job
+
 QUICK = (
     *("model=dcgan", "model.generator.width=1", "model.discriminator.width=1", "batch_size=4", "metric=[]"),
     *("steps=1", "callback=[log]"),
 )
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each run only write its record: the folders are what matters."""
+
+    def write_record(job: Job) -> None:
+        (job.folder / "run.json").write_text(json.dumps({"seed": job.config.seed}))
+
+    write_record.__module__ = train.__name__  # of which a config may name functions
+    monkeypatch.setattr(train, "train", write_record)
 
 
 def runs(folder: Path) -> dict[str, int]:
@@ -29,7 +44,7 @@ def runs(folder: Path) -> dict[str, int]:
     ],
 )
 def test_each_run_has_the_folder_that_its_run_dir_names(
-    gantrain, tmp_path: Path, typed: tuple[str, ...], expected: dict[str, int]
+    gantrain, untrained, tmp_path: Path, typed: tuple[str, ...], expected: dict[str, int]
 ) -> None:
     result = gantrain("-m", *QUICK, *typed)
     assert result.status == 0, result.stderr
@@ -63,7 +78,7 @@ def test_runs_that_would_share_a_folder_are_refused_before_the_first_starts(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_a_run_dir_of_a_config_may_depend_on_the_run_too(gantrain, tmp_path: Path) -> None:
+def test_a_run_dir_of_a_config_may_depend_on_the_run_too(gantrain, untrained, tmp_path: Path) -> None:
     (tmp_path / "my/experiment").mkdir(parents=True)
     (tmp_path / "my/experiment/mine.yaml").write_text("# @package _global_\nrun_dir: e/${seed}\n")
     result = gantrain("--config-dir", "my", "-m", "experiment=mine", *QUICK[1:], "seed=0,1")
@@ -71,7 +86,7 @@ def test_a_run_dir_of_a_config_may_depend_on_the_run_too(gantrain, tmp_path: Pat
     assert runs(tmp_path) == {"e/0": 0, "e/1": 1}
 
 
-def test_no_run_or_sweep_goes_into_the_folder_of_a_run(gantrain, tmp_path: Path) -> None:
+def test_no_run_or_sweep_goes_into_the_folder_of_a_run(gantrain, untrained, tmp_path: Path) -> None:
     assert gantrain(*QUICK, "run_dir=a").status == 0
     for typed in (("run_dir=a/b",), ("-m", "seed=0,1", "run_dir=a"), ("-m", "seed=0,1", "run_dir=a/${seed}")):
         result = gantrain(*QUICK, *typed)
