@@ -218,7 +218,7 @@ class Decoder:
         array, factor, offset = self.maps[k]
         pixels = self.images[k].take(array, i - (int(self.ends[k - 1]) if k else 0))
         if array.dtype.kind == "f":
-            pixels = np.rint(pixels.astype(np.float64) * factor + offset).clip(0, 255)
+            pixels = np.rint(pixels.astype(np.float64) * factor + offset)
         elif array.dtype.kind == "b":
             pixels = pixels * np.uint8(255)
         whole = np.ascontiguousarray(pixels.astype(np.uint8))

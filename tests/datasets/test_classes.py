@@ -84,7 +84,9 @@ def test_a_zipped_folder_has_its_dataset_json_inside(tmp_path: Path):
 
 
 @each_place
-def test_labels_take_precedence_over_class_folders_and_can_be_left_out(tmp_path: Path, zipped: bool):
+def test_labels_take_precedence_over_class_folders_and_can_be_left_out(
+    tmp_path: Path, zipped: bool, caplog: pytest.LogCaptureFixture
+):
     names = ["a/0.png", "a/1.png", "b/2.png", "b/3.png"]
     root = write(tmp_path / "data", stylegan([0, 1, 0, 1], names), zipped=zipped)
     found = {rule: load(root, rule) for rule in ("auto", "json", "folders", "none")}
@@ -94,6 +96,11 @@ def test_labels_take_precedence_over_class_folders_and_can_be_left_out(tmp_path:
     assert labels == {"auto": [0, 1, 0, 1], "json": [0, 1, 0, 1], "folders": [0, 0, 1, 1], "none": None}
     assert found["folders"].class_names == ("a", "b")
     assert len({d.fingerprint for d in found.values()}) == 3
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 3
+    caplog.clear()
+    for rule in found:
+        assert values(load(root, rule)) == [0, 10, 20, 30]
+    assert not caplog.records, "each rule has its own cache, which is not decoded again"
 
 
 def test_one_hot_labels_and_backslashes_are_read(tmp_path: Path):

@@ -1,5 +1,6 @@
 """LSUN: LMDB files as published, and folders."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,20 @@ def test_damaged_files_are_errors(tmp_path: Path):
     found = refusals(read, path, damaged(path.read_bytes().rstrip(bytes(1)), 80, flips=40))
     assert len(found) > 40
     assert all("data.mdb is not a readable LMDB file" in message for message in found)
+
+
+def test_a_page_that_is_used_twice_is_refused(tmp_path: Path):
+    path = write_lmdb(tmp_path / "db", {key: png(i) for i, key in enumerate(keys(150))})
+    content = bytearray(path.read_bytes())
+    _, root = max(struct.unpack_from("<Q8xQ", content, at + 128)[::-1] for at in (0, 4096))
+    count = (struct.unpack_from("<H", content, root * 4096 + 12)[0] - 16) // 2
+    nodes = struct.unpack_from(f"<{count}H", content, root * 4096 + 16)
+    assert count > 1
+    for at in nodes:  # or a small file could have endlessly many values
+        struct.pack_into("<H", content, root * 4096 + at, root)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"page {root} is missing, or is used twice"):
+        list(values_in(path))
 
 
 @pytest.mark.parametrize("content", [b"", bytes(8192), b"x" * 8192])

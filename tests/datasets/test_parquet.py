@@ -9,7 +9,8 @@ import pytest
 from picture_bytes import damaged, pictures, png, refusals, values
 
 from gantrain.datasets.holdout import hold_out
-from gantrain.datasets.parquet import parquet
+from gantrain.datasets.parquet import copy_images, parquet
+from gantrain.datasets.spool import Spool
 from gantrain.errors import DataError
 
 pa = pytest.importorskip("pyarrow")
@@ -93,6 +94,14 @@ def test_rows_of_many_batches_and_row_groups_keep_their_order(tmp_path: Path):
     content = [png(i % 200) for i in range(300)]
     pq.write_table(pa.table({"image": content}), tmp_path / "x.parquet", row_group_size=110)
     assert values(load(tmp_path / "x.parquet")) == [i % 200 for i in range(300)]
+
+
+@pytest.mark.parametrize("kind", ["binary", "large_binary", "struct"])
+def test_a_part_of_an_array_is_copied(tmp_path: Path, kind: str):
+    whole = pa.array(structs()) if kind == "struct" else pa.array(CONTENT, getattr(pa, kind)())
+    spool = Spool(tmp_path, lambda spool: copy_images(whole[1:4], tmp_path, spool))
+    with spool.opened():
+        assert [spool.read(i) for i in range(3)] == CONTENT[1:4]
 
 
 def test_paths_without_bytes_name_files_beside_the_parquet(tmp_path: Path):

@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,18 @@ def test_other_members_are_no_images(tmp_path: Path):
         link.type, link.linkname = tarfile.SYMTYPE, "c.png"
         archive.addfile(link)
     assert values(load(path)) == [4]
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="GNU tar writes the sparse file")
+def test_sparse_members_are_no_images(tmp_path: Path):
+    # Their bytes do not lie one after the other.
+    (tmp_path / "a.png").write_bytes(png(1))
+    with (tmp_path / "b.png").open("wb") as file:
+        file.seek(2**20)
+        file.write(png(2))
+    subprocess.run(["tar", "--sparse", "-cf", "x.tar", "a.png", "b.png"], cwd=tmp_path, check=True)
+    assert (tmp_path / "x.tar").stat().st_size < 2**19
+    assert values(load(tmp_path / "x.tar")) == [1]
 
 
 @pytest.mark.parametrize(
