@@ -111,7 +111,7 @@ def test_lists_stay_lists(monkeypatch: pytest.MonkeyPatch) -> None:
             r"latent: Uniform also needs high; .*high=\.\.\.",
         ),
         (UNIFORM | {"z_dim": "four"}, (), r"latent.z_dim=four has the wrong type; Uniform takes int"),
-        (UNIFORM | {"z_dim": 4.0}, (), r"latent.z_dim=4.0 has the wrong type; Uniform takes int"),
+        (UNIFORM | {"z_dim": 4.5}, (), r"latent.z_dim=4.5 has the wrong type; Uniform takes int"),
         (UNIFORM | {"z_dim": True}, (), r"latent.z_dim=True has the wrong type; Uniform takes int"),
         (UNIFORM | {"low": False}, (), r"latent.low=False has the wrong type; Uniform takes float"),
         (UNIFORM | {"low": None}, (), r"latent.low=None has the wrong type; Uniform takes float"),

@@ -2,15 +2,20 @@
 
 import gzip
 import inspect
+import io
 import json
 import pickle
+import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from composing import composed
 from hydra.utils import get_class
 from PIL import Image
+from scipy.io import savemat
 
 from gantrain.config import CONF
 
@@ -49,17 +54,55 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in ("cats", "dogs"):
         (root / "photos" / kind).mkdir(parents=True)
         Image.fromarray(rng.integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(root / "photos" / kind / "one.png")
+    write_published(root, rng)
     return root
+
+
+def write_published(root: Path, rng: np.random.Generator) -> None:
+    """Write CIFAR-100, SVHN, STL-10, LSUN, and images in .npz, Parquet and tar files."""
+    for folder in ("cifar-100-binary", "svhn", "stl10_binary", "lsun/bedroom_train"):
+        (root / folder).mkdir(parents=True)
+    rows = [bytes([i, i]) + rng.bytes(3072) for i in range(4)]
+    (root / "cifar-100-binary/train.bin").write_bytes(b"".join(rows))
+    numbers = {
+        "X": rng.integers(0, 256, (32, 32, 3, 4), dtype=np.uint8),
+        "y": np.array([[10], [1], [2], [3]], np.uint8),
+    }
+    savemat(root / "svhn/train_32x32.mat", numbers)
+    (root / "stl10_binary/unlabeled_X.bin").write_bytes(rng.bytes(4 * 3 * 96 * 96))
+    images = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    np.savez(root / "images.npz", images=images, labels=np.arange(4) % 2)
+    encoded = []
+    for i, image in enumerate(images):
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        encoded.append(buffer.getvalue())
+        (root / f"lsun/bedroom_train/{i}.png").write_bytes(encoded[-1])
+    pa.parquet.write_table(pa.table({"image": encoded, "label": [0, 1, 0, 1]}), root / "images.parquet")
+    with tarfile.open(root / "images.tar", "w") as file:
+        for i, content in enumerate(encoded):
+            for suffix, part in (("png", content), ("cls", b"%d" % (i % 2))):
+                member = tarfile.TarInfo(f"{i:06d}.{suffix}")
+                member.size = len(part)
+                file.addfile(member, io.BytesIO(part))
+
+
+ROOTS = {
+    **dict.fromkeys(("image_folder", "celeba_hq", "ffhq", "imagenet"), "photos"),
+    **{"npz": "images.npz", "parquet": "images.parquet", "webdataset": "images.tar"},
+}
+LARGE = ("celeba", "image_folder", "cifar10", "celeba_hq", "ffhq", "imagenet", "lsun", "parquet", "stl10", "webdataset")
+"""Datasets whose images are made smaller here."""
 
 
 def paths_of(data: Path, dataset: str) -> list[str]:
     """Return the overrides with the paths of a dataset that is read from files."""
-    if dataset == "image_folder":
-        return [f"dataset.root={data / 'photos'}", f"dataset.cache_dir={data / 'cache'}"]
-    if "root:" in (CONF / f"dataset/{dataset}.yaml").read_text():
-        few = ["dataset.num_images=8"] if dataset == "stacked_mnist" else []
-        return [*few, f"dataset.root={data}", f"dataset.cache_dir={data / 'cache'}", "dataset.download=false"]
-    return []
+    text, found = (CONF / f"dataset/{dataset}.yaml").read_text(), []
+    if "root:" in text:
+        found += [f"dataset.root={data / ROOTS.get(dataset, '')}", f"dataset.cache_dir={data / 'cache'}"]
+    if "download:" in text:
+        found.append("dataset.download=false")
+    return [*found, "dataset.num_images=8"] if dataset == "stacked_mnist" else found
 
 
 def dataset_of(experiment: str) -> str:
@@ -101,7 +144,7 @@ def takes_labels(model: str) -> bool:
 )
 def test_models_train_on_every_kind_of_dataset(gantrain, data: Path, model: str, dataset: str) -> None:
     """A model with labels refuses images without them; vectors get networks without labels, and without styles."""
-    size = ["dataset.image_size=16"] if dataset in ("celeba", "image_folder", "cifar10") else []
+    size = ["dataset.image_size=16"] if dataset in LARGE else []
     if model == "lightweight" and dataset != "gaussian":
         size = ["dataset.image_size=32"]
     result = gantrain(
@@ -156,14 +199,16 @@ def test_auxiliary_classifier_loss_without_a_classifier_is_refused(gantrain) -> 
 
 @pytest.mark.parametrize("dataset", names("dataset"))
 def test_conditional_networks_train_only_on_labelled_datasets(gantrain, data: Path, dataset: str) -> None:
-    size = ["dataset.image_size=16"] if dataset in ("celeba", "image_folder", "cifar10") else []
+    size = ["dataset.image_size=16"] if dataset in LARGE else []
     result = gantrain(
         "network=cdcgan", f"dataset={dataset}", *paths_of(data, dataset), *size, *SMALL, *NARROW, "run_dir=out"
     )
-    labelled = {"digits", "mnist", "fashion_mnist", "cifar10", "image_folder", "stacked_mnist"}
+    labelled = {"digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "stacked_mnist"}
+    labelled |= {"image_folder", "imagenet", "npz", "parquet", "webdataset"}
     assert result.status == (0 if dataset in labelled else 2), result.stderr
     if dataset not in labelled:
-        assert f"dataset={dataset} has no labels" in result.stderr
+        name = "image_folder" if dataset in ("celeba_hq", "ffhq") else dataset  # presets of image_folder
+        assert f"dataset={name} has no labels" in result.stderr
 
 
 def test_modes_of_stacked_mnist_are_counted(gantrain, data: Path) -> None:
