@@ -2,6 +2,7 @@
 
 import statistics
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from gantrain.datasets.image_files import Originals
@@ -35,13 +36,19 @@ class Files:
     sides: list[int]
 
 
-def read_headers(originals: Originals) -> Files:
-    """Read the headers of the files; those that cannot be read are left out."""
+def read_headers(originals: Originals, skip: Collection[str] = ()) -> Files:
+    """Read the headers of the files.
+
+    Args:
+        skip: names of files that are not used.
+    """
     num = len(originals.files.names)
     found = Files([], Counter(), [], [])
     with originals.opened():
         step = max(1, -(-num // MAX_FILES))
         for i in track(range(0, num, step), total=len(range(0, num, step)), what="Reading headers"):
+            if originals.files.names[i] in skip:
+                continue
             try:
                 content = originals.files.read(i)
                 width, height, _ = size_and_color(content)

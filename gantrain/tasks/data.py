@@ -60,7 +60,7 @@ def data(job: Job) -> None:
         )
     originals = dataset.originals
     dataset.prepare(num_workers=config.runtime.num_workers)
-    files = None if originals is None else read_headers(originals)
+    files = None if originals is None else read_headers(originals, dataset.bad)
     names = None if originals is None else [name for name in originals.files.names if name not in dataset.bad]
     duplicates = find_duplicates(dataset)
     console.print(table(dataset, files, duplicates, names))

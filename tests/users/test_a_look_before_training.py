@@ -1,5 +1,6 @@
 """task=data: what a user sees of their data before they train on them."""
 
+import io
 import re
 from pathlib import Path
 
@@ -49,10 +50,13 @@ def test_number_sizes_modes_and_labels(gantrain, photos: Path) -> None:
 def test_images_left_out_are_counted_by_reason(gantrain, photos: Path) -> None:
     (photos / "cat/a.png").write_bytes(b"no image")
     (photos / "dog/b.png").write_bytes(b"no image")
-    (photos / "dog/c.png").write_bytes((photos / "dog/00.png").read_bytes()[:100])
+    larger = io.BytesIO()
+    Image.open(photos / "dog/00.png").resize((60, 60)).save(larger, "PNG")
+    (photos / "dog/c.png").write_bytes(larger.getvalue()[:100])
     done = gantrain("task=data", "dataset=image_folder", "dataset.root=photos", "dataset.image_size=16")
     assert done.status == 0, done.stderr
     assert row(done.stderr, "images") == "15 of image_folder"
+    assert row(done.stderr, "sizes") == "all 40x30", "an image that is left out does not count"
     left_out = row(done.stderr, "left out")
     assert left_out.startswith("3: 2 is not a ")
     assert "(cat/a.png)" in left_out
