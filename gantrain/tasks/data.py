@@ -164,7 +164,7 @@ def reasons(bad: Mapping[str, str]) -> str:
         kinds[kind] += 1
         examples.setdefault(kind, printable(name))
     listed = [f"{num:,} {kind} ({examples[kind]})" for kind, num in kinds.most_common()]
-    return f"{len(bad):,}: {'; '.join(listed)}"
+    return "; ".join(listed) if len(listed) == 1 else f"{len(bad):,}: {'; '.join(listed)}"
 
 
 def groups(found: Sequence[Sequence[int]], names: Sequence[str] | None) -> str:
