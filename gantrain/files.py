@@ -144,10 +144,12 @@ def require_new_folder(path: Path, option: str) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove the temporary files of killed processes below `folder`; no other process may be writing there."""
-    for path in folder.rglob(".*.tmp"):
-        if path.is_file():
-            path.unlink(missing_ok=True)
+    """Remove the temporary files of killed processes in the folder of a run; no other process may be writing there."""
+    # Not in other folders: below run_dir=. other processes may be writing caches or runs.
+    for part in (folder, *(folder / name for name in (".hydra", "checkpoints", "samples", "tensorboard"))):
+        for path in part.glob(".*.tmp"):
+            if path.is_file():
+                path.unlink(missing_ok=True)
 
 
 def explain_os_error(error: OSError, doing: str) -> GantrainError:

@@ -17,6 +17,8 @@ _NUMBER = re.compile(
 )
 """A value, alone or in a sweep, that Hydra would read as something else than text."""
 
+_QUOTED = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")""")
+
 
 @cache
 def path_keys() -> frozenset[str]:
@@ -56,14 +58,18 @@ def with_expanded_paths(overrides: Sequence[str]) -> list[str]:
 def _expanded(override: str) -> str:
     name, equals, value = override.partition("=")
     key = key_of(override)
-    value = _NUMBER.sub(lambda found: quote(found[0]), value)
-    value = re.sub(r"(?<![^,])~[^,'\"]*", lambda found: quote(expand(key, found[0])), value)
 
     def in_quotes(found: re.Match[str]) -> str:
         mark = found[1]
         return mark + expand(key, found[2]).replace(mark, f"\\{mark}")
 
-    return name + equals + re.sub(r"(?<![^,])(['\"])(~[^/'\"]*)", in_quotes, value)
+    def expanded(part: str) -> str:
+        if part.startswith(("'", '"')):
+            return re.sub(r"^(['\"])(~[^/'\"]*)", in_quotes, part)
+        part = _NUMBER.sub(lambda found: quote(found[0]), part)
+        return re.sub(r"(?<![^,])~[^,'\"]*", lambda found: quote(expand(key, found[0])), part)
+
+    return name + equals + "".join(map(expanded, _QUOTED.split(value)))
 
 
 def expand_in(config: Node) -> None:

@@ -28,9 +28,12 @@ Image.init()
 def _register_heic() -> bool:
     if find_spec("pillow_heif") is None:
         return False
-    from pillow_heif import register_heif_opener
+    try:
+        from pillow_heif import register_heif_opener
 
-    register_heif_opener()
+        register_heif_opener()
+    except Exception:  # a broken installation of an extra does not end commands that do not need it
+        return False
     return True
 
 

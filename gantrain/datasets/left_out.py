@@ -104,11 +104,15 @@ def select(names: Sequence[str], head: Head, *, is_zip: bool) -> tuple[list[str]
     tops = {name.partition("/")[0] for name in kept if "/" in name} if is_zip else set()
     root = f"{tops.pop()}/" if len(tops) == 1 and all("/" in name for name in kept) else ""
     kept = _without_runs(kept, root, _run_folders(names, head), left_out)
-    kept = _without_samples(kept, root, head, left_out)
+    made = LeftOut()
+    others = _without_samples(kept, root, head, made)
+    if any(map(is_image, others)):  # otherwise the samples are what the user wants
+        kept = others
+        left_out.made |= made.made
     images = [name for name in kept if is_image(name) or name.endswith("/")]
     used = {*images, f"{root}dataset.json"}
-    others = (name for name in kept if name not in used and not _CACHE.fullmatch(name))
-    left_out.suffixes.update(suffix_of(name) or "without a suffix" for name in others)
+    rest = (name for name in kept if name not in used and not _CACHE.fullmatch(name))
+    left_out.suffixes.update(suffix_of(name) or "without a suffix" for name in rest)
     return images, left_out
 
 
@@ -168,15 +172,19 @@ def _without_runs(names: list[str], root: str, runs: set[str], left_out: LeftOut
         return names
     kept = []
     for name in names:
-        folders = (name[: slash.end()] for slash in re.finditer("/", name))
-        run = next((folder for folder in folders if folder in runs and folder != root), None)
-        if run is not None:
-            left_out.made[run.rstrip("/")] = None
-        elif root in runs and is_run_picture(name.removeprefix(root)):
-            left_out.made[name] = None
-        else:
+        folders = ["", *(name[: slash.end()] for slash in re.finditer("/", name))]
+        # The user's own pictures may lie in the folder of a run.
+        run = next((folder for folder in folders if folder in runs and _is_of_run(name, folder, root)), None)
+        if run is None:
             kept.append(name)
+        else:
+            left_out.made[name if run == root else run.rstrip("/")] = None
     return kept
+
+
+def _is_of_run(name: str, run: str, root: str) -> bool:
+    of_run = name.removeprefix(run)
+    return is_run_picture(of_run) or (run != root and not is_image(name))
 
 
 def is_run_picture(name: str) -> bool:

@@ -76,11 +76,12 @@ def made_no_step(folder: Path, saved_step: int) -> bool:
         saved_step: the step of its newest checkpoint; 0 if it has none.
     """
     record, rows = load_record(folder), folder / "metrics.csv"
-    if saved_step or record.get("steps", 0) != 0 or not has_config(folder):
+    if saved_step or record.get("steps") != 0 or not has_config(folder):
+        return False
+    if rows.is_file() and csv.read_cells(rows):
         return False
     # A run that was killed is still "running", after any number of steps; the first is always logged.
-    ended = record.get("status") in (None, "failed", "stopped")
-    return ended or (record.get("status") == "running" and rows.is_file() and not csv.read_cells(rows))
+    return record.get("status") in ("failed", "stopped") or (record.get("status") == "running" and rows.is_file())
 
 
 def require_no_checkpoint_yet(folder: Path, saved: Node) -> None:
@@ -150,7 +151,12 @@ def check_saved_run(training: Training, found: SavedRun) -> bool:
     remove_temporaries(run.folder)
     if content is None:
         logger.info("%s ended before its first checkpoint; it starts over from step 0.", run.folder)
-        for pattern in ("samples/*.png", "tensorboard/events.out.tfevents.*", "checkpoints/step_00000000.pt"):
+        for pattern in (
+            "samples/step_*.png",
+            "samples/real.png",
+            "tensorboard/events.out.tfevents.*",
+            "checkpoints/step_00000000.pt",
+        ):
             for old in run.folder.glob(pattern):
                 old.unlink()
         return False

@@ -61,3 +61,17 @@ def test_a_run_that_made_a_step_is_not_begun_anew_with_another_config(gantrain, 
     refused = gantrain(*command, "batch_size=4")
     assert refused.status == 2
     assert "- batch_size: 2\n  + batch_size: 4" in refused.stderr
+
+
+@pytest.mark.parametrize("content", ["", "{"])
+def test_a_run_with_a_damaged_run_json_is_not_begun_anew_with_another_config(
+    gantrain, tmp_path: Path, content: str
+) -> None:
+    """Its checkpoints were deleted too, so only metrics.csv tells that it made steps."""
+    command = (*(typed for typed in MLP if "samples" not in typed), "callback=[log,csv]")
+    assert gantrain(*command, "batch_size=2").status == 0
+    (tmp_path / "out/run.json").write_text(content)
+    before = (tmp_path / "out/metrics.csv").read_bytes()
+    refused = gantrain(*command, "batch_size=4")
+    assert refused.status == 2, refused.stderr
+    assert (tmp_path / "out/metrics.csv").read_bytes() == before

@@ -100,3 +100,8 @@ def test_no_setting_that_is_a_path_is_forgotten() -> None:
         if name.endswith(("root", "dir", "weights", "path", "file", "folder"))
     }
     assert options == {*PATHS_OF_PARTS}
+
+
+@pytest.mark.parametrize("typed", ["dataset.root='photos,2023,best'", "dataset.root='a,~/b'", 'run_dir="x,7"'])
+def test_quoted_paths_with_commas_stay_as_they_are(typed: str) -> None:
+    assert with_expanded_paths([typed]) == [typed]

@@ -121,3 +121,41 @@ def test_refusal_of_changed_data_says_what_changed(gantrain: Callable, tmp_path:
     refused = gantrain(*command, "steps=3")
     assert refused.status == 2
     assert re.search(rf"loads now: {record} images then, [5-7] now \(fingerprint", refused.stderr)
+
+
+def test_a_run_in_a_folder_of_pictures_takes_none_of_them_away(gantrain: Callable, tmp_path: Path):
+    for kind in ("cat", "dog"):
+        (tmp_path / "pets" / kind).mkdir(parents=True)
+        for path in tmp_path.glob("*.png"):
+            shutil.copy(path, tmp_path / "pets" / kind)
+    command = (*RUN, "dataset.root=pets", "run_dir=pets/cat")
+    first = gantrain(*command)
+    assert first.status == 0, first.stderr
+    assert (tmp_path / "pets/cat/samples/real.png").exists()
+    resumed = gantrain(*command, "steps=3")
+    assert resumed.status == 0, resumed.stderr
+    assert num_images(tmp_path / "pets") == [2 * NUM]
+
+
+def test_samples_sorted_by_class_are_data_if_nothing_else_is_there(gantrain: Callable, tmp_path: Path):
+    assert gantrain(*RUN, "dataset.root=.", "run_dir=run").status == 0
+    (tmp_path / "pets").mkdir()
+    for kind in ("cat", "dog"):
+        made = gantrain("task=sample", "run=run", "num=4", f"output=pets/{kind}/")
+        assert made.status == 0, made.stderr
+    assert gantrain(*RUN, "dataset.root=pets", "run_dir=second").status == 0
+    assert run_json(tmp_path / "second")["dataset"]["num_images"] == 8
+
+
+def test_starting_over_in_the_folder_of_the_pictures_deletes_none_of_them(gantrain: Callable, tmp_path: Path):
+    assert gantrain(*RUN, "dataset.root=.", "run_dir=.").status == 0
+    for name in ("samples/mine.png", "data/.cache.tmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(tmp_path / "0.png", tmp_path / name)
+    record = run_json(tmp_path) | {"status": "running", "steps": 0}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    shutil.rmtree(tmp_path / "checkpoints")
+    again = gantrain(*RUN, "dataset.root=.", "run_dir=.")
+    assert again.status == 0, again.stderr
+    assert (tmp_path / "samples/mine.png").exists()
+    assert (tmp_path / "data/.cache.tmp").exists()
