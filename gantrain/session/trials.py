@@ -174,7 +174,7 @@ def choose_threads(training: Training, load: Load, earlier: Mapping[str, Any]) -
     if not is_adaptable(training):
         return
     if run.previous is not None:
-        fitting = min(int(earlier["threads"]), most) if earlier.get("threads_fixed_by_load") else most
+        fitting = min(int(earlier.get("threads", most)), most) if earlier.get("threads_fixed_by_load") else most
         if fitting == most:
             return
     else:

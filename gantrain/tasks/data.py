@@ -24,6 +24,7 @@ from gantrain.datasets.labels import count_classes
 from gantrain.datasets.look import Files, describe_modes, describe_sizes, read_headers, warnings
 from gantrain.datasets.untrusted import printable
 from gantrain.engine.distributed import require_single_process
+from gantrain.engine.memory import require_memory
 from gantrain.errors import ConfigError
 from gantrain.evaluation.grids import grid, save_png
 from gantrain.files import require_new_file
@@ -46,7 +47,8 @@ def data(job: Job) -> None:
     for each class.
 
     Raises:
-        ConfigError: a key has no effect, or the data are drawn anew for every batch, or the output exists.
+        ConfigError: a key has no effect, or the data are drawn anew for every batch, or the output exists, or the grid
+            does not fit into memory.
         DataError: the data are missing.
     """
     require_single_process("task=data")
@@ -97,9 +99,13 @@ def samples(dataset: ImageDataset, config: Config) -> tuple[Float[Tensor, "n c h
     of_class: list[torch.Tensor] = []
     chosen, columns = order[: config.num], None
     if dataset.labels is not None and dataset.num_classes is not None and 1 < dataset.num_classes <= config.num:
-        columns = config.num // dataset.num_classes
+        largest = int(dataset.labels.bincount().max())
+        columns = min(config.num // dataset.num_classes, largest)
         of_class = [order[dataset.labels[order] == c][:columns] for c in range(dataset.num_classes)]
         chosen = torch.cat(of_class)
+    num_cells = len(chosen) if columns is None else columns * len(of_class)
+    # Once as bytes and as numbers, and once in the grid.
+    require_memory("num", num_cells, [dataset.image_shape] * 3, torch.device("cpu"), kept="images of a grid")
     images = to_signed(dataset.gather(chosen))
     if config.horizontal_flip:
         images[1::2] = images[1::2].flip(-1)

@@ -142,3 +142,21 @@ def test_arrays_and_included_digits_can_be_looked_at(gantrain, tmp_path: Path) -
     assert row(done.stderr, "labels") == "2 classes: 0 2, 1 3"
     assert row(done.stderr, "for networks") == "8x8, gray"
     assert "sizes" not in done.stderr
+
+
+def test_a_grid_of_a_huge_num_has_no_more_cells_than_images(gantrain, tmp_path: Path) -> None:
+    look = ("task=data", "dataset=digits", "output=look.png")
+    done = gantrain(*look, "num=100000000000", "dataset.image_size=4")
+    assert done.status == 0, done.stderr
+    width, height = Image.open(tmp_path / "look.png").size
+    assert height == 10 * 6 + 2  # a row for each class
+    assert (width - 2) % 6 == 0
+    assert (width - 2) // 6 < 2_000
+
+
+def test_a_grid_that_does_not_fit_into_memory_is_refused(gantrain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gantrain.engine.memory.total_bytes", lambda _: 10**6)
+    refused = gantrain("task=data", "dataset=digits", "num=10000", "output=look.png")
+    assert refused.status == 2
+    assert "the images of a grid alone need" in refused.stderr
+    assert not Path("look.png").exists()
