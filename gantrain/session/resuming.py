@@ -13,6 +13,7 @@ from gantrain.config import Config, Node, selected_options
 from gantrain.datasets.base import ImageDataset
 from gantrain.errors import ConfigError, DivergedError
 from gantrain.files import remove_temporaries
+from gantrain.older import remedy_for_labels
 from gantrain.session import checkpoint, snapshot
 from gantrain.session.record import Record
 from gantrain.session.run import PreviousSession, Run
@@ -170,6 +171,7 @@ def check_saved_run(training: Training, found: SavedRun) -> bool:
             f"dataset: {run.folder} was trained on different data from what dataset={run.dataset.name} loads now: "
             f"{describe_change(run, content['fingerprint'])} (fingerprint {content['fingerprint'][:12]}, now "
             f"{run.dataset.fingerprint[:12]}). Restore the data, or allow the change: 'allow_change=[dataset]'."
+            f"{remedy_for_labels(content['config'])}"
         )
     return load_record(run.folder).get("status") == "finished" and content["step"] == run.steps
 
@@ -183,7 +185,7 @@ def describe_change(run: Run, fingerprint: str) -> str:
     before = recorded.get("num_images") if isinstance(recorded, dict) else None
     if isinstance(before, int) and before != dataset.num_images:
         return f"{before:,} images then, {dataset.num_images:,} now"
-    return "their number is the same, but not their content"
+    return "their number is the same, but not their pixels or labels"
 
 
 def restore_content(training: Training, path: Path, content: checkpoint.Content) -> None:

@@ -146,7 +146,7 @@ NEW_OPTIONS = {"every": 1, "strength": 1.0}
 
 def with_new_options(saved: Node, new: Node) -> Node:
     """Add to a saved config the keys that did not exist in the version that saved it, with equivalent values."""
-    filled = with_dataset_options(to_dict(Config()) | saved)
+    filled = with_dataset_options(to_dict(Config()) | saved, new)
     for group in ("regularizer", "augment"):
         for name, node in filled[group].items():
             options = new[group].get(name)

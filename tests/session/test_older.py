@@ -7,6 +7,7 @@ from composing import composed
 
 from gantrain.config import from_saved, to_dict
 from gantrain.errors import ConfigError
+from gantrain.older import remedy_for_labels
 from gantrain.session.saved import check_same
 
 
@@ -19,9 +20,12 @@ def test_new_options_of_a_dataset_do_not_prevent_resuming_or_evaluating(dataset:
     assert from_saved(saved).dataset == config.dataset
 
 
-def test_a_new_option_with_another_value_is_a_change() -> None:
+def test_where_an_older_run_found_its_labels_is_no_change_of_the_config_but_of_the_data() -> None:
     config = composed("dataset=image_folder", "dataset.root=photos", "dataset.labels=none")
     saved = deepcopy(to_dict(config))
+    with pytest.raises(ConfigError, match=r"(?s)- dataset\.labels: folders.*\+ dataset\.labels: none"):
+        check_same(saved | {"dataset": saved["dataset"] | {"labels": "folders"}}, config)
+    assert remedy_for_labels(saved) == ""
     del saved["dataset"]["labels"]
-    with pytest.raises(ConfigError, match=r"(?s)- dataset\.labels: auto.*\+ dataset\.labels: none"):
-        check_same(saved, config)
+    assert check_same(saved, config) == {}
+    assert "dataset.labels=folders" in remedy_for_labels(saved)
