@@ -21,7 +21,7 @@ _SYSTEM_FOLDERS = {
 }
 """Folders in which systems put thumbnails, deleted files and copies, in lower case; further ones start with a dot."""
 
-_PICTURES = {
+_UNREAD_PICTURES = {
     *HEIC_SUFFIXES,
     *(".avif", ".jp2", ".j2k", ".jpx", ".jxl", ".psd", ".svg", ".tga", ".pcx", ".ico", ".exr", ".hdr", ".pfm", ".dds"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw"),
@@ -63,7 +63,7 @@ class LeftOut:
     @property
     def has_pictures(self) -> bool:
         """Whether there are images among the other files."""
-        return any(suffix in _PICTURES for suffix in self.suffixes)
+        return any(suffix in _UNREAD_PICTURES for suffix in self.suffixes)
 
     def __str__(self) -> str:
         parts = []
@@ -141,6 +141,12 @@ def is_image(name: str) -> bool:
     return suffix_of(name) in SUFFIXES
 
 
+def is_unread_picture(name: str) -> bool:
+    """Return whether a file is an image by its suffix, but of a kind that gantrain cannot read."""
+    suffix = suffix_of(name)
+    return suffix in _UNREAD_PICTURES and suffix not in SUFFIXES
+
+
 def suffix_of(name: str) -> str:
     """Return the suffix in lower case; "" if there is none."""
     return os.path.splitext(name)[1].lower()  # noqa: PTH122 (twenty times as fast as pathlib)
@@ -193,7 +199,7 @@ def is_run_picture(name: str) -> bool:
 
 
 def _without_samples(names: list[str], root: str, head: Head, left_out: LeftOut) -> list[str]:
-    # All samples of a folder carry the mark, so the first of them tells.
+    # The first, the middle and the last tell whether the others must be opened: there may be 70,000 of them.
     numbered: dict[str, list[str]] = {}
     for name in names:
         folder, slash, file = name.rpartition("/")
@@ -201,7 +207,9 @@ def _without_samples(names: list[str], root: str, head: Head, left_out: LeftOut)
             numbered.setdefault(folder, []).append(name)
     samples: set[str] = set()
     for folder, files in numbered.items():
-        if _SAMPLE_MARK in head(min(files), _SAMPLE_BYTES):
-            left_out.made[folder] = None
-            samples.update(files)
+        files.sort()
+        if any(_SAMPLE_MARK in head(name, _SAMPLE_BYTES) for name in {files[0], files[len(files) // 2], files[-1]}):
+            marked = [name for name in files if _SAMPLE_MARK in head(name, _SAMPLE_BYTES)]
+            left_out.made |= dict.fromkeys([folder] if len(marked) == len(files) else marked)
+            samples.update(marked)
     return [name for name in names if name not in samples] if samples else names

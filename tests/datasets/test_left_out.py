@@ -110,6 +110,17 @@ def test_folder_of_samples_is_left_out_unless_it_is_the_root(files_of):
     ]
 
 
+@pytest.mark.parametrize("place", ["0", "2", "4"])
+def test_a_sample_among_the_users_own_numbered_pictures_takes_none_of_them_away(files_of, caplog, place: str):
+    caplog.set_level("INFO")
+    own = {f"mine/00000{i}.png": PNG for i in range(5)}
+    assert names(files_of({"a.png": PNG} | own | {f"mine/00000{place}.png": SAMPLE})) == [
+        "a.png",
+        *(name for name in own if place not in name.removeprefix("mine/00000")),
+    ]
+    assert re.search(rf"left out: what gantrain made \((photos/)?mine/00000{place}\.png\)", caplog.text)
+
+
 def test_samples_at_the_root_are_data(files_of):
     assert names(files_of({"000000.png": SAMPLE, "000001.png": SAMPLE})) == ["000000.png", "000001.png"]
 
