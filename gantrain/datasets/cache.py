@@ -104,6 +104,9 @@ def _load_or_build(
 ) -> ImageDataset:
     cache_dir = stem.parent
     found = _load(source, stem, key)
+    if found is not None and not listing_of(stem).exists():  # an earlier version built the cache
+        with suppress(OSError):  # it may belong to another user
+            save_listing(stem, source.listing)
     if found is None:
         with _explain_write_errors(cache_dir):
             cache_dir.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 from runs import run_json
 
+from gantrain.session import checkpoint
+
 RUN = (
     *("model=dcgan", "model.generator.width=2", "model.discriminator.width=1", "dataset.image_size=16", "batch_size=4"),
     *("dataset=image_folder", "steps=2", "checkpoint.every=1", "metric=[]", "++callback.samples.num=4", "log_every=1"),
@@ -121,6 +123,35 @@ def test_refusal_of_changed_data_says_what_changed(gantrain: Callable, tmp_path:
     refused = gantrain(*command, "steps=3")
     assert refused.status == 2
     assert re.search(rf"loads now: {record} images then, [5-7] now \(fingerprint", refused.stderr)
+
+
+def test_the_first_run_that_uses_the_cache_of_an_earlier_version_keeps_its_list_of_files(
+    gantrain: Callable, tmp_path: Path
+):
+    command = (*RUN, "dataset.root=.", "run_dir=run")
+    assert gantrain(*command).status == 0
+    for path in (tmp_path / "data/cache").glob("*.files.gz"):
+        path.unlink()
+    assert gantrain(*command, "steps=3").status == 0
+    (tmp_path / "3.png").unlink()
+    assert "of the files, 1 went (3.png)" in gantrain(*command, "steps=4").stderr
+
+
+def test_a_run_of_an_earlier_version_says_how_to_find_its_labels(gantrain: Callable, tmp_path: Path):
+    for i in range(NUM):  # as StyleGAN's tools divide a collection; these folders were classes
+        (tmp_path / f"cats/{i // 4:05d}").mkdir(parents=True, exist_ok=True)
+        shutil.move(tmp_path / f"{i}.png", tmp_path / f"cats/{i // 4:05d}/img{i:08d}.png")
+    command = (*RUN, "dataset.root=cats", "run_dir=run")
+    assert gantrain(*command, "dataset.labels=folders").status == 0
+    for path in checkpoint.paths(tmp_path / "run"):
+        content = checkpoint.read(path)
+        del content["config"]["dataset"]["labels"]
+        checkpoint.write(path, content)
+    refused = gantrain(*command, "steps=3")
+    assert refused.status == 2
+    assert "than the first-level folders: try dataset.labels=folders" in refused.stderr
+    resumed = gantrain(*command, "steps=3", "dataset.labels=folders")
+    assert resumed.status == 0, resumed.stderr
 
 
 def test_a_run_in_a_folder_of_pictures_takes_none_of_them_away(gantrain: Callable, tmp_path: Path):
