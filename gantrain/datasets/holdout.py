@@ -1,7 +1,8 @@
 """Hold out images: a random part of a dataset, or its own test split, on which nothing is trained."""
 
 import hashlib
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from gantrain.datasets.base import Dataset, ImageDataset
-from gantrain.errors import ConfigError
+from gantrain.errors import ConfigError, DataError
 from gantrain.seeding import generator
 
 
@@ -34,7 +35,7 @@ def hold_out(dataset: Dataset, holdout: object) -> Dataset:
     if holdout == "test":
         if dataset.load_test_split is None:
             raise ConfigError(f"dataset.holdout=test: {dataset.name} has no test split; use a fraction such as 0.05.")
-        dataset.held_out = dataset.load_test_split()
+        dataset.held_out = numbered_like(dataset, dataset.load_test_split())
         dataset.held_out.split = "test"
         return dataset
     if isinstance(holdout, bool) or not isinstance(holdout, int | float) or not 0 < holdout < 1:
@@ -53,7 +54,92 @@ def num_held_out(num_images: int, fraction: float) -> int:
     return round(fraction * num_images)
 
 
-class Part(ImageDataset):
+def numbered_like(train: ImageDataset, test: ImageDataset) -> ImageDataset:
+    """Return test images whose classes have the numbers that classes of the same names have in the training images.
+
+    Raises:
+        DataError: a class is not among those of the training images.
+    """
+    names, known = test.class_names, train.class_names
+    if names is None or known is None or list(names) == list(known):
+        return test
+    if unknown := [name for name in names if name not in known]:
+        raise DataError(
+            f"dataset.holdout=test: the test images of {test.name} have the class {unknown[0]}, which is none of the "
+            f"{len(known)} classes of the training images ({', '.join(known[:8])}{', ...' * (len(known) > 8)}); "
+            "correct the labels, or hold out a fraction such as dataset.holdout=0.05."
+        )
+    return Renumbered(test, tuple(known))
+
+
+class View(ImageDataset, ABC):
+    """A dataset that shows another one in its own way; the images are not copied."""
+
+    def __init__(self, whole: ImageDataset):
+        self.whole = whole
+        self.name, self.num_classes, self.features = whole.name, whole.num_classes, whole.features
+        self.class_names = whole.class_names
+
+    @property
+    @override
+    def image_shape(self) -> tuple[int, ...]:
+        return self.whole.image_shape
+
+    @override
+    def prepare(self, *, num_workers: int | None = None) -> None:
+        self.whole.prepare(num_workers=num_workers)
+
+    @override
+    def describe_change(self, is_earlier: Callable[[str], bool]) -> str | None:
+        return self.whole.describe_change(lambda of_whole: is_earlier(self.fingerprint_of(of_whole)))
+
+    @property
+    @override
+    def fingerprint(self) -> str:  # type: ignore[override]
+        return self.fingerprint_of(self.whole.fingerprint)
+
+    @abstractmethod
+    def fingerprint_of(self, of_whole: str) -> str:
+        """Return the fingerprint, given that of the dataset that is shown."""
+
+
+class Renumbered(View):
+    """A dataset whose classes have other numbers.
+
+    Args:
+        names: of all classes; a class has the number of its name.
+    """
+
+    def __init__(self, whole: ImageDataset, names: Sequence[str]):
+        super().__init__(whole)
+        self.numbers = torch.tensor([names.index(name) for name in whole.class_names or ()])
+        self.class_names, self.num_classes = names, len(names)
+
+    @property
+    @override
+    def images(self) -> UInt8[Tensor, "n c h w"]:  # type: ignore[override]
+        return self.whole.images
+
+    @property
+    @override
+    def labels(self) -> Int64[Tensor, " n"] | None:  # type: ignore[override]
+        return None if self.whole.labels is None else self.numbers[self.whole.labels]
+
+    @override
+    def fingerprint_of(self, of_whole: str) -> str:
+        return hashlib.sha256(f"{of_whole} {self.numbers.tolist()}".encode()).hexdigest()
+
+    @property
+    @override
+    def num_images(self) -> int:
+        return self.whole.num_images
+
+    @override
+    def gather(self, indices: Int64[Tensor, " k"]) -> UInt8[Tensor, "k c h w"]:
+        return self.whole.gather(indices)
+
+
+class Part(View):
     """The held-out images of a dataset, or the others; they are not copied.
 
     Args:
@@ -61,8 +147,8 @@ class Part(ImageDataset):
     """
 
     def __init__(self, whole: ImageDataset, fraction: float, *, is_held_out: bool):
-        self.whole, self.fraction, self.is_held_out = whole, fraction, is_held_out
-        self.name, self.num_classes, self.features = whole.name, whole.num_classes, whole.features
+        super().__init__(whole)
+        self.fraction, self.is_held_out = fraction, is_held_out
         self.split = "held_out" if is_held_out else "train"
 
     @cached_property
@@ -84,22 +170,9 @@ class Part(ImageDataset):
     def labels(self) -> Int64[Tensor, " n"] | None:  # type: ignore[override]
         return None if self.whole.labels is None else self.whole.labels[self.indices]
 
-    @property
     @override
-    def fingerprint(self) -> str:  # type: ignore[override]
-        return self._of_part(self.whole.fingerprint)
-
-    def _of_part(self, of_whole: str) -> str:
+    def fingerprint_of(self, of_whole: str) -> str:
         return hashlib.sha256(f"{of_whole} {self.split} {self.fraction}".encode()).hexdigest()
-
-    @override
-    def describe_change(self, is_earlier: Callable[[str], bool]) -> str | None:
-        return self.whole.describe_change(lambda of_whole: is_earlier(self._of_part(of_whole)))
-
-    @property
-    @override
-    def image_shape(self) -> tuple[int, ...]:
-        return self.whole.image_shape
 
     @property
     @override
@@ -111,7 +184,3 @@ class Part(ImageDataset):
     @override
     def gather(self, indices: Int64[Tensor, " k"]) -> UInt8[Tensor, "k c h w"]:
         return self.whole.gather(self.indices[indices])
-
-    @override
-    def prepare(self, *, num_workers: int | None = None) -> None:
-        self.whole.prepare(num_workers=num_workers)

@@ -6,7 +6,7 @@ import os
 import stat
 import weakref
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from io import BufferedReader, RawIOBase
@@ -16,13 +16,13 @@ from typing import Any
 from typing_extensions import override
 
 from gantrain.datasets.images import KINDS, BadImageError
-from gantrain.datasets.left_out import HIDDEN_MARK, Head, LeftOut, is_image, is_system, is_visible, select
+from gantrain.datasets.left_out import Head, LeftOut, is_image, select
 from gantrain.datasets.untrusted import open_regular, printable, read_regular
+from gantrain.datasets.walk import walk
 from gantrain.errors import DataError
 
 logger = logging.getLogger(__name__)
 MAX_FILE_BYTES = 256 * 2**20
-MAX_FOLDERS = 1_000_000
 MAX_DIRECTORY_BYTES = 256 * 2**20  # of the directory of a zip: two million files with names of usual length
 _DIRECTORY_BYTES = 5  # index of the directory's size in the record that zipfile reads from the end of a zip
 _MIN_HEADER_BYTES = 30
@@ -92,14 +92,14 @@ def holds_images(folder: Path) -> bool:
     Raises:
         OSError: the folder cannot be listed.
     """
-    return any(is_image(name) for name, *_ in _walk(folder, {}, LeftOut(), "dataset.root"))
+    return any(is_image(name) for name, *_ in walk(folder, {}, LeftOut(), "dataset.root"))
 
 
 def _of_folder(root: Path, option: str) -> ImageFiles:
     flaws: dict[str, str] = {}
     left_out = LeftOut()
     try:
-        found = list(_walk(root, flaws, left_out, option))
+        found = list(walk(root, flaws, left_out, option))
     except OSError as error:
         raise DataError(f"{error.filename} cannot be listed: {error.strerror}.") from error
     folder = os.path.join(root, "")  # noqa: PTH118 (pathlib would take 1% of the decoding time)
@@ -131,54 +131,6 @@ def _of_folder(root: Path, option: str) -> ImageFiles:
             raise DataError(f"{path} cannot be read ({error.strerror}); replace it.") from error
 
     return ImageFiles(root, [name for name, *_ in listing], listing, flaws, read, read_other)
-
-
-def _walk(root: Path, flaws: dict[str, str], left_out: LeftOut, option: str) -> Iterator[tuple[str, int, int]]:
-    # Follows links, because datasets are often folders of links, but not into a folder that contains the link.
-    pending: list[tuple[Path, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
-    num_folders = 0
-    while pending:
-        folder, prefix, above = pending.pop()
-        try:
-            status = folder.stat()
-            with os.scandir(folder) as found:
-                entries = list(found)
-        except OSError as error:
-            if not prefix:
-                raise
-            flaws[prefix] = f"cannot be listed ({error.strerror})"
-            yield prefix, 0, 0
-            continue
-        itself = (status.st_dev, status.st_ino)
-        if itself in above:
-            continue
-        num_folders += 1
-        if num_folders > MAX_FOLDERS:
-            raise DataError(
-                f"{option}={root} leads into more than {MAX_FOLDERS:,} folders, "
-                "perhaps through links; choose a folder with fewer."
-            )
-        for entry in entries:
-            name = prefix + entry.name
-            if entry.name == Path(HIDDEN_MARK).parts[0]:
-                yield prefix + HIDDEN_MARK, 0, 0
-            if not is_visible(name):
-                continue
-            try:
-                status = entry.stat()
-            except OSError as error:  # a broken link, or a file that was just deleted
-                flaws[name] = f"cannot be read ({error.strerror})"
-                yield name, 0, 0
-                continue
-            if stat.S_ISDIR(status.st_mode):
-                if is_system(entry.name):
-                    left_out.system[name] = None
-                else:
-                    pending.append((Path(entry.path), f"{name}/", above | {itself}))
-                continue
-            if not stat.S_ISREG(status.st_mode):
-                flaws[name] = "is not a regular file"
-            yield name, status.st_size, status.st_mtime_ns
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:

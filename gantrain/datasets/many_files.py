@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gantrain.datasets.base import ImageDataset
-from gantrain.datasets.left_out import RUN_MARKS, without_system_and_runs
+from gantrain.datasets.left_out import LeftOut, without_system_and_runs
 from gantrain.datasets.metadata import SAMPLE_BY_GANTRAIN
 from gantrain.datasets.untrusted import open_regular
+from gantrain.datasets.walk import walk
 from gantrain.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -37,23 +38,27 @@ def require_root(root: str | None, kind: str, example: str) -> Path:
 
 
 def list_files(root: Path, suffixes: tuple[str, ...], kind: str) -> list[Path]:
-    """List the files with one of the suffixes below a folder, sorted; or the file itself.
+    """List the files with one of the suffixes, in upper or lower case, below a folder, sorted; or the file itself.
 
     Skips hidden files, folders that systems make, runs, and samples that gantrain made, unless there is nothing else.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or a file or folder cannot be read.
     """
     if not root.is_dir():
         return [root]
+    flaws: dict[str, str] = {}
+    skipped = LeftOut()
     try:
-        found = [path for suffix in suffixes for path in root.rglob(f"*{suffix}") if path.is_file()]
-        marks = [path for mark in RUN_MARKS for path in root.rglob(mark)]
+        names = [name for name, *_ in walk(root, flaws, skipped, "dataset.root")]
     except OSError as error:
         raise DataError(f"{error.filename} cannot be listed: {error.strerror}.") from error
-    names = [path.relative_to(root).as_posix() for path in (*found, *marks)]
     kept, left_out = without_system_and_runs(names, lambda name, num_bytes: _read(root / name, 0, num_bytes))
-    found = sorted({root / name for name in kept} - set(marks))
+    left_out.system |= skipped.system
+    kept = [name for name in kept if name.lower().endswith(suffixes) or name.endswith("/")]
+    if wrong := [name for name in kept if name in flaws]:
+        raise DataError(f"{root / wrong[0]} {flaws[wrong[0]]}; correct that, or take it out of {root}.")
+    found = sorted(root / name for name in kept)
     own = [path for path in found if _read(path, -len(SAMPLE_MARK), len(SAMPLE_MARK)) == SAMPLE_MARK]
     if len(own) < len(found):
         found = [path for path in found if path not in own]
@@ -96,8 +101,8 @@ def load_split(paths: list[Path], root: Path, split: str, load: Callable[[list[P
             "%s: %s of %s files are of the split %s; the others are not trained on.",
             *(root, f"{len(chosen):,}", f"{len(paths):,}", split),
         )
-        if split != "test":
-            dataset.load_test_split = lambda: load(of_split(paths, root, "test"))
+    if split != "test" and (test := [path for path in paths if split_in(path, root) == "test"]):
+        dataset.load_test_split = lambda: load(test)
     return dataset
 
 
@@ -107,7 +112,7 @@ def of_split(paths: list[Path], root: Path, split: str) -> list[Path]:
     Raises:
         DataError: the paths name other splits only.
     """
-    named = {path: split_of(path.relative_to(root).as_posix() if root.is_dir() else "") for path in paths}
+    named = {path: split_in(path, root) for path in paths}
     known = {name for name in named.values() if name is not None}
     if not known:
         return paths
@@ -117,6 +122,11 @@ def of_split(paths: list[Path], root: Path, split: str) -> list[Path]:
             f"dataset.split={split}: the files in {root} are of the splits {', '.join(sorted(known))}; name one."
         )
     return chosen
+
+
+def split_in(path: Path, root: Path) -> str | None:
+    """Return the split that the path of a file names below the root; None if it names none, or is the root."""
+    return split_of(path.relative_to(root).as_posix()) if root.is_dir() else None
 
 
 def split_of(name: str) -> str | None:

@@ -1,8 +1,10 @@
 """WebDataset: tar files in which NAME.jpg and NAME.cls are the image and the class of a sample."""
 
 import json
+import logging
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +14,14 @@ from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.classes import Classes, digest, from_values
 from gantrain.datasets.image_files import ImageFiles
 from gantrain.datasets.image_folder import check_pictures, pictures
-from gantrain.datasets.images import SUFFIXES
+from gantrain.datasets.images import KINDS, SUFFIXES
+from gantrain.datasets.left_out import LeftOut, is_unread_picture, suffix_of
 from gantrain.datasets.many_files import list_files, listing_of, load_split, require_root
 from gantrain.datasets.slices import Slices
 from gantrain.datasets.untrusted import open_regular, printable, read_slice
 from gantrain.errors import ConfigError, DataError
 
+logger = logging.getLogger(__name__)
 KIND = "a .tar file, or a folder of them"
 MAX_LABEL_BYTES = 2**20
 _BLOCK = 512
@@ -60,7 +64,10 @@ def webdataset(
         classes = samples.classes(key) if label is not None else None
         files = ImageFiles(folder, samples.names, listing_of(chosen, folder), {}, samples.images.read)
         if not files.names:
-            raise DataError(f"{chosen[0]} holds no images ({', '.join(SUFFIXES)}); set dataset.root to {KIND}.")
+            others = f", only others: {samples.left_out}" if samples.left_out else ""
+            raise DataError(f"{chosen[0]} holds no {KINDS} images{others}; set dataset.root to {KIND}.")
+        if samples.left_out:
+            logger.warning("%s images in %s; left out: %s.", f"{len(files.names):,}", folder, samples.left_out)
         return pictures(
             "webdataset",
             files,
@@ -81,12 +88,14 @@ class Samples:
 
     Attributes:
         labels: for each image, the place of the file that holds its label; None if there is none.
+        left_out: counts the samples whose only pictures are of kinds that gantrain cannot read, by suffix.
     """
 
     paths: list[Path]
     root: Path
     names: list[str] = field(default_factory=list)
     labels: list[tuple[int, int, int] | None] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def __post_init__(self) -> None:
         self.images = Slices(self.paths)
@@ -94,14 +103,20 @@ class Samples:
     def add(self, number: int, extension: str) -> None:
         """Add the samples of a file: consecutive members with the same name up to the first dot."""
         path = self.paths[number]
+        above = f"{path.relative_to(self.root).as_posix()}/" if path != self.root else f"{path.name}/"
+        seen: Counter[str] = Counter()
         image: tuple[str, tuple[int, int, int]] | None = None
-        label, previous = None, None
+        label, other, previous = None, None, None
 
         def finish() -> None:
             if image is not None:
-                self.names.append(f"{path.name}/{image[0]}")
+                seen[image[0]] += 1
+                again = f" ({seen[image[0]]})" * (seen[image[0]] > 1)  # names must tell images apart
+                self.names.append(f"{above}{image[0]}{again}")
                 self.images.places.append(image[1])
                 self.labels.append(label)
+            elif other is not None:
+                self.left_out.suffixes[other] += 1
 
         for name, offset, num_bytes in members(path):
             folder, _, base = name.rpartition("/")
@@ -110,11 +125,13 @@ class Samples:
                 continue
             if (folder, stem) != previous:
                 finish()
-                image, label, previous = None, None, (folder, stem)
+                image, label, other, previous = None, None, None, (folder, stem)
             if f".{suffix.lower()}" in SUFFIXES and image is None:
                 image = name, (number, offset, num_bytes)
             elif suffix.lower() == extension:
                 label = number, offset, num_bytes
+            elif is_unread_picture(name):
+                other = suffix_of(name)
         finish()
 
     def classes(self, key: str) -> Classes | None:

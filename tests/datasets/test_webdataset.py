@@ -1,7 +1,9 @@
 """WebDataset: samples in tar files."""
 
+import errno
 import io
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -23,7 +25,7 @@ SAMPLES = {
 
 
 def write(path: Path, samples: dict[str, dict[str, bytes]], *, mode: str = "w", folder: str = "") -> Path:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode, format=tarfile.PAX_FORMAT) as archive:
         for stem, files in samples.items():
             for suffix, content in files.items():
@@ -47,7 +49,7 @@ def test_images_with_classes_in_several_files(tmp_path: Path):
     assert (values(dataset), dataset.labels.tolist()) == ([0, 10, 20, 30], [2, 1, 2, 0])
     assert dataset.class_names == ("0", "1", "3")
     held_out = hold_out(dataset, "test").held_out
-    assert (values(held_out), held_out.labels.tolist()) == ([99], [0])
+    assert (values(held_out), held_out.labels.tolist()) == ([99], [1])
     assert not [path for path in (tmp_path / "data").rglob("*") if path.suffix in (".png", ".tmp")]
 
 
@@ -99,12 +101,74 @@ def test_sparse_members_are_no_images(tmp_path: Path):
         ({"a": {"png": png(1), "cls": b"\xff"}}, {}, r"The label of x\.tar/a\.png cannot be read"),
         ({"a": {"png": png(1), "json": b"{}"}}, {"label": "json:kind"}, r"cannot be read \(no kind\)"),
         ({"a": {"png": png(1), "json": b"["}}, {"label": "json:kind"}, r"x\.tar/a\.png cannot be read"),
-        ({"a": {"txt": b"1"}}, {}, "holds no images"),
+        ({"a": {"txt": b"1"}}, {}, "holds no PNG, .* images; set dataset"),
     ],
 )
 def test_wrong_samples_are_named(tmp_path: Path, samples: dict[str, dict[str, bytes]], options: Any, message: str):
     with pytest.raises(DataError, match=message):
         load(write(tmp_path / "data/x.tar", samples), **options)
+
+
+def test_test_images_of_an_unknown_class_are_an_error(tmp_path: Path):
+    write(tmp_path / "data/train.tar", SAMPLES)
+    write(tmp_path / "data/test.tar", {"9": {"png": png(99), "cls": b"7"}})
+    with pytest.raises(DataError, match=r"holdout=test: .* have the class 7, which is none of the 3 .*\(0, 1, 3\)"):
+        hold_out(load(tmp_path / "data"), "test")
+
+
+def test_only_files_of_the_test_split_can_be_held_out(tmp_path: Path):
+    write(tmp_path / "data/train.tar", SAMPLES)
+    write(tmp_path / "data/val.tar", SAMPLES)
+    with pytest.raises(ConfigError, match=r"dataset\.holdout=test: webdataset has no test split; use a fraction"):
+        hold_out(load(tmp_path / "data"), "test")
+
+
+def test_a_bad_image_is_told_from_others_of_its_name(tmp_path: Path):
+    # Shards that were made one by one number their samples from 0.
+    bad = SAMPLES | {"000001": SAMPLES["000001"] | {"png": b"broken"}}
+    write(tmp_path / "data/a/x.tar", SAMPLES)
+    path = write(tmp_path / "data/b/x.tar", bad)
+    with tarfile.open(path, "a") as archive:
+        info = tarfile.TarInfo("000001.png")
+        info.size = len(png(99))
+        archive.addfile(info, io.BytesIO(png(99)))
+    for _ in range(2):  # decoded, then from the cache
+        dataset = load(tmp_path / "data", label=None, max_bad_fraction=0.2)
+        assert values(dataset) == [0, 10, 20, 30, 0, 20, 30, 99]
+        assert list(dataset.bad) == ["b/x.tar/000001.png"]
+
+
+def test_pictures_that_cannot_be_read_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    other = {f"x{i}": {"psd": b"8BPS", "cls": b"1"} for i in range(2)} | {"y": {"jxl": b"", "txt": b""}}
+    assert values(load(write(tmp_path / "data/x.tar", SAMPLES | other))) == [0, 10, 20, 30]
+    assert "left out: 2 .psd, 1 .jxl" in caplog.text
+    with pytest.raises(DataError, match=r"holds no PNG, .* images, only others: 2 \.psd, 1 \.jxl"):
+        load(write(tmp_path / "data/y.tar", other))
+
+
+def test_folders_are_followed_through_links_and_never_silently_skipped(tmp_path: Path):
+    write(tmp_path / "elsewhere/x.tar", SAMPLES)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/linked").symlink_to(tmp_path / "elsewhere")
+    assert values(load(tmp_path / "data")) == [0, 10, 20, 30]
+    (tmp_path / "data/gone.tar").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"gone\.tar cannot be read \(No such file.*take it out of"):
+        load(tmp_path / "data")
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path / "data/x.tar", SAMPLES)
+    write(tmp_path / "data/closed/y.tar", SAMPLES)
+    scandir = os.scandir
+
+    def refuse(path: Path) -> Any:
+        if Path(path).name == "closed":  # also for the administrator, whom permissions do not stop
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"data/closed cannot be listed \(Permission denied\)"):
+        load(tmp_path / "data")
 
 
 def test_compressed_files_are_refused_with_the_remedy(tmp_path: Path):

@@ -22,7 +22,7 @@ import pytest
 import torch
 from PIL import Image, features
 
-from gantrain.datasets import image_files
+from gantrain.datasets import image_files, walk
 from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.celeba import celeba
 from gantrain.datasets.cifar10 import cifar10
@@ -366,7 +366,7 @@ def test_file_that_changes_after_listing_is_named(tmp_path: Path, change: Callab
 
 
 def test_folders_that_links_multiply_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(image_files, "MAX_FOLDERS", 1000)
+    monkeypatch.setattr(walk, "MAX_FOLDERS", 1000)
     for k in range(40):  # each folder has two links to the next one: 2**40 paths in all
         (tmp_path / f"{k}").mkdir()
         for name in "ab":
