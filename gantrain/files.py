@@ -19,6 +19,19 @@ NOT_OFFERED = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno
 """Error numbers with which file systems refuse what they do not offer (chmod, fsync, flock): FUSE, WSL, NFS, Lustre."""
 
 
+class WriteError(OSError):
+    """A copy of a file cannot be written; the file itself can be read."""
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Raise errors of the operating system as WriteError, in a block that only writes a copy of what is read."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror) from error
+
+
 @contextmanager
 def if_offered() -> Iterator[None]:
     """Skip an operation that the file system does not offer, and whose absence only weakens a guarantee."""

@@ -118,13 +118,15 @@ def from_values(values: Sequence[object], names: Sequence[str] = (), *, of: str,
 
     Args:
         values: one label per image.
-        names: names of the classes, if the labels are the indices of these.
+        names: names of the classes, if the labels are these or their indices.
         of: the source of the labels, for messages.
         remedy: what to do if they are no classes, for messages.
 
     Raises:
         DataError: the labels are something else, such as fractions, or are of several kinds.
     """
+    if not len(values):
+        raise DataError(f"{of} has no labels; {remedy}.")
     values = [_position(value) if isinstance(value, list | tuple | np.ndarray) else value for value in values]
     kinds = {int if isinstance(value, int | np.integer) else type(value) for value in values}
     if len(kinds) != 1 or not kinds <= {int, str}:
@@ -134,18 +136,16 @@ def from_values(values: Sequence[object], names: Sequence[str] = (), *, of: str,
             f"{of}: the label {printable(found)} is neither the number nor the name of a class, as all must be; "
             f"{remedy}."
         )
-    if names:
-        labels = np.array(values, np.int64)
-        if labels.min() < 0 or labels.max() >= len(names):
-            wrong = labels[(labels < 0) | (labels >= len(names))][0]
-            raise DataError(
-                f"{of}: the label {wrong} is none of the {len(names)} classes, 0 to {len(names) - 1}; {remedy}."
-            )
-        return Classes(labels, tuple(map(printable, names)))
     distinct: Any = sorted(set(values))
-    index = {value: i for i, value in enumerate(distinct)}
+    known: Any = (names if kinds == {str} else range(len(names))) if names else distinct
+    index = {value: i for i, value in enumerate(known)}
+    if unknown := [value for value in distinct if value not in index]:
+        span = f"{printable(known[0])} to {printable(known[-1])}"
+        raise DataError(
+            f"{of}: the label {printable(unknown[0])} is none of the {len(known)} classes, {span}; {remedy}."
+        )
     labels = np.array([index[value] for value in values], np.int64)
-    return Classes(labels, tuple(printable(value) for value in distinct))
+    return Classes(labels, tuple(printable(name) for name in names or distinct))
 
 
 def _position(vector: Any) -> object:

@@ -65,26 +65,21 @@ def npz(
     folder = require_root(root, KIND, "images.npz")
     paths = list_files(folder, (".npz",), KIND)
 
-    def load(split: str) -> ImageDataset | None:
-        parts = [Arrays.of(path, image_key, label_key, split) for path in paths]
-        found = [part for part in parts if part is not None]
-        if not found:
-            return None
+    def load(split: str) -> ImageDataset:
+        found = [Arrays.of(path, image_key, label_key, split) for path in paths if has_images(path, image_key, split)]
         return dataset(found, folder, labels=labels, image_size=image_size, cache_dir=Path(cache_dir).expanduser())
 
-    train = load("train")
-    test = load("test") if image_key is None else None
-    if train is None or test is None:
-        only = train or test
-        if only is None:
-            names = ", ".join(printable(name) for name in arrays_in(paths[0])[:12])
-            raise DataError(
-                f"{paths[0]} has the arrays {names or '(none)'}, none of which is called like images "
-                f"({', '.join(IMAGES[:6])}, ...); name one with dataset.image_key."
-            )
-        return only
-    train.load_test_split = lambda: test
-    return train
+    splits = [split for split in ("train", "test") if any(has_images(path, image_key, split) for path in paths)]
+    if splits:
+        chosen = load(splits[0])
+        if splits == ["train", "test"] and image_key is None:
+            chosen.load_test_split = lambda: load("test")
+        return chosen
+    names = ", ".join(printable(name) for name in arrays_in(paths[0])[:12])
+    raise DataError(
+        f"{paths[0]} has the arrays {names or '(none)'}, none of which is called like images "
+        f"({', '.join(IMAGES[:6])}, ...); name one with dataset.image_key."
+    )
 
 
 @dataclass(frozen=True)
@@ -95,13 +90,12 @@ class Arrays:
     labels: Array | None
 
     @classmethod
-    def of(cls, path: Path, image_key: str | None, label_key: str | None, split: str) -> "Arrays | None":
-        """Find the arrays of a split; None if it has none."""
+    def of(cls, path: Path, image_key: str | None, label_key: str | None, split: str) -> "Arrays":
+        """Find the arrays of a split in a file that has images of it."""
         with opened(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
             image = choose(path, names, "image_key", image_key, IMAGES, split)
-            if image is None:
-                return None
+            assert image is not None
             images = Array.of(archive, path, image)
             label = choose(path, names, "label_key", label_key, LABELS, split)
             labels = None if label is None else Array.of(archive, path, label)
@@ -111,6 +105,11 @@ class Arrays:
                 f"{path}: {label_key} {labels and list(labels.shape)} is not one label per image ({images.shape[0]:,})."
             )
         return cls(images, labels if is_fit and label != image else None)
+
+
+def has_images(path: Path, image_key: str | None, split: str) -> bool:
+    """Return whether a file has an array of images of a split, by its name."""
+    return choose(path, arrays_in(path), "image_key", image_key, IMAGES, split) is not None
 
 
 def choose(

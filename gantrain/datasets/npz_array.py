@@ -7,7 +7,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ import numpy as np
 
 from gantrain.datasets.untrusted import open_regular, printable
 from gantrain.errors import DataError
-from gantrain.files import DISK_FULL, require_space
+from gantrain.files import WriteError, require_space, writing
 
 MAX_LABEL_BYTES = 256 * 2**20
 BLOCK_BYTES = 2**24
@@ -80,21 +80,26 @@ class Array:
         Args:
             folder: of the temporary file.
         """
-        with opened(self.path) as archive, ExitStack() as stack:
-            info = archive.getinfo(self.member)
-            if info.compress_type == zipfile.ZIP_STORED:
-                file: Any = stack.enter_context(open_regular(self.path))
-                start = self.start + start_of_member(file, info)
-            else:
-                require_space(folder, self.num_bytes, f"A temporary copy of {self.member} in {self.path}")
-                file, start = (
-                    stack.enter_context(tempfile.TemporaryFile(dir=folder, prefix=".arrays-", suffix=".tmp")),
-                    0,
-                )
-                with archive.open(info) as member:
-                    member.read(self.start)
-                    copy(member, file, self.num_bytes)
-            yield np.memmap(file, self.dtype, "r", start, self.shape, self.order)
+        with ExitStack() as stack:
+            with opened(self.path) as archive:
+                info = archive.getinfo(self.member)
+                if info.compress_type == zipfile.ZIP_STORED:
+                    file: Any = stack.enter_context(open_regular(self.path))
+                    start = self.start + start_of_member(file, info)
+                else:
+                    require_space(folder, self.num_bytes, f"A temporary copy of {self.member} in {self.path}")
+                    with writing():
+                        file, start = stack.enter_context(temporary(folder)), 0
+                    with archive.open(info) as member:
+                        member.read(self.start)
+                        copy(member, file, self.num_bytes)
+                mapped = np.memmap(file, self.dtype, "r", start, self.shape, self.order)
+            yield mapped
+
+
+def temporary(folder: Path) -> AbstractContextManager[Any]:
+    """Make a temporary file without a name."""
+    return tempfile.TemporaryFile(dir=folder, prefix=".arrays-", suffix=".tmp")
 
 
 def start_of_member(file: Any, info: zipfile.ZipInfo) -> int:
@@ -115,9 +120,11 @@ def copy(source: Any, target: Any, num_bytes: int) -> None:
         content = source.read(min(BLOCK_BYTES, num_bytes))
         if not content:
             raise EOFError("an array is shorter than its header says")
-        target.write(content)
+        with writing():
+            target.write(content)
         num_bytes -= len(content)
-    target.flush()
+    with writing():
+        target.flush()
 
 
 @contextmanager
@@ -126,6 +133,8 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             yield archive
+    except WriteError:  # of a copy
+        raise
     except (
         OSError,
         EOFError,
@@ -134,8 +143,6 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
         zlib.error,
         RuntimeError,
     ) as error:  # RuntimeError: encrypted
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
-            raise
         reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(error)
         raise DataError(f"{path} is not a readable .npz ({reason}); replace it.") from error
 

@@ -18,7 +18,7 @@ from gantrain.datasets.many_files import list_files, listing_of, load_split, req
 from gantrain.datasets.spool import Spool
 from gantrain.datasets.untrusted import printable, read_regular
 from gantrain.errors import ConfigError, DataError
-from gantrain.files import require_space
+from gantrain.files import WriteError, require_space
 
 KIND = "a .parquet file, or a folder of them"
 IMAGES = ("image", "images", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "file")
@@ -26,6 +26,11 @@ LABELS = ("label", "labels", "class", "class_label", "category", "target", "fine
 """Usual names of the columns, in the order of preference."""
 
 BATCH_ROWS = 32
+LABELS_AT_ONCE = 256
+MAX_LABEL_BYTES = 10_000
+MIN_ROW_BYTES = 32
+"""Bytes of memory that a row takes, whatever is in it."""
+
 MAX_EXPANSION = 100
 """Most bytes for each stored byte; encoded images hardly become smaller, so more is an attack."""
 
@@ -102,6 +107,7 @@ class Table:
                 if not is_image_type(schema.field(image).type):
                     raise DataError(f"{path}: the column {image} holds {schema.field(image).type}, not images.")
                 num_rows.append(file.metadata.num_rows)
+                check_expansion(path, num_rows[-1] * MIN_ROW_BYTES)
         if not sum(num_rows):
             raise DataError(f"{paths[0]} has no rows; replace it.")
         assert image is not None
@@ -127,12 +133,17 @@ class Table:
         """Read the label column."""
         if self.label_column is None:
             return None
+        source = f"{self.root}, column {self.label_column}"
+        remedy = "choose another column with dataset.label_column, or set dataset.labels=false"
         values: list[object] = []
         for path in self.paths:
-            with opened(path) as file:
-                values += file.read(columns=[self.label_column], use_threads=False).column(0).to_pylist()
-        remedy = "choose another column with dataset.label_column, or set dataset.labels=false"
-        return from_values(values, self.class_names, of=f"{self.root}, column {self.label_column}", remedy=remedy)
+            # Rows that share a text share its memory, or a page of text would be copied for each of them.
+            with opened(path, read_dictionary=[self.label_column]) as file:
+                for batch in file.iter_batches(LABELS_AT_ONCE, columns=[self.label_column], use_threads=False):
+                    if batch.nbytes > LABELS_AT_ONCE * MAX_LABEL_BYTES:
+                        raise DataError(f"{source}: the values are too long for names of classes; {remedy}.")
+                    values += batch.column(0).to_pylist()
+        return from_values(values, self.class_names, of=source, remedy=remedy)
 
     def fill(self, spool: Spool) -> None:
         """Copy the images of all rows into the spool."""
@@ -158,8 +169,12 @@ class Table:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """Open a Parquet file; what pyarrow raises in the block becomes a DataError that names the file."""
+def opened(path: Path, **options: Any) -> Iterator[Any]:
+    """Open a Parquet file; what pyarrow raises in the block becomes a DataError that names the file.
+
+    Args:
+        options: of pyarrow's ParquetFile.
+    """
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
@@ -167,13 +182,13 @@ def opened(path: Path) -> Iterator[Any]:
         if not path.is_file():
             raise DataError(f"{path} is not a regular file; replace it.")
         # Buffered, because a column of a row group may be larger than the memory.
-        with ParquetFile(path, buffer_size=2**20) as file:
+        with ParquetFile(path, buffer_size=2**20, **options) as file:
             yield file
+    except WriteError:  # of a copy
+        raise
     except (ArrowException, UnicodeDecodeError, OSError) as error:
-        # pyarrow raises OSError for broken files; the errors of the system, such as a full disk, have a number.
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise DataError(f"{path} is not a readable Parquet file ({printable(error)}); replace it.") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(error)
+        raise DataError(f"{path} is not a readable Parquet file ({reason}); replace it.") from error
 
 
 def check_expansion(path: Path, num_bytes: int) -> None:

@@ -12,6 +12,7 @@ from numpy import ndarray
 
 from gantrain.datasets.image_files import MAX_FILE_BYTES
 from gantrain.datasets.images import BadImageError
+from gantrain.files import writing
 
 
 class Spool:
@@ -46,7 +47,8 @@ class Spool:
     def write(self, content: memoryview, sizes: Int64[ndarray, " n"]) -> None:
         """Append images with these sizes in bytes, of which the content is the concatenation."""
         assert self.file is not None
-        self.file.write(content)
+        with writing():
+            self.file.write(content)
         self.ends += (self.ends[-1] + sizes.cumsum()).tolist()
 
     def read(self, i: int) -> bytes:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from picture_bytes import pictures, png, values
 
+from gantrain.datasets.classes import from_values
 from gantrain.datasets.image_folder import image_folder
 from gantrain.errors import DataError
 
@@ -151,6 +152,20 @@ def test_another_file_of_this_name_does_not_hide_the_class_folders(tmp_path: Pat
     assert load(root).class_names == ("a", "b")
     with pytest.raises(DataError, match=r"dataset\.labels=json: .* has no labels in dataset\.json"):
         load(root, "json")
+
+
+def test_labels_that_are_declared_names_have_their_numbers():
+    remedy = {"of": "x", "remedy": "correct it"}
+    names = ("bee", "ant", "cat")
+    for values_, expected in ((["cat", "bee"], [2, 0]), ([2, 1], [2, 1])):
+        found = from_values(values_, names, **remedy)
+        assert (found.labels.tolist(), found.names) == (expected, names)
+    for wrong, message in (
+        (["dog"], "the label dog is none of the 3 classes, bee to cat; correct it"),
+        ([], "no labels"),
+    ):
+        with pytest.raises(DataError, match=message):
+            from_values(wrong, names, **remedy)
 
 
 def test_rules_that_find_nothing_are_errors(tmp_path: Path):

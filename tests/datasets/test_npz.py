@@ -1,15 +1,20 @@
 """Arrays of images in .npz files."""
 
+import errno
 import io
+import os
 import pickle
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from picture_bytes import damaged, refusals
 
+from gantrain.datasets import npz_array
 from gantrain.datasets.holdout import hold_out
 from gantrain.datasets.npz import npz
 from gantrain.errors import ConfigError, DataError
@@ -132,6 +137,40 @@ def test_test_images_can_be_held_out(tmp_path: Path):
     np.testing.assert_array_equal(dataset.images, CHANNELS_FIRST[:4])
     np.testing.assert_array_equal(held_out.images, CHANNELS_FIRST[4:])
     assert (dataset.labels.tolist(), held_out.labels.tolist()) == ([0, 1, 1, 0], [1, 0])
+
+
+def test_classes_of_test_images_have_the_numbers_of_the_training_images(tmp_path: Path):
+    arrays = {"x_train": COLORS[:4], "y_train": ["c", "ant", "b", "bird"]}
+    arrays |= {"x_test": COLORS[4:], "y_test": ["bird", "ant"]}
+    dataset = load(save(tmp_path / "x.npz", **arrays))
+    held_out = hold_out(dataset, "test").held_out
+    assert dataset.class_names == held_out.class_names == ("ant", "b", "bird", "c")
+    assert (dataset.labels.tolist(), held_out.labels.tolist(), held_out.num_classes) == ([3, 0, 1, 2], [2, 0], 4)
+    np.testing.assert_array_equal(held_out.images, CHANNELS_FIRST[4:])
+    np.testing.assert_array_equal(held_out.gather(torch.tensor([1])), CHANNELS_FIRST[5:])
+    assert len({dataset.fingerprint, held_out.fingerprint, held_out.whole.fingerprint}) == 3
+
+
+def test_test_images_that_are_not_asked_for_may_be_of_any_kind(tmp_path: Path):
+    path = save(tmp_path / "x.npz", x_train=COLORS, x_test=np.zeros((3, 2, 2, 7)))
+    dataset = load(path)
+    np.testing.assert_array_equal(dataset.images, CHANNELS_FIRST)
+    with pytest.raises(DataError, match=r"x_test is float64 \[3, 2, 2, 7\], but images are"):
+        hold_out(dataset, "test")
+
+
+def test_a_folder_that_cannot_be_written_is_not_blamed_on_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    path = save(tmp_path / "x.npz", compressed=True, images=COLORS)
+    with monkeypatch.context() as patched:
+        patched.setattr(tempfile, "TemporaryFile", refuse)
+        with pytest.raises(ConfigError, match=r"cache_dir=.* cannot be written \(Read-only file system\)"):
+            load(path)
+    monkeypatch.setattr(npz_array, "open_regular", refuse)
+    with pytest.raises(DataError, match=r"x\.npz is not a readable \.npz \(Read-only file system\)"):
+        load(path)
 
 
 def test_labels_of_other_kinds_and_none(tmp_path: Path):

@@ -1,6 +1,10 @@
 """Parquet files as pyarrow, pandas and the library `datasets` write them."""
 
+import errno
 import json
+import os
+import tempfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ from picture_bytes import damaged, pictures, png, refusals, values
 from gantrain.datasets.holdout import hold_out
 from gantrain.datasets.parquet import copy_images, parquet
 from gantrain.datasets.spool import Spool
-from gantrain.errors import DataError
+from gantrain.errors import ConfigError, DataError
 
 pa = pytest.importorskip("pyarrow")
 pd = pytest.importorskip("pandas")
@@ -160,6 +164,70 @@ def test_labels_that_are_no_classes_are_errors(tmp_path: Path, labels: list[Any]
     pq.write_table(pa.table({"image": CONTENT, "label": labels}), tmp_path / "x.parquet")
     with pytest.raises(DataError, match=message):
         load(tmp_path / "x.parquet", label_column="label")
+
+
+def test_declared_names_may_be_the_labels(tmp_path: Path):
+    table = hub_table(CONTENT[:2], [0, 1]).drop_columns("label").append_column("label", [["e", "b"]])
+    pq.write_table(table.replace_schema_metadata(hub_table([], []).schema.metadata), tmp_path / "x.parquet")
+    assert load(tmp_path / "x.parquet").labels.tolist() == [4, 1]
+
+
+def test_undeclared_classes_of_test_images_have_the_numbers_of_the_training_images(tmp_path: Path):
+    pq.write_table(pa.table({"image": CONTENT, "label": LABELS}), tmp_path / "train.parquet")
+    pq.write_table(pa.table({"image": CONTENT[:2], "label": [3, 1]}), tmp_path / "test.parquet")
+    dataset = load(tmp_path)
+    held_out = hold_out(dataset, "test").held_out
+    assert (dataset.labels.tolist(), held_out.labels.tolist()) == ([2, 1, 2, 0, 1], [2, 1])
+
+
+def test_more_rows_than_the_file_can_hold_are_refused(tmp_path: Path):
+    nothing = pa.nulls(1_000_000, pa.binary())
+    pq.write_table(pa.table({"image": nothing}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"expands to 32,000,000 or more; do not trust it"):
+        load(tmp_path / "x.parquet")
+
+
+def test_pages_of_text_are_no_labels(tmp_path: Path):
+    page = pa.DictionaryArray.from_arrays([0] * 600, ["a" * 10_000_000])
+    table = pa.table({"image": [*CONTENT, *[CONTENT[0]] * 595], "label": page})
+    pq.write_table(table, tmp_path / "x.parquet")
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"column label: the values are too long .*; choose another column"):
+        load(tmp_path / "x.parquet")
+    assert tracemalloc.get_traced_memory()[1] < 1e9
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("blamed", ["cache", "file"])
+def test_errors_of_the_system_name_the_place(tmp_path: Path, blamed: str, monkeypatch: pytest.MonkeyPatch):
+    pq.write_table(pa.table({"image": CONTENT}), tmp_path / "x.parquet")
+    dataset = load(tmp_path / "x.parquet")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    if blamed == "file":
+        monkeypatch.setattr(pq.ParquetFile, "iter_batches", fail)
+        with pytest.raises(DataError, match=r"x\.parquet is not a readable Parquet file \(Input/output error\)"):
+            values(dataset)
+        return
+
+    class Failing:
+        def __init__(self, file: Any):
+            self.file = file
+
+        def __enter__(self) -> "Failing":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        write = fail
+
+    temporary = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: Failing(temporary(**options)))
+    with pytest.raises(ConfigError, match=r"cache_dir=.* cannot be written \(Input/output error\)"):
+        values(dataset)
 
 
 def test_undeclared_classes_are_errors(tmp_path: Path):
