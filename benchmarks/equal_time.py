@@ -25,7 +25,7 @@ def gantrain(*typed: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def seconds_per_step(typed: tuple[str, ...], folder: Path, *, steps: tuple[int, int]) -> float:
+def seconds_per_step(typed: tuple[str, ...], folder: Path, *, steps: tuple[int, int] = (50, 200)) -> float:
     """Return the CPU time of a step: that of the additional steps of a longer run, so that the start does not count."""
     few, many = (
         gantrain(*typed, *QUIET, "callback=[log]", "metric=[]", f"steps={n}", f"run_dir={folder}-{n}") for n in steps
@@ -44,25 +44,16 @@ def record(run: Path) -> dict[str, Any]:
     return found
 
 
-def train_seeds(
-    recipe: tuple[str, ...],
-    end: tuple[str, ...],
-    stem: Path,
-    *,
-    seeds: int,
-    seconds: float,
-    trial: tuple[int, int] = (50, 200),
-) -> list[Path]:
+def train_seeds(recipe: tuple[str, ...], end: tuple[str, ...], stem: Path, *, seeds: int, seconds: float) -> list[Path]:
     """Train a recipe with some seeds for the steps that take some CPU time; runs that exist are not repeated.
 
     Args:
         end: overrides of the runs but not of the trial that measures the time of a step.
         stem: the run with seed 0 is in the folder <stem>-0.
-        trial: steps of the shorter and the longer run of the trial.
     """
     runs = [stem.with_name(f"{stem.name}-{seed}") for seed in range(seeds)]
     if not all(map(is_finished, runs)):
-        steps = round(seconds / seconds_per_step(recipe, stem.with_name(f"trial-{stem.name}"), steps=trial))
+        steps = round(seconds / seconds_per_step(recipe, stem.with_name(f"trial-{stem.name}")))
         for seed, run in enumerate(runs):
             if not is_finished(run):
                 gantrain(
