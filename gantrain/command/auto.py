@@ -4,12 +4,14 @@ The choices become ordinary overrides, so the config of the run, and what is sav
 file. docs/experiments.md has the table of the choices, with its evidence.
 """
 
+import logging
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -20,6 +22,9 @@ from gantrain.config import CONF, Config
 from gantrain.console import console
 from gantrain.errors import ConfigError
 from gantrain.session.saved import holds_run
+
+if TYPE_CHECKING:
+    from gantrain.datasets.base import ImageDataset
 
 RECIPES = ("lightweight_folder", "stylegan2_ada_folder", "r3gan_folder")
 FEWEST = (1_000, 20_000)
@@ -73,8 +78,8 @@ def with_chosen_recipe(typed: Sequence[str], folders: Sequence[Path] = (CONF,)) 
             f"model={' model='.join(models)}: model=auto cannot be combined with other models; use it alone, or name "
             "the models."
         )
-    check(wanted)
     check_sweep(typed)
+    check(wanted)
     rest = [override for override in typed if key_of(override) != "model"]
     saved = saved_choices(Path(wanted.get("run_dir", "")).expanduser(), {key_of(override) for override in rest})
     choice = Choice(saved, ["as chosen when the run started"]) if saved else choose(wanted, rest, folders)
@@ -93,10 +98,14 @@ def check(wanted: dict[str, str]) -> None:
     for key in ("experiment", "network"):
         if key in wanted:
             raise ConfigError(f"model=auto {key}={wanted[key]}: auto chooses the {key}; leave one of them out.")
-    if wanted.get("dataset") != "image_folder" or "dataset.root" not in wanted:
+    if "dataset" not in wanted:
         raise ConfigError(
-            "model=auto looks at a folder or zip of pictures: type dataset=image_folder dataset.root=FOLDER, or choose "
-            "an experiment for the data set (gantrain --help lists them)."
+            "model=auto looks at the pictures: type dataset=image_folder dataset.root=FOLDER, or another dataset."
+        )
+    if not (size := wanted.get("dataset.image_size", "0")).isdecimal():
+        raise ConfigError(
+            f"dataset.image_size={size}: must be a number of pixels, for example 64; or leave it out, and model=auto "
+            "chooses it."
         )
 
 
@@ -125,38 +134,32 @@ def saved_choices(run: Path, typed: set[str]) -> list[str]:
 
 
 def choose(wanted: dict[str, str], rest: list[str], folders: Sequence[Path]) -> Choice:
-    """Choose for the pictures in dataset.root and the device.
+    """Choose for the pictures and the device.
 
     Args:
         wanted: the typed values by key.
         rest: the typed overrides without model=auto.
 
     Raises:
-        ConfigError: dataset.image_size is not a number, or a step does not fit into memory.
+        ConfigError: the dataset has no pictures whose size can be chosen, or a step does not fit into memory.
     """
-    from gantrain.datasets.image_files import open_image_files
     from gantrain.engine.device import choose_device
 
-    files = open_image_files(Path(wanted["dataset.root"]).expanduser())
+    dataset = find_pictures(wanted["dataset"], rest, folders)
     device = choose_device(wanted.get("runtime.device", "auto"))
-    num, names = len(files.names), ("fewer than 1,000", "1,000 to 20,000", "20,000 or more")
+    num, names = dataset.num_images, ("fewer than 1,000", "1,000 to 20,000", "20,000 or more")
     kind = bisect_right(FEWEST, num)
     recipe = RECIPES[kind]
     reasons = [f"experiment={recipe}: {num:,} picture{'s' if num > 1 else ''} ({names[kind]})"]
     if "dataset.image_size" in wanted:
-        if not wanted["dataset.image_size"].isdecimal():
-            raise ConfigError(
-                f"dataset.image_size={wanted['dataset.image_size']}: must be a number of pixels, for example 64; or "
-                "leave it out, and model=auto chooses it."
-            )
         size = int(wanted["dataset.image_size"])
     else:
-        sides = shorter_sides(files.read, num)
+        sides = shorter_sides(dataset)
         size, why = choose_size(sides, largest=LARGEST_ON_CPU if device.type == "cpu" else SIZES[-1])
         reasons.append(f"dataset.image_size={size}: {why}")
     chosen = [f"experiment={recipe}", f"dataset.image_size={size}", *gammas(recipe, size)]
     if "accumulate" not in wanted:
-        chosen, why = fit_to_memory(chosen, rest, device, folders)
+        chosen, why = fit_to_memory(chosen, rest, device, folders, channels=dataset.image_shape[0])
         reasons.append(why)
     if device.type == "cpu":
         reasons.append("There is no GPU: such networks take weeks on a CPU. model=dcgan gives pictures in minutes.")
@@ -164,16 +167,50 @@ def choose(wanted: dict[str, str], rest: list[str], folders: Sequence[Path]) -> 
     return Choice([override for override in chosen if key_of(override) not in typed], reasons)
 
 
-def shorter_sides(read: Any, num: int) -> list[int]:
+def find_pictures(name: str, rest: list[str], folders: Sequence[Path]) -> "ImageDataset":
+    """Return the dataset that was typed, without decoding it.
+
+    Raises:
+        ConfigError: it has no pictures whose size can be chosen.
+    """
+    from gantrain.assemble import build_dataset
+    from gantrain.datasets.base import ImageDataset
+
+    typed = [override for override in rest if key_of(override).split(".")[0] in ("dataset", "trust")]
+    whole = composed(typed, folders).dataset
+    node = {key: value for key, value in whole.items() if key != "holdout"}
+    with quiet("gantrain.datasets"):  # the run says the same again
+        dataset = build_dataset(node)
+    if not isinstance(dataset, ImageDataset) or "image_size" not in node:
+        raise ConfigError(f"model=auto chooses for pictures of any size, but dataset={name} has none; name a model.")
+    return dataset
+
+
+@contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Show no messages of the loggers below a name while the block runs."""
+    parent = logging.getLogger(name)
+    level = parent.level
+    parent.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        parent.setLevel(level)
+
+
+def shorter_sides(dataset: "ImageDataset") -> list[int]:
     """Return the shorter sides of some pictures, in pixels, sorted; pictures that cannot be read are left out."""
     from gantrain.datasets.images import BadImageError, size_and_color
 
-    sides = []
-    for i in range(0, num, max(1, ceil(num / NUM_HEADERS))):
-        try:
-            sides.append(min(size_and_color(read(i))[:2]))
-        except BadImageError:
-            continue
+    if (originals := dataset.originals) is None:  # arrays
+        return [min(dataset.image_shape[1:])]
+    sides, num = [], len(originals.files.names)
+    with originals.opened():
+        for i in range(0, num, max(1, ceil(num / NUM_HEADERS))):
+            try:
+                sides.append(min(originals.part_used(*size_and_color(originals.files.read(i))[:2])))
+            except BadImageError:
+                continue
     return sorted(sides)
 
 
@@ -198,7 +235,9 @@ def gammas(recipe: str, size: int) -> list[str]:
     return [f"regularizer.{name}.gamma={gamma:g}" for name in ("r1", "r2")]
 
 
-def fit_to_memory(chosen: list[str], rest: list[str], device: Any, folders: Sequence[Path]) -> tuple[list[str], str]:
+def fit_to_memory(
+    chosen: list[str], rest: list[str], device: Any, folders: Sequence[Path], *, channels: int
+) -> tuple[list[str], str]:
     """Add the batch size and the number of micro-batches with which a step fits into the device's memory.
 
     Returns:
@@ -211,7 +250,7 @@ def fit_to_memory(chosen: list[str], rest: list[str], device: Any, folders: Sequ
 
     config = composed([*chosen, *(override for override in rest if not is_sweep(override)), "accumulate=1"], folders)
     ranks = process_rank().world_size
-    fixed, per_image, group = step_bytes(config)
+    fixed, per_image, group = step_bytes(config, channels)
     available = total_bytes(device) // (ranks if device.type == "cpu" else 1)
     rows = int((SHARE_TO_PLAN * available - fixed) / per_image)
 

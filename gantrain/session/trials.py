@@ -106,7 +106,7 @@ R3GAN's step with R1 and R2 (64 px, width 96, batch 8, CPU) needs about as much 
 """
 
 
-def step_bytes(config: Config) -> tuple[int, int, int]:
+def step_bytes(config: Config, channels: int) -> tuple[int, int, int]:
     """Estimate the memory of a training step on images without labels, on the meta device: no memory is used.
 
     Counts the weights, their gradients, the moments of Adam, the EMA, and what autograd keeps for the backward pass.
@@ -119,7 +119,7 @@ def step_bytes(config: Config) -> tuple[int, int, int]:
     size, num = config.dataset["image_size"], 2 * config.packing
     latent = build_latent(config.latent)
     with torch.device("meta"):
-        G = build_generator(config.model["generator"], (config.dataset["channels"], size, size), latent, None)
+        G = build_generator(config.model["generator"], (channels, size, size), latent, None)
         D = build_discriminator(config.model["discriminator"], G(torch.zeros(2, latent.z_dim)).shape[1:], None)
         z = torch.zeros(num, latent.z_dim)
         x = torch.zeros_like(G(z))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -11,6 +12,7 @@ from composing import composed
 from PIL import Image
 from torch import nn
 
+from gantrain.assemble import build_dataset
 from gantrain.command import auto
 from gantrain.command.overrides import key_of, value_of
 from gantrain.datasets.image_files import ImageFiles
@@ -30,7 +32,7 @@ def pictures(monkeypatch: pytest.MonkeyPatch) -> Folder:
         content = BytesIO()
         Image.new("RGB", (side, side + 50)).save(content, "PNG")
         files = ImageFiles(Path("photos"), [f"{i}.png" for i in range(num)], [], {}, lambda i: content.getvalue())
-        monkeypatch.setattr("gantrain.datasets.image_files.open_image_files", lambda path: files)
+        monkeypatch.setattr("gantrain.datasets.image_folder.open_image_files", lambda path: files)
         monkeypatch.setattr("gantrain.engine.device.choose_device", lambda name: torch.device(device))
         monkeypatch.setattr("gantrain.engine.memory.total_bytes", lambda device: int(memory))
 
@@ -147,13 +149,35 @@ def test_what_is_typed_wins(pictures: Folder) -> None:
         (["model=auto", *PICTURES, "experiment=toy"], "auto chooses the experiment"),
         (["model=auto", *PICTURES, "network=mlp"], "auto chooses the network"),
         (["model=auto"], "type dataset=image_folder dataset.root=FOLDER"),
-        (["model=auto", "dataset=cifar10"], "type dataset=image_folder dataset.root=FOLDER"),
-        (["model=auto", "dataset=image_folder"], "type dataset=image_folder dataset.root=FOLDER"),
+        (["model=auto", "dataset=gaussians_8"], "for pictures of any size, but dataset=gaussians_8 has none"),
+        (["model=auto", "dataset=image_folder"], r"dataset\.root is not set"),
     ],
 )
 def test_impossible_choices_are_refused(typed: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         auto.with_chosen_recipe(typed)
+
+
+def test_arrays_and_numbered_parts_of_a_split_are_looked_at_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((3, 70, 90, 3), np.uint8), y=[0, 1, 0])
+    typed = ("dataset=npz", f"dataset.root={tmp_path}/x.npz", "dataset.holdout=0.5", *NARROW)
+    overrides = auto.with_chosen_recipe(["model=auto", *typed])
+    assert {"experiment=lightweight_folder", "dataset.image_size=64"} <= {*overrides}
+    assert "3 pictures (fewer than 1,000)" in capsys.readouterr().err
+
+
+def test_what_is_left_out_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (40, 40)).save(tmp_path / name)
+    (tmp_path / "notes.psd").touch()
+    typed = ("dataset=image_folder", f"dataset.root={tmp_path}", *NARROW)
+    overrides = auto.with_chosen_recipe(["model=auto", *typed])
+    assert not caplog.records
+    build_dataset(auto.composed(overrides, [auto.CONF]).dataset)
+    assert "left out: 1 .psd" in caplog.text
 
 
 def test_other_models_are_left_alone() -> None:
