@@ -59,12 +59,12 @@ def _check_options(path: str, target: Any, options: Node, num_arguments: int, ke
     parameters = inspect.signature(target).parameters
     known = [name for name, p in list(parameters.items())[num_arguments:] if p.kind is not p.VAR_KEYWORD]
     known = [name for name in known if name not in keyword_arguments]
-    for name in options:
-        if name not in known:
-            raise ConfigError(
-                f"{path}.{name} is not an option of {target.__name__}, which takes {', '.join(known) or 'none'}; "
-                f"leave it out (~{path}.{name})."
-            )
+    if unknown := [f"{path}.{name}" for name in options if name not in known]:
+        what = "is not an option" if len(unknown) == 1 else "are not options"
+        raise ConfigError(
+            f"{', '.join(unknown)} {what} of {target.__name__}, which takes {', '.join(known) or 'none'}; "
+            f"leave {'it' if len(unknown) == 1 else 'them'} out ({' '.join(f'~{name}' for name in unknown)})."
+        )
     missing = [name for name in known if parameters[name].default is inspect.Parameter.empty and name not in options]
     if missing:
         raise ConfigError(

@@ -106,6 +106,11 @@ def test_lists_stay_lists(monkeypatch: pytest.MonkeyPatch) -> None:
             r"latent.hihg is not an option of Uniform, which takes z_dim, low, high; leave it out \(~latent.hihg\)",
         ),
         (
+            UNIFORM | {"hihg": 0.5, "lwo": 0.0},
+            (),
+            r"latent.hihg, latent.lwo are not options of Uniform, .*; leave them out \(~latent.hihg ~latent.lwo\)",
+        ),
+        (
             {"_target_": UNIFORM["_target_"], "z_dim": 4, "low": 0.0},
             (),
             r"latent: Uniform also needs high; .*high=\.\.\.",

@@ -1,6 +1,7 @@
 """Arithmetic in config files, for settings that follow from others: ${product:312.5,${batch_size}}."""
 
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -64,4 +65,17 @@ def compute(name: str, function: Callable[..., float], *values: Any, _node_: Any
     try:
         return function(*values)
     except (TypeError, ValueError, ArithmeticError) as error:
+        if isinstance(error, ZeroDivisionError):
+            refuse_zeros(key, _node_)
         raise ConfigError(f"{key} cannot be computed by {name} of {', '.join(map(str, values))} ({error}).") from None
+
+
+def refuse_zeros(key: str, node: Any) -> None:
+    """Name the setting that is 0, if a key is computed from one.
+
+    Raises:
+        ConfigError: a setting is 0.
+    """
+    for source in re.findall(r"\$\{([\w.]+)\}", str(node._value())):
+        if OmegaConf.select(node._get_root(), source) == 0:
+            raise ConfigError(f"{source}=0: must be larger, for example {source}=64; {key} is computed from it.")

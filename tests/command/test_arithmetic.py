@@ -12,7 +12,7 @@ from gantrain.command.arithmetic import OPERATIONS, register_arithmetic
 
 def resolved(expression: str, **values: Any) -> Any:
     register_arithmetic()
-    return OmegaConf.create({"x": expression, "nested": {"size": 64}} | values).x
+    return OmegaConf.create({"x": expression, "nested": {"size": 64, "zero": 0}} | values).x
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,7 @@ def test_operations_give_plain_numbers(expression: str, expected: float) -> None
         ("${product:2,${size}}", "x is computed from a number, but that is null here; set the number, for example"),
         ("${product:2,true}", "x is computed from a number, but that is True here"),
         ("${product:2,many}", "x is computed from a number, but that is many here"),
+        ("${ratio:2,${nested.zero}}", r"nested\.zero=0: must be larger, .*; x is computed from it"),
         ("${ratio:2,0}", r"x cannot be computed by ratio of 2, 0 \(division by zero\)"),
         ("${from:1,2}", "x cannot be computed by from of 1, 2"),
     ],
