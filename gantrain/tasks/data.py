@@ -118,7 +118,7 @@ def samples(dataset: ImageDataset, config: Config) -> tuple[Float[Tensor, "n c h
 
 def table(dataset: ImageDataset, files: Files | None, duplicates: Duplicates, names: Sequence[str] | None) -> Table:
     """Format what was found."""
-    lines = {"images": f"{dataset.num_images:,} of {dataset.name}"}
+    lines = {"images": f"{dataset.num_images:,} ({dataset.name})"}
     if dataset.bad:
         lines["left out"] = reasons(dataset.bad)
     if files is not None and files.sizes:

@@ -55,7 +55,7 @@ def test_images_left_out_are_counted_by_reason(gantrain, photos: Path) -> None:
     (photos / "dog/c.png").write_bytes(larger.getvalue()[:100])
     done = gantrain("task=data", "dataset=image_folder", "dataset.root=photos", "dataset.image_size=16")
     assert done.status == 0, done.stderr
-    assert row(done.stderr, "images") == "15 of image_folder"
+    assert row(done.stderr, "images") == "15 (image_folder)"
     assert row(done.stderr, "sizes") == "all 40x30", "an image that is left out does not count"
     left_out = row(done.stderr, "left out")
     assert left_out.startswith("3: 2 is not a ")
