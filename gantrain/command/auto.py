@@ -51,13 +51,13 @@ SHARE_TO_PLAN = 0.6
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen: overrides, and the reason for each choice."""
+    """What model=auto chose: overrides, and the reason for each choice; no reasons if nothing was chosen now."""
 
     overrides: list[str]
     reasons: list[str]
 
 
-def with_chosen_recipe(typed: Sequence[str], folders: Sequence[Path] = (CONF,)) -> list[str]:
+def with_chosen_recipe(typed: Sequence[str], folders: Sequence[Path] = (CONF,)) -> Choice:
     """Replace model=auto in overrides by the recipe that suits the pictures and the device, and say why.
 
     For a run that exists in run_dir, what was chosen at its start is kept.
@@ -72,7 +72,7 @@ def with_chosen_recipe(typed: Sequence[str], folders: Sequence[Path] = (CONF,)) 
     wanted = {key_of(override): value_of(override) for override in typed}
     models = [override.partition("=")[2].strip("'\"") for override in typed if key_of(override) == "model"]
     if not any("auto" in model.split(",") for model in models):
-        return list(typed)
+        return Choice(list(typed), [])
     if models != ["auto"]:
         raise ConfigError(
             f"model={' model='.join(models)}: model=auto cannot be combined with other models; use it alone, or name "
@@ -82,11 +82,11 @@ def with_chosen_recipe(typed: Sequence[str], folders: Sequence[Path] = (CONF,)) 
     check(wanted)
     rest = [override for override in typed if key_of(override) != "model"]
     saved = saved_choices(Path(wanted.get("run_dir", "")).expanduser(), {key_of(override) for override in rest})
-    choice = Choice(saved, ["as chosen when the run started"]) if saved else choose(wanted, rest, folders)
+    choice = Choice(saved, []) if saved else choose(wanted, rest, folders)
     console.print("model=auto", style="bold", highlight=False)
-    for reason in choice.reasons:
+    for reason in choice.reasons or ["as chosen when the run started"]:
         console.print(f"  {reason}", markup=False, soft_wrap=True, highlight=False)
-    return [*choice.overrides, *rest]
+    return Choice([*choice.overrides, *rest], choice.reasons)
 
 
 def check(wanted: dict[str, str]) -> None:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gantrain.command import trust
 from gantrain.command.arguments import check_own_options, print_to_stdout, split
-from gantrain.command.auto import with_chosen_recipe
+from gantrain.command.auto import Choice, with_chosen_recipe
 from gantrain.command.checks import check_flags, check_keys, check_overrides
 from gantrain.command.default import takes_default, with_default_experiment
 from gantrain.command.explain import explain
@@ -49,11 +49,12 @@ FILES_BEFORE_START = {".hydra", "gantrain.log", "multirun.yaml"}
 """What a folder contains at most before a run starts in it."""
 
 
-def run_job(composed: DictConfig, flags: Sequence[str], *, is_default: bool) -> None:
+def run_job(composed: DictConfig, flags: Sequence[str], *, is_default: bool, reasons: Sequence[str]) -> None:
     """Run the task of one composed config; in a sweep this is called for each job.
 
     Args:
         is_default: whether the command line chose no experiment, so that the default one is run.
+        reasons: of the choices of model=auto.
 
     Raises:
         GantrainError: a key is unknown, or the task raises it.
@@ -79,6 +80,7 @@ def run_job(composed: DictConfig, flags: Sequence[str], *, is_default: bool) -> 
         choices=choices | {group: selected_options(getattr(config, group), group) for group in LIST_GROUPS},
         typed=typed,
         resume_command=resume_command(folder, flags),
+        reasons=reasons,
     )
     if hydra_config.mode == hydra.types.RunMode.RUN and choices["task"] == "train":
         # Print this before the import of torch, which takes more than a second.
@@ -133,6 +135,7 @@ class Task:
         unexpected: other exceptions, which end the command with a traceback.
         is_copy: whether this object was sent to another process.
         is_default: whether the command line chose no experiment, so that the default one is run.
+        reasons: of the choices of model=auto.
     """
 
     def __init__(self, arguments: Sequence[str], flags: Sequence[str], *, wants_traceback: bool):
@@ -140,13 +143,15 @@ class Task:
         self.fixed_run_dir, self.sweeps_run_dir, self.is_default = False, False, False
         self.sweep, self.is_copy = "", False
         self.trusted: list[str] = []
+        self.reasons: list[str] = []
         self.failures: list[GantrainError] = []
         self.unexpected: list[Exception] = []
 
     def __call__(self, composed: DictConfig) -> None:
         """Run the task and report its error, if any; the other runs of a sweep continue."""
         try:
-            run_job(composed, without(self.flags, ["-m", "--multirun"]), is_default=self.is_default)
+            flags = without(self.flags, ["-m", "--multirun"])
+            run_job(composed, flags, is_default=self.is_default, reasons=self.reasons)
         except Exception as error:
             exit_if_signalled()  # the error may be a consequence
             failure = explain(error, self.arguments)
@@ -261,7 +266,8 @@ def overrides_to_compose(given: argparse.Namespace, folders: Sequence[Path], tas
     task.trusted = trusted_modules(given.overrides)
     task.register()  # model=auto builds networks
     task.is_default = not (given.shell_completion or given.hydra_help) and takes_default(given.overrides)
-    typed = with_options_of_run(with_recipe(given.overrides, folders, is_default=task.is_default))
+    chosen = with_recipe(given.overrides, folders, is_default=task.is_default)
+    task.reasons, typed = chosen.reasons, with_options_of_run(chosen.overrides)
     overrides = with_saved_overrides(typed)
     check_overrides(overrides, folders)
     if given.multirun and overrides != typed:
@@ -275,9 +281,9 @@ def overrides_to_compose(given: argparse.Namespace, folders: Sequence[Path], tas
     return overrides
 
 
-def with_recipe(overrides: Sequence[str], folders: Sequence[Path], *, is_default: bool) -> list[str]:
+def with_recipe(overrides: Sequence[str], folders: Sequence[Path], *, is_default: bool) -> Choice:
     """Return the overrides with the default experiment, or with what model=auto chooses, if they have it."""
-    return with_default_experiment(overrides) if is_default else with_chosen_recipe(overrides, folders)
+    return Choice(with_default_experiment(overrides), []) if is_default else with_chosen_recipe(overrides, folders)
 
 
 def without(arguments: Sequence[str], some: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -32,13 +33,16 @@ class Record(Callback):
 
     name = "run.json"
 
-    def __init__(self, run: Run, choices: dict[str, Any], *, earlier: dict[str, Any] | None = None):
+    def __init__(
+        self, run: Run, choices: dict[str, Any], *, reasons: Sequence[str] = (), earlier: dict[str, Any] | None = None
+    ):
         self.run, self.choices = run, choices
         self.last: dict[str, float] = {}
         self.best: dict[str, dict[str, float]] = {}
         self.first: dict[str, dict[str, float]] = {}
         self.best_receipts: dict[str, Receipt] = {}
         self.earlier = earlier or {}
+        self.reasons = list(reasons) or self.earlier.get("reasons", [])
         self.first_started = str(self.earlier.get("started") or timestamp(run.started))
         history = self.earlier.get("history")
         self.history: list[Any] = list(history) if isinstance(history, list) else []
@@ -118,6 +122,7 @@ class Record(Callback):
             "processes": run.processes.world_size,
             "seed": run.config.seed,
             "choices": self.choices,
+            "reasons": self.reasons,
             "dataset": {
                 "name": run.dataset.name,
                 "num_images": run.dataset.num_images,

@@ -1,5 +1,6 @@
 """The input of a task."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ class Job:
         choices: the chosen option, or list of options, of each group.
         typed: the overrides that the user typed, after those of the run that is resumed, if any.
         resume_command: the shell command that resumes this run.
+        reasons: of the choices of model=auto, if it made some.
         load: measures what other programs use since the job was created.
     """
 
@@ -27,4 +29,5 @@ class Job:
     choices: dict[str, Any]
     typed: list[str]
     resume_command: str
+    reasons: Sequence[str] = ()
     load: Load = field(default_factory=Load, compare=False)

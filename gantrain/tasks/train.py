@@ -47,7 +47,7 @@ def train_or_resume(job: Job, processes: Processes) -> None:
         found = find_run(job.folder, config) if processes.is_main else None
     training = assemble(job, config, processes)
     run = training.run
-    record = Record(run, job.choices, earlier=load_record(job.folder))
+    record = Record(run, job.choices, reasons=job.reasons, earlier=load_record(job.folder))
     training.callbacks.append(record)
     if not restore(training, record, found):
         text = f"{run.folder} is finished ({run.steps:,} steps). Train longer with {run.command} steps=N"

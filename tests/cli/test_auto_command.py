@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from runs import run_json
 
 TYPED = ("model=auto", "dataset=image_folder", "model.generator.width=8", "model.discriminator.width=8")
 
@@ -50,6 +51,9 @@ def test_run_trains_and_resumes_with_what_was_chosen(gantrain, photos: Path, tmp
     again = gantrain(*typed, "steps=2")
     assert again.status == 0, again.stderr
     assert "as chosen when the run started" in again.stderr
+    reasons = run_json(tmp_path / "out")["reasons"]
+    assert reasons[0] == "experiment=lightweight_folder: 12 pictures (fewer than 1,000)"
+    assert [reason.partition("=")[0] for reason in reasons[1:3]] == ["dataset.image_size", "batch_size"]
 
 
 def test_own_networks_and_configs_are_taken(gantrain, photos: Path, tmp_path: Path) -> None:

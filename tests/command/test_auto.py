@@ -40,7 +40,7 @@ def pictures(monkeypatch: pytest.MonkeyPatch) -> Folder:
 
 
 def chosen(*typed: str) -> dict[str, str]:
-    overrides = auto.with_chosen_recipe(["model=auto", *PICTURES, *typed])
+    overrides = auto.with_chosen_recipe(["model=auto", *PICTURES, *typed]).overrides
     assert "model=auto" not in overrides
     return {key_of(override): value_of(override) for override in overrides}
 
@@ -163,7 +163,7 @@ def test_arrays_and_numbered_parts_of_a_split_are_looked_at_too(
 ) -> None:
     np.savez(tmp_path / "x.npz", images=np.zeros((3, 70, 90, 3), np.uint8), y=[0, 1, 0])
     typed = ("dataset=npz", f"dataset.root={tmp_path}/x.npz", "dataset.holdout=0.5", *NARROW)
-    overrides = auto.with_chosen_recipe(["model=auto", *typed])
+    overrides = auto.with_chosen_recipe(["model=auto", *typed]).overrides
     assert {"experiment=lightweight_folder", "dataset.image_size=64"} <= {*overrides}
     assert "3 pictures (fewer than 1,000)" in capsys.readouterr().err
 
@@ -174,28 +174,28 @@ def test_what_is_left_out_is_said_once(tmp_path: Path, caplog: pytest.LogCapture
         Image.new("RGB", (40, 40)).save(tmp_path / name)
     (tmp_path / "notes.psd").touch()
     typed = ("dataset=image_folder", f"dataset.root={tmp_path}", *NARROW)
-    overrides = auto.with_chosen_recipe(["model=auto", *typed])
+    overrides = auto.with_chosen_recipe(["model=auto", *typed]).overrides
     assert not caplog.records
     build_dataset(auto.composed(overrides, [auto.CONF]).dataset)
     assert "left out: 1 .psd" in caplog.text
 
 
 def test_other_models_are_left_alone() -> None:
-    assert auto.with_chosen_recipe(["model=dcgan", "steps=3"]) == ["model=dcgan", "steps=3"]
-    assert auto.with_chosen_recipe(["-m"]) == ["-m"]
+    assert auto.with_chosen_recipe(["model=dcgan", "steps=3"]) == auto.Choice(["model=dcgan", "steps=3"], [])
+    assert auto.with_chosen_recipe(["-m"]) == auto.Choice(["-m"], [])
 
 
 def test_a_repeated_command_keeps_what_was_chosen(pictures: Folder, tmp_path: Path) -> None:
     """Even if the pictures or the device would now lead to another choice."""
     pictures(500, side=70)
     typed = ("model=auto", *PICTURES, *NARROW, f"run_dir={tmp_path}")
-    first = auto.with_chosen_recipe(typed)
+    first = auto.with_chosen_recipe(typed).overrides
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra/overrides.yaml").write_text(yaml.safe_dump(first))
     (tmp_path / "run.json").write_text("{}")
     pictures(50_000, side=300, memory=1e9)
-    assert sorted(auto.with_chosen_recipe(typed)) == sorted(first)
-    assert "batch_size=3" in auto.with_chosen_recipe([*typed, "batch_size=3"])
+    assert sorted(auto.with_chosen_recipe(typed).overrides) == sorted(first)
+    assert "batch_size=3" in auto.with_chosen_recipe([*typed, "batch_size=3"]).overrides
 
 
 def test_kept_tensors_are_counted_once_and_without_parameters() -> None:
