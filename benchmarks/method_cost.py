@@ -3,9 +3,9 @@
     python benchmarks/method_cost.py --root data               # on CIFAR-10, 32 px
     python benchmarks/method_cost.py --root data --only sagan r1
 
-A recipe has the networks of its config; a loss, regularizer or augmentation is added to DCGAN. In each round DCGAN's step
-is measured anew before every third method, and each method is compared with the last one. The table has the medians of
-the times and of the ratios over the rounds.
+A recipe has the networks of its config; a loss, regularizer or augmentation is added to DCGAN. In each round DCGAN's
+step is measured anew before every third method, and each method is compared with the last one. The table has the
+medians of the times and of the ratios over the rounds.
 """
 
 import argparse
