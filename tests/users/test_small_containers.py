@@ -41,13 +41,27 @@ def no_semaphores(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
 
 
 def limit_processes(monkeypatch: pytest.MonkeyPatch, num: int) -> None:
-    fork, forked = os.fork, []
+    fork = os.fork
 
     def limited() -> int:
-        if len(forked) == num:
+        if len(multiprocessing.active_children()) >= num:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        forked.append(1)
         return fork()
+
+    monkeypatch.setattr(os, "fork", limited)
+
+
+def kill_new_processes_beside(monkeypatch: pytest.MonkeyPatch, num: int) -> None:
+    """Let each process die when it starts, a little late, while `num` others run: the first answers before that."""
+    fork = os.fork
+
+    def limited() -> int:
+        is_too_many = len(multiprocessing.active_children()) >= num
+        process = fork()
+        if process == 0 and is_too_many:
+            time.sleep(0.2)
+            os._exit(1)
+        return process
 
     monkeypatch.setattr(os, "fork", limited)
 
@@ -79,7 +93,6 @@ LIMITS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "/dev/shm is read-only": lambda patch: no_semaphores(patch, errno.EROFS),
     "no process": lambda patch: limit_processes(patch, 0),
     "one process": lambda patch: limit_processes(patch, 1),
-    "three processes": lambda patch: limit_processes(patch, 3),
     "no thread": lambda patch: limit_threads(patch, 0),
     "one thread": lambda patch: limit_threads(patch, 1),
     "no thread in the processes": lambda patch: limit_threads_of_children(patch),
@@ -100,6 +113,27 @@ def test_images_are_decoded_in_threads_and_it_ends(
     (warning,) = [record.message for record in caplog.records]
     assert "4 processes cannot be started" in warning
     assert "images are decoded in threads" in warning
+
+
+@pytest.mark.parametrize("limit", [limit_processes, kill_new_processes_beside])
+@pytest.mark.parametrize("num", [2, 3])
+def test_as_many_processes_decode_as_can_be_started(
+    limit: Callable[[pytest.MonkeyPatch, int], None],
+    num: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING), monkeypatch.context() as patch:
+        limit(patch, num)
+        pool = workers.process_pool(5, time.sleep, (0,))
+        with pool:
+            assert pool.submit(os.getpid).result(10) != os.getpid()
+            assert len(multiprocessing.active_children()) == num
+        assert (decode_all(num_workers=4) == np.stack([decode(i) for i in range(NUM)])).all()
+    assert not multiprocessing.active_children()
+    first, second = [record.message for record in caplog.records]
+    assert f"Only {num} of 5 processes can be started" in first
+    assert f"Only {num} of 4 processes can be started" in second
 
 
 def test_without_limits_images_are_decoded_in_processes(caplog: pytest.LogCaptureFixture) -> None:
