@@ -12,7 +12,7 @@ from torch import nn
 from gantrain.assemble import build_generator, build_latent
 from gantrain.command.overrides import key_of
 from gantrain.command.typed import is_typed
-from gantrain.config import Config, from_saved
+from gantrain.config import Config, Node, from_saved
 from gantrain.datasets.base import Dataset
 from gantrain.errors import ConfigError, DataError
 from gantrain.evaluation.standing import measure_statistics
@@ -20,7 +20,7 @@ from gantrain.models.interface import takes_labels
 from gantrain.models.latent import Latent
 from gantrain.session import checkpoint
 from gantrain.session.checkpoint import DamagedError
-from gantrain.session.saved import has_config, load_config, load_record, require_regular_files
+from gantrain.session.saved import differences, has_config, load_config, load_record, require_regular_files
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class LoadedGenerator:
         is_ema: whether the weights are averaged.
         fingerprint: of the data that the run was trained on.
         batch_size: of the run.
+        layout, precision: those of the training; see arithmetic_of.
         sampling: how sampling differs from that of the training, for receipts; None: it does not.
     """
 
@@ -49,6 +50,8 @@ class LoadedGenerator:
     is_ema: bool
     fingerprint: str
     batch_size: int
+    layout: str
+    precision: str
     sampling: str | None = None
 
 
@@ -75,13 +78,22 @@ def folder_of(run: Path) -> Path:
 
 
 def config_of(run: Path) -> Config:
-    """Return the config of a run; if its folder was copied without the hidden .hydra, that of the checkpoint.
+    """Return the config of a run, or of a checkpoint.
 
     Raises:
         ConfigError, DataError: it cannot be read.
     """
     folder = folder_of(run)
-    return from_saved(load_config(folder) if has_config(folder) else checkpoint.find(run)[1]["config"])
+    return from_saved(load_config(folder) if is_whole_run(run) else checkpoint.find(run)[1]["config"])
+
+
+def is_whole_run(run: Path) -> bool:
+    """Return whether it is the folder of a run with its config.
+
+    A checkpoint, which may lie in the folder of another run, and a run that was copied without its hidden .hydra have
+    their config in the checkpoint.
+    """
+    return not run.is_file() and has_config(run)
 
 
 def load_generator(run: Path, device: torch.device) -> LoadedGenerator:
@@ -96,7 +108,7 @@ def load_generator(run: Path, device: torch.device) -> LoadedGenerator:
     """
     folder = folder_of(run)
     path, content = checkpoint.find(run)
-    config = from_saved(load_config(folder) if has_config(folder) else content["config"])
+    config = from_saved(load_config(folder) if is_whole_run(run) else content["config"])
     latent, image_shape = build_latent(config.latent), tuple(content["image_shape"])
     class_counts = content.get("class_counts")
     num_classes = len(class_counts) if class_counts else None
@@ -104,7 +116,8 @@ def load_generator(run: Path, device: torch.device) -> LoadedGenerator:
     try:
         G.load_state_dict(content["G_ema"] or content["G"])
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} does not fit the network of {folder}: {error}") from error
+        raise DataError(f"{path} does not fit the network of its config: {error}") from error
+    record = content if {"layout", "precision"} <= content.keys() else record_of(folder, content)
     return LoadedGenerator(
         *(G, latent, image_shape, class_counts if takes_labels(G) else None),
         path=path,
@@ -112,7 +125,15 @@ def load_generator(run: Path, device: torch.device) -> LoadedGenerator:
         is_ema=bool(content["G_ema"]),
         fingerprint=content["fingerprint"],
         batch_size=config.batch_size,
+        layout=str(record.get("layout", "contiguous")),
+        precision=str(record.get("precision", "float32")),
     )
+
+
+def record_of(folder: Path, content: checkpoint.Content) -> Node:
+    """Return the record of a checkpoint's run; {} if the folder is that of another run."""
+    is_other = has_config(folder) and differences(content["config"], load_config(folder))
+    return {} if is_other else load_record(folder)
 
 
 def prepared(loaded: LoadedGenerator, config: Config, typed: Sequence[str], *, device: torch.device) -> LoadedGenerator:
@@ -199,17 +220,16 @@ def have_same_generator(a: checkpoint.Content, b: checkpoint.Content) -> bool:
 
 
 @contextmanager
-def arithmetic_of(run: Path, G: nn.Module) -> Iterator[None]:
+def arithmetic_of(loaded: LoadedGenerator) -> Iterator[None]:
     """Run a generator as its training did while the block runs, with TF32 and channels_last or without.
 
     Otherwise the last bits of its samples would differ from those that were evaluated during training.
     """
-    record = load_record(folder_of(run))
-    if record.get("layout") == "channels_last":
-        G.to(memory_format=torch.channels_last)
+    if loaded.layout == "channels_last":
+        loaded.G.to(memory_format=torch.channels_last)
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = record.get("precision", "float32") != "float32"
+    matmul.allow_tf32 = cudnn.allow_tf32 = loaded.precision != "float32"
     try:
         yield
     finally:

@@ -45,6 +45,8 @@ def capture(run: Run) -> Content:
         "callbacks": {listener.name: listener.state_dict() for listener in run.listeners},
         "intervals": run.intervals(),
         "class_counts": run.class_counts,
+        "layout": run.runtime.layout,
+        "precision": run.runtime.precision,
     }
 
 

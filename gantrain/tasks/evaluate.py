@@ -114,7 +114,7 @@ def evaluate_run(job: Job) -> tuple[list[Scores], Evaluator, str | None]:
             evaluator.check(conditional=loaded.class_counts is not None)
             if config.dataset == saved.dataset and dataset.fingerprint != loaded.fingerprint:
                 logger.warning("dataset=%s: these are not the data that the run was trained on.", dataset.name)
-        with arithmetic_of(run, loaded.G):
+        with arithmetic_of(loaded):
             found.append(score(evaluator, prepared(loaded, config, job.typed, device=device), device, config.seed))
     return found, evaluator, saved.checkpoint.best
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from runs import differences, run_json
 
 from gantrain.session import checkpoint
+from gantrain.session.loading import LoadedGenerator, arithmetic_of, load_generator
 
 RUN = (
     *("model=dcgan", "model.generator.width=2", "model.discriminator.width=1", "batch_size=4", "metric=[]"),
@@ -66,6 +68,54 @@ def test_a_copied_run_and_a_lone_checkpoint_are_evaluated(gantrain, copied: Path
         result = gantrain("task=evaluate", f"run={run}", *METRIC)
         assert result.status == 0, result.stderr
         assert "sliced_wasserstein" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def other(train) -> Path:
+    """A run of wider networks, in the memory layout channels_last."""
+    wider = (typed.replace("generator.width=2", "generator.width=3") for typed in RUN)
+    return train(*wider, *METRIC, "runtime.layout=channels_last")
+
+
+@pytest.mark.parametrize("place", ["keep/cats.pt", "checkpoints/step_00000001.pt"])
+def test_a_checkpoint_in_the_folder_of_another_run_is_used_with_its_own_config(
+    gantrain, whole: Path, other: Path, tmp_path: Path, place: str
+) -> None:
+    mixed = Path(shutil.copytree(other, tmp_path / "mixed"))
+    (mixed / "keep").mkdir()
+    shutil.copy(checkpoint.paths(whole)[-1], mixed / place)
+    expected = samples(gantrain, whole, tmp_path / "whole.npz")
+    assert (samples(gantrain, mixed / place, tmp_path / "mixed.npz") == expected).all()
+    result = gantrain("task=evaluate", f"run={mixed / place}")  # the metrics are those of its run, which has none
+    assert result.status == 2
+    assert "was trained without metrics" in result.stderr, result.stderr
+
+
+def is_channels_last(loaded: LoadedGenerator) -> bool:
+    with arithmetic_of(loaded):
+        convolutions = [p for p in loaded.G.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1]
+        assert convolutions
+        return all(p.is_contiguous(memory_format=torch.channels_last) for p in convolutions)
+
+
+def test_a_lone_checkpoint_is_evaluated_with_the_arithmetic_of_its_run(
+    whole: Path, other: Path, tmp_path: Path
+) -> None:
+    newest, cpu = checkpoint.paths(other)[-1], torch.device("cpu")
+    assert is_channels_last(load_generator(Path(shutil.copy(newest, tmp_path / "lone.pt")), cpu))
+    assert not is_channels_last(load_generator(checkpoint.paths(whole)[-1], cpu))
+    content = checkpoint.read(newest)
+    del content["layout"], content["precision"]  # as earlier versions wrote it, whose run.json tells
+    of_run = Path(shutil.copytree(other, tmp_path / "of_run"))
+    checkpoint.write(of_run / "checkpoints" / newest.name, content)
+    assert is_channels_last(load_generator(of_run, cpu))
+    assert is_channels_last(load_generator(of_run / "checkpoints" / newest.name, cpu))
+    of_another = Path(shutil.copytree(whole, tmp_path / "of_another"))
+    for folder in (of_run, of_another):
+        (folder / "keep").mkdir()
+        checkpoint.write(folder / "keep/cats.pt", content)
+    assert is_channels_last(load_generator(of_run / "keep/cats.pt", cpu))
+    assert not is_channels_last(load_generator(of_another / "keep/cats.pt", cpu))
 
 
 @pytest.fixture(scope="module")
