@@ -6,6 +6,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,24 @@ def train_seeds(recipe: tuple[str, ...], end: tuple[str, ...], stem: Path, *, se
     """
     runs = [stem.with_name(f"{stem.name}-{seed}") for seed in range(seeds)]
     if not all(map(is_finished, runs)):
-        steps = round(seconds / seconds_per_step(recipe, stem.with_name(f"trial-{stem.name}")))
+        steps = steps_in(seconds, recipe, stem)
         for seed, run in enumerate(runs):
             if not is_finished(run):
                 gantrain(
                     *recipe, *QUIET, *end, f"steps={steps}", f"evaluate_every={steps}", f"seed={seed}", f"run_dir={run}"
                 )
     return runs
+
+
+def steps_in(seconds: float, recipe: tuple[str, ...], stem: Path) -> int:
+    """Return the number of steps that take some CPU time; kept beside the runs, so that all seeds make as many."""
+    kept = stem.with_name(f"{stem.name}-steps.json")
+    if not kept.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            steps = round(seconds / seconds_per_step(recipe, Path(folder) / "trial"))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(steps))
+    return int(json.loads(kept.read_text()))
 
 
 def spread(values: list[float], digits: int | None = None) -> str:

@@ -155,6 +155,14 @@ def check_combination(D: nn.Module, objective: Objective, config: Config) -> Non
                 "constant of BatchNorm; model.discriminator.norm=none is safer.",
                 name,
             )
+    for name, augment in objective.augment.items() if not getattr(loss, "sign_means_real", True) else ():
+        if augment.reads_signs:
+            raise ConfigError(
+                f"augment=[{name}] adapts its strength by the sign of D's logits of real samples, but with "
+                f"{type(loss).__name__} a positive logit does not mean that D takes a sample for real. Use "
+                f"loss=nonsaturating or loss=hinge, or a fixed strength: augment.{name}.target=null "
+                f"augment.{name}.strength=0.3."
+            )
     if lacks_lipschitz_bound(D, objective):
         logger.warning(
             "loss: %s, but nothing bounds the critic's Lipschitz constant, so its logits will grow without bound; "

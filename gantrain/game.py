@@ -71,7 +71,7 @@ class Game:
         self.G_takes_labels, self.D_takes_labels = takes_labels(G), takes_labels(D)
         self.latent, self.fake_labels, self.device = latent, fake_labels, device
         self.generator_rows = generator_rows
-        self.adaptive_augments = [a for a in objective.augment.values() if type(a).observe is not Augment.observe]
+        self.adaptive_augments = [a for a in objective.augment.values() if a.observes()]
         self.generator_sees_real = sees_real(objective.loss)
         # With fake_labels=real, G's update needs the labels of a real batch.
         self.generator_needs_real = self.generator_sees_real or getattr(fake_labels, "needs_real", False)

@@ -479,3 +479,24 @@ def test_auxiliary_classifier_loss_needs_a_classifier() -> None:
     with_classifier = nn.Sequential(nn.Linear(2, 2))
     with_classifier.num_aux_classes = 10  # type: ignore[assignment]
     check(with_classifier, NonSaturating(), classify, [])
+
+
+@pytest.mark.parametrize(
+    ("loss", "means_real"),
+    [
+        *(("nonsaturating", True), ("minimax", True), ("hinge", True)),
+        *(("lsgan", False), ("wasserstein", False), ("relativistic", False), ("ralsgan", False)),
+    ],
+)
+def test_augmentation_that_adapts_to_the_sign_of_logits_needs_a_loss_that_gives_it_a_meaning(
+    loss: str, means_real: bool
+) -> None:
+    # Of the others, adding a number to all logits changes nothing, or 0 is not between the labels.
+    adaptive = composed(f"loss={loss}", "augment=[ada]")
+    fixed = composed(f"loss={loss}", "augment=[ada]", "augment.ada.target=null", "augment.ada.strength=0.3")
+    check_combination(WITHOUT, build_objective(fixed), Config())
+    if means_real:
+        check_combination(WITHOUT, build_objective(adaptive), Config())
+        return
+    with pytest.raises(ConfigError, match=r"augment=\[ada\] .*Use loss=nonsaturating .*augment\.ada\.target=null"):
+        check_combination(WITHOUT, build_objective(adaptive), Config())

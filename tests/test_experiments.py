@@ -617,6 +617,10 @@ def test_cifar10_shows_32_samples_every_100_steps(name: str) -> None:
 
 
 def test_ema_of_biggan_begins_at_step_1000_and_decays_by_0_9999_per_step() -> None:
+    assert [composed("biggan_cifar10", f"batch_size={n}").schedule["ema_halflife"]["finish"] for n in (32, 50)] == [
+        32_000,
+        50_000,
+    ]
     config = composed("biggan_cifar10")
     assert config.ema_halflife_images is not None
     assert 0.5 ** (config.batch_size / config.ema_halflife_images) == pytest.approx(0.9999, abs=1e-9)

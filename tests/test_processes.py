@@ -157,10 +157,16 @@ CASES = {
         *("model.generator.width=1", "model.discriminator.width=1"),
         *("regularizer=[dequantization]", "fake_labels=uniform"),
     ),
+    "sngan": ("model=sngan", *IMAGES, "n_critic=2", "optimizer=sgd", "optimizer.lr=1e-3"),
+    "wgan_gp_resnet": ("model=wgan_gp_resnet", *IMAGES, "n_critic=2", "optimizer=sgd", "optimizer.lr=1e-4"),
+    "biggan": (
+        *("model=biggan", *IMAGES, "n_critic=2", "model.generator.shared_dim=4", "optimizer=sgd"),
+        *("optimizer.lr=1e-4", "fake_labels=uniform", "model.generator.width=1", "model.discriminator.width=1"),
+    ),
     "digits": ("experiment=digits", *IMAGES, "optimizer=sgd", "optimizer.lr=1e-3"),
     "r3gan and ada": (
         *("model=r3gan", "network=r3gan_cond", *IMAGES, "model.discriminator.num_blocks=1", "accumulate=2"),
-        *("augment=[ada]", "augment.ada.strength=0.3", "augment.ada.interval=5", "augment.ada.images_to_one=1000"),
+        *("augment=[ada_r3gan]", "augment.ada.strength=0.3", "schedule=[r3gan]"),
     ),
     "stylegan2": (
         *("model=stylegan2_ada", "network=stylegan2_cond", *IMAGES, "latent.z_dim=8", "model.generator.w_dim=8"),

@@ -78,6 +78,10 @@ CASES = {
         *("model=r3gan", "network=r3gan_cond", "model.generator.num_blocks=1", "model.discriminator.num_blocks=1"),
         *("augment=[ada_r3gan]", "schedule=[r3gan_augment]"),
     ),
+    "sngan": ("model=sngan", "schedule=[lr]", "regularizer=[dequantization]", "n_critic=2"),
+    "wgan_gp_resnet": ("model=wgan_gp_resnet", "n_critic=2"),
+    "cgan_pd": ("model=cgan_pd", "n_critic=2", "fake_labels=uniform"),
+    "biggan": ("model=biggan", "n_critic=2", "model.generator.shared_dim=4", "ema_halflife_images=20"),
     "digits": ("experiment=digits", "metric=[]", "ema_halflife_images=20"),
     "stylegan2": (
         *("model=stylegan2_ada", "network=stylegan2_cond", "dataset.image_size=8", "latent.z_dim=8"),

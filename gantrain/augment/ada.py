@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from gantrain.augment import ada_operations as operations_of
 from gantrain.augment.ada_operations import COLOR, CORRUPTION, GEOMETRY, NORMAL, UNIFORM, Draws, Open
@@ -70,7 +71,7 @@ class ADA(Augment):
         check_numbers("ranges", ranges, RANGES)
         self.target, self.interval, self.images_to_one = target, interval, float(images_to_one)
         self.operations, self.ranges = dict(operations), dict(ranges)
-        self.adapts = target is not None
+        self.adapts = self.reads_signs = target is not None
         self.strength: Number = torch.tensor(float(strength)) if self.adapts else float(strength)
         # Since the last step of p: the sum of the signs, the number of logits, and that of the updates of D.
         self.counts = torch.zeros(3)
@@ -132,6 +133,10 @@ class ADA(Augment):
         return any(self.operations[name] > 0 for name in names)
 
     @torch.no_grad()
+    @override
+    def observes(self) -> bool:
+        return self.adapts
+
     def observe(self, real_logits: Logits) -> None:
         """Count the signs of the logits, and change p if the interval is over.
 

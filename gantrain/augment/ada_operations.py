@@ -1,6 +1,8 @@
 """The operations of ADA's augmentation (Karras 2020) as functions of random numbers that are given."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -102,7 +104,8 @@ def resample(x: Images, transform: Float[Tensor, "n 3 3"]) -> Images:
     height, width = x.shape[2:]
     up_rows, up_columns = (resampling_matrix("up", size, x) for size in (height, width))
     down_rows, down_columns = (resampling_matrix("down", size, x) for size in (height, width))
-    large = up_rows @ (x @ up_columns.T)
+    with without_tf32():
+        large = up_rows @ (x @ up_columns.T)
     # Where to sample, in pixels of x from its center, half a pixel apart. The wavelet's center is half a tap before
     # that of its 12 taps, so the content of the large image is a quarter of a pixel before the centers of its pixels.
     early = 0.25
@@ -115,7 +118,19 @@ def resample(x: Images, transform: Float[Tensor, "n 3 3"]) -> Images:
     at_y = b[:, 0] * columns + b[:, 1] * rows[:, None] + b[:, 2] - early
     grid = torch.stack([at_x * (2 / (3 * width - 2)), at_y * (2 / (3 * height - 2))], dim=-1)
     sampled = grid_sample(large, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return down_rows @ (sampled @ down_columns.T)
+    with without_tf32():
+        return down_rows @ (sampled @ down_columns.T)
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Multiply matrices in full float32 while the block runs: TF32 would change pixels by up to 0.001 even at p = 0."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before
 
 
 def resampling_matrix(kind: str, size: int, like: Tensor) -> Float[Tensor, "rows columns"]:
@@ -158,7 +173,8 @@ def change_color(x: Images, draws: Draws, is_open: Open, ranges: dict[str, float
         matrix, offset = transform[:, :, :3].sum(2, keepdim=True), transform[:, :, 3:]
     else:
         matrix, offset = transform[:, :3, :3], transform[:, :3, 3:]
-    return (matrix @ x.flatten(2) + offset).view_as(x)
+    with without_tf32():
+        return (matrix @ x.flatten(2) + offset).view_as(x)
 
 
 def color_transform(draws: Draws, is_open: Open, ranges: dict[str, float], *, is_gray: bool) -> Float[Tensor, "n 4 4"]:

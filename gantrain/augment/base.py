@@ -20,11 +20,13 @@ class Augment:
     Attributes:
         strength: probability that a sample is changed, in [0, 1]; a schedule may change it.
         adapts: whether it changes its strength itself; then no schedule may.
+        reads_signs: whether it adapts by the signs of D's logits.
         needs_images: whether it applies only to images [n, c, h, w], not to vectors [n, d].
     """
 
     strength: Number = 1.0
     adapts: bool = False
+    reads_signs: bool = False
     needs_images: ClassVar[bool] = False
 
     def __call__(self, x: Float[Tensor, "n *shape"], clock: Clock) -> Float[Tensor, "n *shape"]:
@@ -33,6 +35,10 @@ class Augment:
 
     def observe(self, real_logits: Logits) -> None:
         """Receive D's logits [n] of the real samples of all processes, after each update of D."""
+
+    def observes(self) -> bool:
+        """Return whether it needs the logits: whether it overrides observe."""
+        return type(self).observe is not Augment.observe
 
     def logs(self) -> dict[str, Tensor | float]:
         """Return values to log, by name; the TensorBoard tags are augment/<name of the augmentation>/<name>."""

@@ -13,10 +13,11 @@ Scalar = Float[Tensor, ""]
 class Loss(Protocol):
     """The losses of discriminator and generator; both are minimized.
 
-    A loss may have two optional attributes, which are False by default:
-        needs_lipschitz: whether the critic must be Lipschitz, because the loss estimates a Wasserstein distance.
+    A loss may have optional attributes:
+        needs_lipschitz: whether the critic must be Lipschitz, because the loss estimates a Wasserstein distance; False.
         generator_sees_real: whether generator(fake_logits, real_logits) also takes the logits of a new batch of real
-            samples, as in relativistic losses.
+            samples, as in relativistic losses; False.
+        sign_means_real: whether D takes samples with positive logits for real ones; True.
     """
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Scalar:

@@ -16,6 +16,7 @@ class RelativisticAverageLeastSquares:
     """
 
     generator_sees_real: ClassVar[bool] = True
+    sign_means_real: ClassVar[bool] = False
     couples_samples: ClassVar[bool] = True
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Scalar:

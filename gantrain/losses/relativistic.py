@@ -17,6 +17,7 @@ class Relativistic:
     """
 
     generator_sees_real: ClassVar[bool] = True
+    sign_means_real: ClassVar[bool] = False
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Scalar:
         """Return -E[log sigmoid(D(x) - D(G(z)))] over the pairs (real [n], generated [n]), at least 0."""

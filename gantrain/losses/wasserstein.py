@@ -15,6 +15,7 @@ class Wasserstein:
     """
 
     needs_lipschitz: ClassVar[bool] = True
+    sign_means_real: ClassVar[bool] = False
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Scalar:
         """Return E[D(G(z))] - E[D(x)], unbounded: the negative estimate of the distance."""

@@ -6,9 +6,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from gantrain.losses.base import Logits
-from gantrain.models import layers, stylegan2
+from gantrain.models import stylegan2
 from gantrain.models import stylegan2_ops as ops
 from gantrain.models import stylegan2_parts as parts
+from gantrain.models.precision import full_precision
 from gantrain.models.stylegan2 import Widths
 from gantrain.models.stylegan2_parts import Architecture, NoiseName
 
@@ -113,7 +114,7 @@ class Discriminator(stylegan2.Discriminator):
 
     def forward(self, x: Float[Tensor, "n c h w"], y: Int64[Tensor, " n"]) -> Logits:  # type: ignore[override]
         """Return the logits of images with their labels."""
-        with layers.full_precision(x.device):
+        with full_precision(x.device):
             w = self.mapping(None, y)
         # Without the root, the product of two vectors would grow with their dimension.
         logits: Tensor = (self.outputs(x) * w).sum(1) * w.shape[1] ** -0.5

@@ -1,7 +1,6 @@
 """Activations, normalizations and initializations that the networks share."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -69,16 +68,6 @@ class Dropout(nn.Dropout):
         return x * seeding.own_rows(lambda shape: nn.functional.dropout(x.new_ones(shape), self.p), x.shape)
 
 
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Turn off autocast while the block runs, for operations that bf16 would make too inexact."""
-    if not torch.amp.is_autocast_available(device.type):  # the meta device
-        yield
-        return
-    with torch.autocast(device.type, enabled=False):
-        yield
-
-
 def check_width(width: int) -> None:
     """Check that a width is at least 1.
 
@@ -100,7 +89,7 @@ def check_num_classes(num_classes: int) -> None:
 
 
 def label_embedding(num_classes: int, embedding_dim: int) -> nn.Embedding:
-    """Make an embedding of labels, whose weights are N(0, 1) at the start, for every `init` of the network.
+    """Make an embedding of labels, whose weights are N(0, 1) at the start, unless the network initializes them.
 
     Raises:
         ValueError: num_classes or embedding_dim is below 1.

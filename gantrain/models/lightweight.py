@@ -37,7 +37,8 @@ class Generator(nn.Module):
         image_shape: (c, h, w) with h = w of 32, 64, 128, 256 or 512 pixels.
         width: number of channels up to 16 px; halved with each doubling of the size above. The last block for 512 px
             has as many as the image.
-        attention: sizes in pixels; a block whose input has one of them is preceded by attention.
+        attention: sizes in pixels; a block whose input has one of them is preceded by attention. Other sizes have no
+            effect, so that one setting fits images of all sizes.
         num_heads, head_dim: of the attention.
         antialias: whether to blur where the size changes.
         output: activation of the images: tanh, for values in (-1, 1), or linear.

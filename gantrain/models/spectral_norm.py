@@ -1,6 +1,5 @@
 """Spectral normalization: weights are divided by an estimate of their largest singular value."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar, cast
 
 import torch
@@ -10,6 +9,7 @@ from torch.nn.functional import normalize
 from torch.nn.utils import parametrize
 
 from gantrain.losses.base import Scalar
+from gantrain.models.precision import full_precision
 
 EPS = 1e-12
 """Lower bound of the norms by which the vectors of the power iteration are divided."""
@@ -59,20 +59,13 @@ class SpectralNorm(nn.Module):
     def sigma(self, weight: Float[Tensor, "*shape"]) -> Scalar:
         """Return u^T W v, differentiable with respect to W."""
         # Autocast would round sigma to 8 bits of mantissa, and this error would scale the whole weight.
-        with full_precision(weight.device.type):
+        with full_precision(weight.device):
             sigma: Tensor = self.u @ (self.matrix(weight) @ self.v)
         return sigma
 
     def forward(self, weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Return the normalized weight."""
         return weight / self.sigma(weight)
-
-
-def full_precision(device_type: str) -> AbstractContextManager[object]:
-    """Turn autocast off, where the type of device has it; the meta device does not."""
-    if torch.amp.is_autocast_available(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
 
 
 def spectral_norm(module: _Module) -> _Module:

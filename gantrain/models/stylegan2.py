@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 import gantrain.seeding as seeding
 from gantrain.losses.base import Logits
-from gantrain.models import layers
 from gantrain.models import stylegan2_ops as ops
 from gantrain.models import stylegan2_parts as parts
+from gantrain.models.precision import full_precision
 from gantrain.models.r3gan_parts import stage_sizes, stage_widths
 from gantrain.models.stylegan2_parts import Architecture, NoiseName, Styles
 
@@ -94,7 +94,7 @@ class Generator(nn.Module):
 
     def styles(self, z: Float[Tensor, "n z_dim"], *labels: Tensor) -> Styles:
         """Return the styles of latents; in training, mix them with those of other latents, and track the mean of w."""
-        with layers.full_precision(z.device):
+        with full_precision(z.device):
             w: Tensor = self.mapping(z, *labels)
             if not self.training:
                 return w[:, None].expand(-1, self.num_styles, -1)

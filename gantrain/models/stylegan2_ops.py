@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import gantrain.seeding as seeding
 from gantrain.models import layers
+from gantrain.models.precision import full_precision
 from gantrain.models.r3gan_parts import Downsample, filter_1331
 
 SLOPE = 0.2
@@ -188,7 +189,7 @@ def modulated_conv(
         x = blur(nn.functional.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
     if not demodulate:
         return x
-    with layers.full_precision(x.device):
+    with full_precision(x.device):
         squared_norms = styles.square() @ weight.square().sum((2, 3)).T
         factors = gain * (squared_norms + EPS).rsqrt()
     factors = factors[:, :, None, None].to(x.dtype)

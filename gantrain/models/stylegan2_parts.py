@@ -10,8 +10,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 import gantrain.seeding as seeding
-from gantrain.models import layers
 from gantrain.models import stylegan2_ops as ops
+from gantrain.models.precision import full_precision
 from gantrain.models.r3gan_parts import Upsample
 
 NoiseName = Literal["random", "constant", "none"]
@@ -102,7 +102,7 @@ class StyledConv(nn.Conv2d):
     ) -> Float[Tensor, "n num_out h_out w_out"]:
         """Return the features."""
         assert self.bias is not None
-        with layers.full_precision(x.device):
+        with full_precision(x.device):
             styles = self.style(w)
         bias = self.bias * ops.GAIN
         x = ops.modulated_conv(x, self.weight, styles, blur=self.blur, gain=ops.GAIN, bias=bias)
@@ -127,7 +127,7 @@ class ToImage(nn.Conv2d):
     ) -> Float[Tensor, "n num_out h w"]:
         """Return the contribution to the image, in float32 at least."""
         assert self.bias is not None
-        with layers.full_precision(x.device):
+        with full_precision(x.device):
             styles = self.style(w) * self.gain
         x = ops.modulated_conv(x, self.weight, styles, demodulate=False)
         return ops.limit(x.to(self.bias.dtype) + self.bias[:, None, None], self.clamp)
@@ -167,7 +167,7 @@ class SynthesisStage(nn.Module):
         own: Tensor = self.to_image(x, styles[:, len(self.convs)])
         if len(self.convs) == 1:
             return x, own
-        with layers.full_precision(x.device):
+        with full_precision(x.device):
             return x, self.upsample(image) + own
 
 
@@ -216,7 +216,7 @@ def run_stage(stage: Callable[..., Any], x: Tensor, *inputs: Any, in_bf16: bool)
     """Call a stage on features; if it may not run in bf16, autocast is turned off and bf16 features become float32."""
     if in_bf16:
         return stage(x, *inputs)
-    with layers.full_precision(x.device):
+    with full_precision(x.device):
         return stage(x.float() if x.dtype == torch.bfloat16 else x, *inputs)
 
 

@@ -46,7 +46,8 @@ class Schedules:
 
     Numbers are floats. If updates are captured as CUDA graphs, they are tensors on the device that are changed in
     place, because a graph reads the same memory at each replay. Betas are always floats, because torch's Adam reads
-    them on the host: updates are captured once the betas no longer change, and run eagerly until then.
+    them on the host, so a graph holds for one value only. Scheduled betas are therefore rounded (see `in_steps`): an
+    update is captured again for each of about a hundred values, instead of never.
 
     Args:
         schedules: by name; None: only rescale optimizers with lazy penalties.
@@ -115,7 +116,7 @@ class Schedules:
             def set_betas(clock: Clock, i: int = i, initial_betas: list[float] = initial_betas) -> None:
                 group = optimizer.param_groups[i]
                 pairs = zip(initial_betas, beta_schedules, strict=True)
-                values = [beta if schedule is None else schedule(clock) for beta, schedule in pairs]
+                values = [beta if schedule is None else in_steps(schedule(clock)) for beta, schedule in pairs]
                 group["betas"] = tuple(value**c for value in values)
 
             setters.append(set_betas)
@@ -167,6 +168,11 @@ def _halflife_setter(ema: EMA, configured: float, schedule: Schedule) -> Callabl
         ema.halflife_images = configured * schedule(clock)
 
     return set_halflife
+
+
+def in_steps(beta: float) -> float:
+    """Round a beta so that 1 - beta has two significant digits: there are 91 values from 0.9 to 0.99."""
+    return 1 - float(f"{1 - beta:.2g}")
 
 
 def lazy_factor(regularizers: Iterable[Regularizer], method: str) -> float:

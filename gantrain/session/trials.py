@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from gantrain.assemble import (
     Training,
@@ -24,7 +25,7 @@ from gantrain.engine.memory import largest_fitting, total_bytes
 from gantrain.engine.openmp import AdaptThreads, Load, can_adapt_threads, fitting_threads
 from gantrain.engine.runtime import find_user_code
 from gantrain.models.stylegan2_ops import MinibatchStdDev
-from gantrain.regularizers.base import Regularizer
+from gantrain.regularizers.base import overrides
 from gantrain.schedules.apply import Schedules
 from gantrain.session.record import num_parameters
 
@@ -137,11 +138,6 @@ def step_bytes(config: Config, channels: int) -> tuple[int, int, int]:
     return fixed, max(2 * of_D, of_G + of_D, times_D * of_D, times_G * of_G), group * config.packing
 
 
-def overrides(regularizer: Regularizer, penalty: str) -> bool:
-    """Return whether a regularizer has a penalty of its own by this name."""
-    return getattr(type(regularizer), penalty) is not getattr(Regularizer, penalty)
-
-
 def saved_bytes(network: nn.Module, batch: Tensor) -> int:
     """Return the bytes of the tensors that autograd keeps of a pass, without the parameters."""
     parameters = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
@@ -239,7 +235,7 @@ def is_bitwise_equal(training: Training, max_threads: int, threads: int) -> bool
 
 
 def tensors_after_step(training: Training) -> list[Tensor]:
-    """Make step 0 on copies of the networks, optimizers, regularizers and augmentations; return the state's tensors."""
+    """Make step 0 on copies of the networks, optimizers, regularizers and augmentations; return all their tensors."""
     run = training.run
     state, objective = deepcopy((run.state, run.objective))
     state.step = state.batches_seen = 0
@@ -247,4 +243,6 @@ def tensors_after_step(training: Training) -> list[Tensor]:
     config = replace(run.config, n_critic=1, critic_warmup=None)
     copied = replace(run, config=config, state=state, objective=objective, steps=1)
     replace(training, run=copied, schedules=Schedules(state, objective))([])
-    return [tensor for _, tensor in named_tensors(state)]
+    states: list[object] = [part.state_dict() for part in objective.regularizers.values()]
+    states += [part.state_dict() for part in objective.augment.values()]
+    return [tensor for _, tensor in named_tensors(state)] + [torch.as_tensor(x) for x in tree_leaves(states)]

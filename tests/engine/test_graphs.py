@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import image_runs
@@ -10,9 +11,11 @@ import pytest
 import torch
 import yaml
 from adaptive import Adaptive
+from composing import composed
 from image_runs import CPU, NOISE, PENALTY, SHAPE, advance, make_state, restored, snapshot
 from tapes import Tapes, tapes
 
+from gantrain.assemble import build_discriminator, build_generator, build_objective
 from gantrain.augment.ada import ADA
 from gantrain.augment.diffaugment import DiffAugment
 from gantrain.config import CONF
@@ -21,10 +24,12 @@ from gantrain.datasets.labels import make_fake_labels
 from gantrain.engine import graphs
 from gantrain.engine.graphs import EAGER_CALLS, CapturedUpdate
 from gantrain.engine.runtime import Runtime
+from gantrain.instantiate import make_all
 from gantrain.losses.hinge import Hinge
 from gantrain.losses.nonsaturating import NonSaturating
 from gantrain.losses.relativistic import Relativistic
 from gantrain.models import conditional_resnet, conditional_stylegan2, lightweight, projection_cnn
+from gantrain.models.latent import Normal
 from gantrain.regularizers.base import Regularizer
 from gantrain.regularizers.consistency import Consistency
 from gantrain.regularizers.dequantization import Dequantization
@@ -34,8 +39,8 @@ from gantrain.regularizers.r1 import R1
 from gantrain.regularizers.r2 import R2
 from gantrain.regularizers.reconstruction import Reconstruction
 from gantrain.regularizers.weight_clip import WeightClip
-from gantrain.schedules.apply import Schedules
-from gantrain.schedules.base import Clock
+from gantrain.schedules.apply import Schedules, in_steps
+from gantrain.schedules.base import Clock, Schedule
 from gantrain.schedules.linear import Linear
 from gantrain.train import TrainState
 from gantrain.updates import Logs
@@ -196,6 +201,40 @@ def test_replays_of_the_lightweight_gan_equal_eager_steps(
     torch.testing.assert_close(snapshot(fast), snapshot(plain), atol=0, rtol=0)
 
 
+RECIPES = {
+    "sngan": (),
+    "wgan_gp_resnet": (),
+    "cgan_pd": (),
+    "biggan": ("model.generator.shared_dim=4",),
+    "r3gan": ("model.generator.num_blocks=1", "model.discriminator.num_blocks=1", "augment=[ada_r3gan]"),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_replays_of_recipes_equal_eager_steps(tapes: Callable[..., Tapes], name: str) -> None:
+    """The networks, the loss, the penalties and the augmentation of a recipe."""
+    config = composed(f"model={name}", "model.generator.width=4", "model.discriminator.width=4", *RECIPES[name])
+
+    def made() -> tuple[TrainState, dict[str, Any]]:
+        torch.manual_seed(0)
+        num_classes = 3 if name in ("cgan_pd", "biggan") else None
+        G = build_generator(config.model["generator"], SHAPE, Normal(z_dim=8), num_classes)
+        D = build_discriminator(config.model["discriminator"], SHAPE, num_classes)
+        optimizers = [torch.optim.Adam(network.parameters(), lr=1e-3, fused=True) for network in (G, D)]
+        parts = build_objective(config)
+        options: dict[str, Any] = {"loss": parts.loss, "regularizers": parts.regularizers, "augment": parts.augment}
+        if num_classes:
+            options["fake_labels"] = make_fake_labels("uniform", [1] * num_classes, CPU)
+        return TrainState(G, D, *optimizers, deepcopy(G).requires_grad_(False)), options
+
+    (plain, of_plain), (fast, of_fast) = made(), made()
+    seen = advance(plain, Runtime(device=CPU), steps=6, **of_plain)
+    deck = tapes()
+    assert advance(fast, GRAPH, steps=6, **of_fast) == seen
+    assert deck.captured == 2
+    torch.testing.assert_close(snapshot(fast), snapshot(plain), atol=0, rtol=0)
+
+
 def test_captured_step_sees_the_training_progress(tapes: Callable[..., Tapes]) -> None:
     options: dict[str, Any] = {"steps": 12, "regularizers": NOISE}
     plain, fast = make_state(), make_state()
@@ -338,6 +377,40 @@ def test_scheduled_values_change_in_captured_graphs(tapes: Callable[..., Tapes])
     torch.testing.assert_close(replayed_weights, weights, atol=0, rtol=0)
     for one, other in zip(floats, tensors, strict=True):  # the tensors are float32
         assert one == pytest.approx(other, rel=1e-2, abs=1e-3)
+
+
+def test_update_with_scheduled_betas_is_captured_for_each_of_their_values(tapes: Callable[..., Tapes]) -> None:
+    """A scheduled beta has two significant digits of 1 - beta, so that it changes rarely enough to be worth a graph."""
+    growing = Linear(of=["optimizer.beta2"], start=0.9, end=0.902, begin=0.0, finish=1.0, unit="fraction")
+
+    def made(runtime: Runtime) -> tuple[list[dict[str, float]], dict[str, Any]]:
+        state = make_state()
+        betas: list[float] = []
+        options: dict[str, Any] = {"schedules": partial(Schedules, schedules={"beta2": growing}, capture=CPU)}
+        options["then"] = lambda now: betas.append(now.G_optimizer.param_groups[0]["betas"][1])
+        seen = advance(state, runtime, steps=48, **options)
+        assert list(dict.fromkeys(betas)) == pytest.approx([0.9, 0.901, 0.902], abs=1e-12)
+        return seen, snapshot(state)
+
+    plain, weights = made(Runtime(device=CPU))
+    deck = tapes()
+    replayed, replayed_weights = made(GRAPH)
+    assert replayed == plain
+    assert deck.captured == 5  # of D's update for each value, and of G's for two: it has too few steps for the third
+    torch.testing.assert_close(replayed_weights, weights, atol=0, rtol=0)
+
+
+def test_beta2_of_r3gan_is_constant_for_long_enough_to_be_captured() -> None:
+    config = composed("experiment=r3gan_cifar10")
+    schedules: dict[str, Schedule] = make_all("schedule", config.schedule, Schedule)
+    (of_beta2,) = (s for s in schedules.values() if "optimizer.beta2" in s.of)
+    exact = [of_beta2(Clock(0.0, step * config.batch_size)) for step in range(40_000)]
+    held = [in_steps(beta) for beta in exact]
+    assert max(abs(a - b) for a, b in zip(exact, held, strict=True)) <= 0.0005 + 1e-9
+    assert (held[0], held[-1]) == pytest.approx((0.9, 0.99), abs=1e-12)
+    changes = [0, *(i for i in range(1, len(held)) if held[i] != held[i - 1]), len(held)]
+    assert len(changes) == 92
+    assert min(b - a for a, b in pairwise(changes)) > 10 * EAGER_CALLS
 
 
 def test_update_with_scheduled_betas_is_captured_once_they_are_constant(tapes: Callable[..., Tapes]) -> None:
