@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from gantrain.command.folders import register
 from gantrain.command.overrides import key_of, saved_overrides, value_of
+from gantrain.command.paths import expand_in
 from gantrain.config import CONF, Config
 from gantrain.console import console
 from gantrain.errors import ConfigError
@@ -290,6 +291,7 @@ def composed(overrides: list[str], folders: Sequence[Path]) -> Config:
     own = ", ".join(f"file://{folder.resolve()}" for folder in folders[1:])
     with initialize_config_dir(str(folders[0]), version_base="1.3"):
         searched = [f"hydra.searchpath=[{own}]"] if own else []
-        node = OmegaConf.to_container(compose("train", [*overrides, *searched]), resolve=True)
+        node: Any = OmegaConf.to_container(compose("train", [*overrides, *searched]), resolve=True)
+    expand_in(node)
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), node))
     return config  # type: ignore[no-any-return]

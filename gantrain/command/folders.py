@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gantrain.command.arithmetic import register_arithmetic
+from gantrain.command.path_texts import keep_paths_as_written
 from gantrain.command.paths import expand
 from gantrain.config import Config
 from gantrain.engine.torchrun import process_rank
@@ -24,7 +25,7 @@ from gantrain.session.saved import holds_run
 
 
 def register(*, fixed_run_dir: bool, sweeps_run_dir: bool = False, sweep: str = "") -> None:
-    """Register the config schema and the resolvers with Hydra.
+    """Register the config schema and the resolvers with Hydra, and let it read paths in config files as text.
 
     Args:
         fixed_run_dir: whether the user set run_dir; otherwise every call makes a new folder.
@@ -38,6 +39,7 @@ def register(*, fixed_run_dir: bool, sweeps_run_dir: bool = False, sweep: str = 
     OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, replace=True)
     OmegaConf.register_new_resolver("sweep_run", _sweep_run, replace=True)
     register_arithmetic()
+    keep_paths_as_written()
 
 
 @dataclass

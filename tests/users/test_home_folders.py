@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 from runs import run_json
 
-from gantrain.command.paths import PATHS_OF_PARTS, expand_in, path_keys, with_expanded_paths
+from gantrain.command.paths import expand_in, is_path, with_expanded_paths
 from gantrain.config import CONF, settings
 from gantrain.errors import ConfigError
 
@@ -67,6 +67,31 @@ def test_paths_in_yaml_are_expanded_too(gantrain, home: Path, tmp_path: Path) ->
     assert not list(tmp_path.rglob("~*"))
 
 
+def test_options_of_own_parts_may_be_in_the_home_folder(gantrain, home: Path, tmp_path: Path) -> None:
+    (home / "photos").mkdir()
+    Image.new("L", (16, 16)).save(home / "photos/0.png")
+    (home / "names.txt").touch()
+    shipped = yaml.safe_load((CONF / "dataset/image_folder.yaml").read_text())
+    options = {name: value for name, value in shipped.items() if name not in ("_target_", "root", "holdout")}
+    (tmp_path / "my_data.py").write_text(
+        "from pathlib import Path\n"
+        "from gantrain.datasets.image_folder import image_folder\n"
+        "def photos(*, folder, weights, lists):\n"
+        "    assert all(map(Path.exists, map(Path, [weights, *lists])))\n"
+        f"    return image_folder(root=folder, **{options})\n"
+    )
+    mine = {"_target_": "my_data.photos", "folder": "~/photos", "weights": "~/names.txt", "lists": ["~/names.txt"]}
+    (tmp_path / "my/dataset").mkdir(parents=True)
+    (tmp_path / "my/dataset/mine.yaml").write_text(yaml.safe_dump(mine))
+    run = ("task=data", "--config-dir", "my", "dataset=mine", "trust=[my_data]")
+    for typed in (
+        (),
+        ("dataset.weights=~/names.txt", "dataset.lists=[~/names.txt,~/photos]", "dataset.folder=~/photos"),
+    ):
+        result = gantrain(*run, *typed)
+        assert result.status == 0, result.stderr
+
+
 def test_a_sweep_goes_to_the_home_folder(gantrain, home: Path) -> None:
     result = gantrain("-m", "model=dcgan", *SMALL, "seed=0,1", "run_dir=~/sweep", "callback=[log]")
     assert result.status == 0, result.stderr
@@ -88,18 +113,19 @@ def test_a_user_who_does_not_exist_is_named() -> None:
 
 
 def test_no_setting_that_is_a_path_is_forgotten() -> None:
-    """A word in the help text, or the name of an option in a config of a dataset or of features, tells which are."""
+    """A word in the help text, or the name of an option in a config of a part, tells which are."""
     words = ("folder of", "folder where", "a folder,", "file to write", "given in the same way", ": its folder")
     named = {setting.key for setting in settings() if any(word in setting.text for word in words)}
-    assert named == path_keys() - {*PATHS_OF_PARTS}
+    assert named == {setting.key for setting in settings() if is_path(setting.key)}
     options = {
-        f"{group}.{name}"
-        for group in ("dataset", "features")
-        for path in (CONF / group).glob("*.yaml")
-        for name in yaml.safe_load(path.read_text())
-        if name.endswith(("root", "dir", "weights", "path", "file", "folder"))
+        f"{path.parent.name}.{name}"
+        for path in CONF.glob("*/*.yaml")
+        for name in yaml.safe_load(path.read_text()) or {}
     }
-    assert options == {*PATHS_OF_PARTS}
+    paths = {key for key in options if key.endswith(("root", "dir", "weights", "path", "file", "folder"))}
+    assert (
+        paths == {key for key in options if is_path(key)} == {"dataset.root", "dataset.cache_dir", "features.weights"}
+    )
 
 
 @pytest.mark.parametrize("typed", ["dataset.root='photos,2023,best'", "dataset.root='a,~/b'", 'run_dir="x,7"'])

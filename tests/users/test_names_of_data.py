@@ -11,6 +11,10 @@ import pytest
 from PIL import Image
 from runs import run_json
 
+from gantrain.command.auto import composed
+from gantrain.command.paths import with_expanded_paths
+from gantrain.config import CONF
+
 SMALL = (
     *("model=dcgan", "model.generator.width=2", "model.discriminator.width=1", "batch_size=2", "steps=1", "metric=[]"),
     *("++callback.samples.num=4", "dataset.image_size=16"),
@@ -55,6 +59,54 @@ def test_numbers_as_folders_in_a_sweep_and_in_a_config_file(gantrain: Callable, 
     (own / "mine.yaml").write_text("defaults: [image_folder]\nroot: 2022\n")
     assert gantrain(*RUN, "dataset=mine", "--config-dir", "own").status == 0
     assert num_images() == 4
+
+
+def test_a_config_file_may_name_folders_that_yaml_reads_as_numbers(gantrain: Callable, tmp_path: Path):
+    write(Path("1e3"), num=3)
+    own = tmp_path / "own/experiment"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /dataset: image_folder\nrun_dir: 2023_01\ndataset:\n  root: 1e3\n"
+    )
+    assert gantrain(*SMALL, "--config-dir", "own", "experiment=mine").status == 0
+    assert run_json(Path("2023_01"))["dataset"]["num_images"] == 3
+
+
+AMBIGUOUS = ("2023_01", "1e3", "0x10", "on", "007", "1:30", "2023-01-01", "1_0.50", "-1", "No", ".inf")
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_paths_in_config_files_are_kept_as_written(name: str, tmp_path: Path):
+    for group in ("experiment", "dataset", "latent"):
+        (tmp_path / group).mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text(
+        f"# @package _global_\ndefaults:\n  - override /dataset: mine\nrun_dir: {name}\nseed: 1_0\n"
+        f"statistics_dir: '{name}'\nfeatures: {{weights: {name}}}\n"
+    )
+    (tmp_path / "dataset/mine.yaml").write_text(f"_target_: mine.Data\nroot: {name}\nmask_file: {name}\nsize: 1_0\n")
+    (tmp_path / "latent/mine.yaml").write_text(f"# @package dataset\ncache_dir: {name}\n")
+    config = composed(["experiment=mine", "latent=mine"], [CONF, tmp_path])
+    assert (config.run_dir, config.statistics_dir, config.features["weights"]) == (name, name, name)
+    assert [config.dataset[key] for key in ("root", "mask_file", "cache_dir")] == [name] * 3
+    assert (config.seed, config.dataset["size"]) == (10, 10)  # no paths
+
+
+def test_a_path_from_an_anchor_is_refused_with_the_remedy(gantrain: Callable, tmp_path: Path):
+    (tmp_path / "own/dataset").mkdir(parents=True)
+    (tmp_path / "own/dataset/mine.yaml").write_text("defaults: [image_folder]\nmore: &a {root: 2023_01}\n<<: *a\n")
+    result = gantrain(*RUN, "dataset=mine", "--config-dir", "own")
+    assert result.status == 2
+    assert (
+        "own/dataset/mine.yaml: dataset.root is a path, but YAML reads it as 202301; write it in quotes"
+        in result.stderr
+    )
+
+
+def test_a_mapping_on_the_command_line_may_name_such_folders():
+    given = ["dataset={_target_: mine.Data, root: 2023_01, size: 1_0, mask_file: true}", "metric.a={n: 3}"]
+    assert with_expanded_paths(given) == [
+        "dataset={_target_: mine.Data, root: '2023_01', size: 1_0, mask_file: 'true'}", "metric.a={n: 3}",
+    ]  # fmt: skip
 
 
 def idx(array: np.ndarray) -> bytes:
