@@ -72,11 +72,13 @@ class Owner:
 
     Attributes:
         started: when it took the lock, in seconds since 1970.
+        born: when the process began, as birth_of returns it; None where it is not known.
     """
 
     host: str
     process: int
     started: float
+    born: int | None = None
 
     def __str__(self) -> str:
         age = max(0, round(time.time() - self.started))
@@ -86,16 +88,26 @@ class Owner:
 
     @property
     def lives_here(self) -> bool:
-        """Whether it is another process of this machine that still runs."""
+        """Whether it is another process of this machine that still runs, as far as that is known."""
         if self.host != socket.gethostname() or self.process == os.getpid():
             return False
         try:
             os.kill(self.process, 0)
         except PermissionError:
-            return True
+            pass
         except (OSError, OverflowError):
             return False
-        return True
+        # The system may have given the number of a process that has died to another one.
+        return self.born is None or birth_of(self.process) in (None, self.born)
+
+
+def birth_of(process: int) -> int | None:
+    """Return when a process began, in clock ticks since the system started; None where /proc does not tell."""
+    try:
+        # The fields follow the name of the program, which may contain spaces and parentheses.
+        return int(Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def read_owner(path: Path) -> Owner | None:
@@ -103,8 +115,10 @@ def read_owner(path: Path) -> Owner | None:
     try:
         with path.open("rb") as file:
             content = json.loads(file.read(MAX_BYTES))
-        owner = Owner(str(content["host"]), int(content["process"]), float(content["started"]))
-    except (OSError, ValueError, TypeError, LookupError, OverflowError):
+        born = content.get("born")
+        born = born if isinstance(born, int) else None
+        owner = Owner(str(content["host"]), int(content["process"]), float(content["started"]), born)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError):
         return None
     return owner if owner.process > 0 and owner.host.isprintable() else None
 
@@ -140,17 +154,24 @@ def exclusive(folder: Path) -> Iterator[None]:
             raise ConfigError(f"{folder} cannot be written to ({error.strerror}); choose another run_dir.") from error
         if not is_locked:
             check_without_lock(path)
-        write_owner(path, Owner(socket.gethostname(), os.getpid(), time.time()))
+        write_owner(path, Owner(socket.gethostname(), os.getpid(), time.time(), birth_of(os.getpid())))
         stack.callback(write_owner, path, None)
         yield
 
 
-def in_use(path: Path) -> ConfigError:
-    """Return the error for the folder of a run in which another process trains."""
+def in_use(path: Path, *, is_locked: bool = True) -> ConfigError:
+    """Return the error for the folder of a run in which another process trains.
+
+    Args:
+        is_locked: whether the system says so, and not only the lock file.
+    """
     folder, owner = path.parents[1], read_owner(path)
     who = "another process is training there" + (f" ({owner})" if owner else "")
-    elsewhere = owner is not None and owner.host != socket.gethostname()
-    left = f" If {owner.host} is no longer running, delete {path}." if owner is not None and elsewhere else ""
+    left = ""
+    if owner is not None and owner.host != socket.gethostname():
+        left = f" If {owner.host} is no longer running, delete {path}."
+    elif owner is not None and not is_locked:
+        left = f" If that process is no run of gantrain, but has the number of one that has died, delete {path}."
     return ConfigError(f"{folder} is in use: {who}. Wait until it ends, or choose another run_dir.{left}")
 
 
@@ -162,7 +183,7 @@ def check_without_lock(path: Path) -> None:
     """
     owner = read_owner(path)
     if owner is not None and owner.lives_here:
-        raise in_use(path)
+        raise in_use(path, is_locked=False)
     warn_of_no_locks(str(path.parents[1]))
     if owner is not None and owner.host != socket.gethostname():
         logger.warning(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gantrain import locks
+from gantrain.errors import ConfigError
 from gantrain.session import checkpoint
 
 SMALL = (
@@ -151,7 +152,37 @@ def refuse_with(code: int) -> Callable[..., None]:
     return refused
 
 
-def leave_lock(run: Path, *, host: str, process: int, hours_ago: float) -> None:
+@pytest.mark.parametrize("born", [None, 1])
+def test_a_lock_of_a_process_that_died_and_whose_number_another_one_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, born: int | None
+) -> None:
+    """The message names the file to delete; where the lock says when its process began, the run just goes on."""
+    monkeypatch.setattr(locks.fcntl, "flock", refuse_with(errno.ENOSYS))
+    with subprocess.Popen(["sleep", "60"]) as process:
+        leave_lock(tmp_path, host=socket.gethostname(), process=process.pid, hours_ago=0, born=born)
+        if born is None:  # written by an earlier version, or on a system without /proc
+            with pytest.raises(ConfigError, match=rf"the number of one that has died, delete {tmp_path}/.hydra/lock"):
+                locks.exclusive(tmp_path).__enter__()
+        else:
+            with locks.exclusive(tmp_path):
+                owner = locks.read_owner(tmp_path / ".hydra/lock")
+            assert owner is not None
+            assert owner.process == os.getpid()
+        process.kill()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_the_birth_of_a_process_is_that_of_the_system() -> None:
+    with subprocess.Popen(["sleep", "9"]) as process:
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        assert locks.birth_of(process.pid) == pytest.approx(uptime * os.sysconf("SC_CLK_TCK"), abs=500)
+        assert locks.Owner(socket.gethostname(), process.pid, 0, locks.birth_of(process.pid)).lives_here
+        process.kill()
+    assert locks.birth_of(process.pid) is None
+
+
+def leave_lock(run: Path, *, host: str, process: int, hours_ago: float, born: int | None = None) -> None:
     (run / ".hydra").mkdir(parents=True)
     started = locks.time.time() - 3600 * hours_ago
-    (run / ".hydra/lock").write_text(json.dumps({"host": host, "process": process, "started": started}))
+    owner = {"host": host, "process": process, "started": started} | ({} if born is None else {"born": born})
+    (run / ".hydra/lock").write_text(json.dumps(owner))
