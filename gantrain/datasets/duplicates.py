@@ -36,11 +36,13 @@ class Duplicates:
         num_compared: number of images that were compared.
         exact: groups of images with the same pixels, as indices.
         near: groups of images that are nearly the same; of each group of `exact` only the first is in it.
+        is_complete: whether all pairs with similar hashes were compared for `near`, or only MAX_PAIRS of them.
     """
 
     num_compared: int
     exact: list[list[int]]
     near: list[list[int]]
+    is_complete: bool
 
 
 def find_duplicates(dataset: ImageDataset) -> Duplicates:
@@ -63,10 +65,10 @@ def find_duplicates(dataset: ImageDataset) -> Duplicates:
             hashes.append(perceptual_hash(gray(images[new], GRAY_SIDE)))
             thumbnails.append(gray(images[new], THUMBNAIL_SIDE).round().byte())
     indices = torch.cat(firsts).tolist()
-    pairs = similar_pairs(torch.cat(hashes).numpy())
+    pairs, is_complete = similar_pairs(torch.cat(hashes).numpy())
     pairs = pairs[are_alike(torch.cat(thumbnails).numpy(), pairs)]
     near = [[indices[i] for i in group] for group in groups_of(pairs)]
-    return Duplicates(len(chosen), [group for group in digests.values() if len(group) > 1], near)
+    return Duplicates(len(chosen), [group for group in digests.values() if len(group) > 1], near, is_complete)
 
 
 def blocks(
@@ -103,25 +105,31 @@ def perceptual_hash(grays: Float[Tensor, "n 32 32"]) -> Int64[Tensor, " n"]:
     return (bits << torch.arange(64)).sum(1)
 
 
-def similar_pairs(hashes: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, "k 2"]:
-    """Return the pairs of indices whose hashes differ in at most MAX_BITS bits, each once."""
+def similar_pairs(hashes: Int64[np.ndarray, " n"]) -> tuple[Int64[np.ndarray, "k 2"], bool]:
+    """Return the pairs of indices whose hashes differ in at most MAX_BITS bits, each once, and whether these are all.
+
+    It stops when MAX_PAIRS have been compared.
+    """
     # Of MAX_BITS + 1 parts of such hashes, at least one is equal. So only images that share a part are compared.
     unsigned = hashes.view(np.uint64)
     parts = np.array_split(np.arange(64, dtype=np.uint64), MAX_BITS + 1)
     found: list[np.ndarray] = []
-    budget = MAX_PAIRS
+    budget, is_complete = MAX_PAIRS, True
     for part in parts:
         key = (unsigned >> part[0]) & np.uint64((1 << len(part)) - 1)
         order = np.argsort(key, kind="stable")
         key, values = key[order], unsigned[order]
         at, step = np.arange(len(order)), 1
-        while len(at := at[at + step < len(key)]) and budget > 0:
+        while len(at := at[at + step < len(key)]):
             at = at[key[at] == key[at + step]]
+            if len(at) and budget <= 0:
+                is_complete = False
+                break
             budget -= len(at)
             close = at[np.bitwise_count(values[at] ^ values[at + step]) <= MAX_BITS]
             found.append(np.sort(np.stack([order[close], order[close + step]], 1), 1))
             step += 1
-    return np.unique(np.concatenate(found), axis=0) if found else np.empty((0, 2), np.int64)
+    return np.unique(np.concatenate(found), axis=0) if found else np.empty((0, 2), np.int64), is_complete
 
 
 def are_alike(thumbnails: UInt8[np.ndarray, "n h w"], pairs: Int64[np.ndarray, "k 2"]) -> np.ndarray:

@@ -19,7 +19,7 @@ from gantrain.config_rules import check_at_least
 from gantrain.console import console
 from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.batches import to_signed
-from gantrain.datasets.duplicates import Duplicates, find_duplicates
+from gantrain.datasets.duplicates import MAX_PAIRS, Duplicates, find_duplicates
 from gantrain.datasets.labels import count_classes
 from gantrain.datasets.look import Files, describe_modes, describe_sizes, read_headers, warnings
 from gantrain.datasets.untrusted import printable
@@ -131,6 +131,10 @@ def table(dataset: ImageDataset, files: Files | None, duplicates: Duplicates, na
     of = "" if duplicates.num_compared == dataset.num_images else f" (of {duplicates.num_compared:,} compared)"
     lines["same pixels"] = groups(duplicates.exact, names) + of
     lines["nearly same"] = groups(duplicates.near, names) + of
+    if not duplicates.is_complete:
+        lines["nearly same"] += (
+            f"; stopped after {MAX_PAIRS:,} similar pairs of {duplicates.num_compared:,} images: there may be more"
+        )
     rows = Table.grid(padding=(0, 2))
     for name, value in lines.items():
         rows.add_row(Text(name, style="bold"), Text(value))

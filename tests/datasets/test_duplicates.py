@@ -13,6 +13,7 @@ from gantrain.datasets import duplicates
 from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.digits import digits
 from gantrain.datasets.duplicates import find_duplicates, gray, groups_of, perceptual_hash, similar_pairs
+from gantrain.tasks.data import table
 
 RNG = np.random.default_rng(0)
 
@@ -49,7 +50,28 @@ def test_similar_pairs_are_those_of_all_comparisons() -> None:
         pair for pair in combinations(range(len(hashes)), 2) if (unsigned[pair[0]] ^ unsigned[pair[1]]).bit_count() <= 4
     ]
     assert len(expected) > 200
-    assert similar_pairs(hashes).tolist() == [list(pair) for pair in expected]
+    found, is_complete = similar_pairs(hashes)
+    assert found.tolist() == [list(pair) for pair in expected]
+    assert is_complete
+
+
+def test_a_comparison_that_stops_early_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    alike = np.zeros(50, np.int64)  # 1,225 pairs, of which each is found in each of five parts of the hash
+    monkeypatch.setattr(duplicates, "MAX_PAIRS", 5 * 1225)
+    assert similar_pairs(alike)[1]
+    monkeypatch.setattr(duplicates, "MAX_PAIRS", 600)
+    found, is_complete = similar_pairs(alike)
+    assert not is_complete
+    assert 600 <= len(found) < 1225
+    (picture,) = photos(1, 32)
+    pictures = []
+    for i in range(50):
+        pictures.append(picture.copy())
+        pictures[-1].putpixel((0, 0), (i, 0, 0))
+    data = dataset(pictures)
+    result = table(data, None, find_duplicates(data), None)
+    (said,) = [str(cell) for cell in result.columns[1].cells if "stopped" in str(cell)]
+    assert "stopped after 50,000,000 similar pairs of 50 images: there may be more" in said
 
 
 def test_groups_join_pairs() -> None:
