@@ -21,7 +21,7 @@ from gantrain.command.paths import expand
 from gantrain.config import Config
 from gantrain.engine.torchrun import process_rank
 from gantrain.errors import ConfigError
-from gantrain.session.saved import holds_run
+from gantrain.session.saved import has_record, holds_run
 
 
 def register(*, fixed_run_dir: bool, sweeps_run_dir: bool = False, sweep: str = "") -> None:
@@ -34,6 +34,7 @@ def register(*, fixed_run_dir: bool, sweeps_run_dir: bool = False, sweep: str = 
     """
     _folders.fixed, _folders.swept, _folders.sweep = fixed_run_dir, sweeps_run_dir, sweep
     _folders.taken.clear()
+    _folders.above.clear()
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, replace=True)
@@ -49,6 +50,8 @@ class _Folders:
     sweep: str = ""
     taken: dict[Path, list[str]] = field(default_factory=dict)
     """The folders of a sweep's runs that do not lie in the folder of the sweep, with the overrides of each run."""
+    above: dict[Path, Path] = field(default_factory=dict)
+    """The folders above those, each with one that lies below it."""
 
 
 _folders = _Folders()
@@ -99,7 +102,8 @@ def has_folder_for_each_run(config: Any) -> bool:
     """Return whether run_dir names the folder of a run also in a sweep, because it depends on the run."""
     node = config._get_node("run_dir")
     raw = "" if node is None else str(node._value())
-    return _folders.swept or "${" in re.sub(r"\$\{now:[^}]*\}", "", raw)
+    # The time of the start and environment variables are the same for all runs.
+    return _folders.swept or "${" in re.sub(r"\$\{(now|oc\.env):[^{}]*\}", "", raw)
 
 
 def take(run_dir: str, overrides: list[str]) -> None:
@@ -109,8 +113,10 @@ def take(run_dir: str, overrides: list[str]) -> None:
         ConfigError: another run has.
     """
     folder = Path(run_dir).absolute()
-    for other, theirs in _folders.taken.items():
-        if theirs != overrides and (folder == other or folder in other.parents or other in folder.parents):
+    around = next((parent for parent in (folder, *folder.parents) if parent in _folders.taken), None)
+    for other in filter(None, (around, _folders.above.get(folder))):
+        theirs = _folders.taken[other]
+        if theirs != overrides:
             where = "the same folder as" if folder == other else "a folder inside or around that of"
             raise ConfigError(
                 f"run_dir={run_dir}: the run with {' '.join(overrides)} would have {where} the run with "
@@ -118,6 +124,7 @@ def take(run_dir: str, overrides: list[str]) -> None:
                 "plain run_dir=FOLDER, in which the runs are numbered."
             )
     _folders.taken[folder] = overrides
+    _folders.above |= dict.fromkeys(folder.parents, folder)
 
 
 @contextmanager
@@ -183,7 +190,7 @@ def check_not_inside_run(folder: Path) -> None:
         ConfigError: it is.
     """
     try:
-        around = [parent for parent in folder.parents if parent != Path() and (parent / "run.json").is_file()]
+        around = [parent for parent in folder.parents if parent != Path() and has_record(parent)]
         if not around or holds_run(folder):
             return
     except (OSError, ValueError):  # an impossible name, or no permission: making the folder tells

@@ -106,6 +106,12 @@ def load_record(folder: Path) -> Node:
     return content if isinstance(content, dict) else {}
 
 
+def has_record(folder: Path) -> bool:
+    """Return whether the folder holds run.json of a run; other programs write files of this name too."""
+    versions = load_record(folder).get("versions") if (folder / "run.json").is_file() else None
+    return isinstance(versions, dict) and "gantrain" in versions
+
+
 def check_same(saved: Node, config: Config) -> dict[str, list[Any]]:
     """Compare the saved config of a run with the config that it is resumed with.
 
