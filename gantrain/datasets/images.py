@@ -46,7 +46,7 @@ SUFFIXES = (
     *((".avif",) if _READS_AVIF else ()),
     *(HEIC_SUFFIXES if READS_HEIC else ()),
 )
-"""Suffixes of the files that are images, in lower case."""
+"""Suffixes, in lower case, of the files that are read as images."""
 
 _FORMATS = (
     *("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"),

@@ -26,10 +26,10 @@ _UNREAD_PICTURES = {
     *(".avif", ".jp2", ".j2k", ".jpx", ".jxl", ".psd", ".svg", ".tga", ".pcx", ".ico", ".exr", ".hdr", ".pfm", ".dds"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw"),
 }
-"""Suffixes of images that gantrain cannot read."""
+"""Suffixes of images that gantrain cannot read, or reads only where SUFFIXES has them too: AVIF and HEIC."""
 
 RUN_MARKS = {"run.json": b'"gantrain"', HIDDEN_MARK: b"gantrain."}
-"""Files that tell the folder of a run, each with a word in its first bytes."""
+"""A folder with one of these files is the folder of a run, if the first bytes of the file contain this text."""
 
 _HEAD_BYTES = 2**16
 _RUN_PICTURES = re.compile(r"samples/(step_\d+|real)\.png|samples\.gif|curves\.png")
@@ -48,8 +48,8 @@ class LeftOut:
     """What lies below a root and is not part of the data.
 
     Attributes:
-        made: folders and files that gantrain made, in order; the values mean nothing.
-        system: folders that systems make, likewise.
+        made: the names of folders and files that gantrain made, as keys: a dict keeps their order, and each once.
+        system: the names of folders that systems make, as keys.
         suffixes: the number of other files, by suffix.
     """
 

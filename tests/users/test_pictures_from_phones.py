@@ -1,13 +1,17 @@
 """What a user sees whose pictures come from phones, cameras and editors: other suffixes and odd metadata."""
 
 import io
+import os
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ROOT
 from PIL import Image
 from runs import run_json
 
@@ -52,6 +56,23 @@ def test_pictures_of_an_iphone_are_read_or_counted(gantrain: Callable, monkeypat
     counted = "2 images in photos; left out: 9 .heic, 1 .mov (pip install 'gantrain[heic]' reads HEIC)."
     assert counted in result.stderr
     assert counted in Path("run/gantrain.log").read_text()
+
+
+@pytest.mark.parametrize(
+    "error", ["OSError('libheif.so.1: cannot open shared object file')", "AttributeError('_pillow_heif')"]
+)
+def test_pictures_of_an_iphone_are_counted_where_the_extra_is_broken(tmp_path: Path, error: str):
+    (tmp_path / "pillow_heif.py").write_text(f"raise {error}\n")
+    code = (
+        "from gantrain.datasets.left_out import select\n"
+        "print(*select(['a.jpg', 'IMG_0.HEIC', 'IMG_1.HEIC'], lambda *_: b'', is_zip=False))\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("['a.jpg'] 2 .heic")
 
 
 @pytest.mark.skipif(not images.READS_HEIC, reason="needs gantrain[heic]")
