@@ -44,8 +44,8 @@ def runs(folder: Path) -> dict[str, int]:
         (("seed=0,1", "run_dir=e/${hydra:job.num}"), {"e/0": 0, "e/1": 1}),
         (("seed=3", "run_dir=e/0,e/1"), {"e/0": 3, "e/1": 3}),
         (("seed=0,1", "run_dir=e"), {"e/0": 0, "e/1": 1}),
-        (("seed=0,1", "run_dir='${oc.env:LANG,en}/e'"), {"en/e/0": 0, "en/e/1": 1}),
-        (("seed=0,1", "run_dir='${oc.env:LANG,en}/${seed}'"), {"en/0": 0, "en/1": 1}),
+        (("seed=0,1", "run_dir='${oc.env:GANTRAIN_TEST_PLACE,en}/e'"), {"en/e/0": 0, "en/e/1": 1}),
+        (("seed=0,1", "run_dir='${oc.env:GANTRAIN_TEST_PLACE,en}/${seed}'"), {"en/0": 0, "en/1": 1}),
     ],
 )
 def test_each_run_has_the_folder_that_its_run_dir_names(
