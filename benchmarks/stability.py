@@ -25,15 +25,16 @@ from gantrain.evaluation.grids import grid, save_png
 
 COLUMNS = 16
 NARROW = ("model.generator.width=32", "model.discriminator.width=32", "batch_size=16")
-SLOW = ("model.generator.width=32", "model.discriminator.width=32", "batch_size=8")  # five updates of D per step
+SMALL = ("model.generator.width=12", "model.discriminator.width=12", "batch_size=8")  # large networks, or five updates
 RECIPES = {
     "dcgan": ("model=dcgan", *NARROW),
-    "wgan_gp": ("model=wgan_gp", *SLOW),
-    "sngan": ("model=sngan", *SLOW),
-    "wgan_gp_resnet": ("model=wgan_gp_resnet", *SLOW),
-    "cgan_pd": ("model=cgan_pd", *SLOW),
-    "sagan": ("model=sagan", *NARROW),
-    "biggan": ("model=biggan", *SLOW),
+    "wgan_gp": ("model=wgan_gp", *NARROW[:2], "batch_size=8"),
+    "sngan": ("model=sngan", *SMALL),
+    "wgan_gp_resnet": ("model=wgan_gp_resnet", *SMALL),
+    "cgan_pd": ("model=cgan_pd", *SMALL),
+    "sagan": ("model=sagan", *SMALL),
+    "biggan": ("model=biggan", *SMALL),
+    "stylegan2": ("model=stylegan2", *NARROW, "horizontal_flip=true"),
     "stylegan2_ada": ("experiment=stylegan2_ada_folder", *NARROW),
     "lightweight": ("experiment=lightweight_folder", *NARROW, "accumulate=1"),
     "r3gan": ("experiment=r3gan_folder", "model.generator.width=64", "model.discriminator.width=64", "batch_size=16"),

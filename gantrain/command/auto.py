@@ -108,6 +108,11 @@ def check(wanted: dict[str, str]) -> None:
             f"dataset.image_size={size}: must be a number of pixels, for example 64; or leave it out, and model=auto "
             "chooses it."
         )
+    if int(size) and int(size) not in (*SIZES, 2 * SIZES[-1]):
+        raise ConfigError(
+            f"dataset.image_size={size}: the recipes of model=auto take {', '.join(map(str, SIZES))} or "
+            f"{2 * SIZES[-1]} pixels; choose one of these, or leave it out."
+        )
 
 
 def check_sweep(typed: Sequence[str]) -> None:

@@ -135,6 +135,8 @@ def _unknown_key(key: str, message: str, arguments: Sequence[str]) -> str:
     hint = ""
     if key.startswith("model.") and takes_default(arguments):
         hint = f" (The default is experiment={EXPERIMENT}; for the options of DCGAN add model=dcgan.)"
+    if key == "dataset.root":
+        return f"{key}: this dataset has no folder; for your own pictures, add dataset=image_folder."
     if f"{parent}._target_" in siblings and not nearest(key, siblings):
         added = re.search(r"To append to your config use (.+)", message)
         return (

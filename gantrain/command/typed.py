@@ -26,13 +26,17 @@ def check_effect(typed: Sequence[str], reads: Collection[str], *, task: str, ign
     Raises:
         ConfigError: one has none.
     """
+    without_effect = []
     for override in typed:
         key = key_of(override)
         parents = [key.rpartition("/")[0], *(key[:i] for i, letter in enumerate(f"{key}.") if letter == ".")]
         if not {*parents} & {*reads, *ignores}:
-            raise ConfigError(
-                f"{override.lstrip('+')}: {task} and reads only the keys {', '.join(sorted(reads))}; leave it out."
-            )
+            without_effect.append(override.lstrip("+"))
+    if without_effect:
+        raise ConfigError(
+            f"{' '.join(without_effect)}: {task} and reads only the keys {', '.join(sorted(reads))}; leave "
+            f"{'it' if len(without_effect) == 1 else 'them'} out."
+        )
 
 
 def config_of_run(config: Config, saved: Config, typed: Sequence[str]) -> Config:

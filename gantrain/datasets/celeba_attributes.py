@@ -27,6 +27,8 @@ def attribute_classes(attributes: Sequence[str], names: Sequence[str], folders: 
         ConfigError: an attribute does not exist or is named twice, or there are too many.
         DataError: the file of attributes is missing or broken, or lacks an image.
     """
+    if isinstance(attributes, str):  # a single one without brackets
+        attributes = [attributes]
     if not 1 <= len(attributes) <= MAX_ATTRIBUTES or len({*attributes}) < len(attributes):
         raise ConfigError(
             f"dataset.attributes={list(attributes)} must be 1 to {MAX_ATTRIBUTES} different attributes, for example "
@@ -40,7 +42,9 @@ def attribute_classes(attributes: Sequence[str], names: Sequence[str], folders: 
         )
     known, rows = _read(path)
     if unknown := [attribute for attribute in attributes if attribute not in known]:
-        raise ConfigError(f"dataset.attributes={list(attributes)}: {unknown[0]} is none of {', '.join(known)}.")
+        typed = f"[{','.join(attributes)}]"
+        meant = next((f" Did you mean {name}?" for name in known if name.lower() == unknown[0].lower()), "")
+        raise ConfigError(f"dataset.attributes={typed}: {unknown[0]} is none of {', '.join(known)}.{meant}")
     columns = [known.index(attribute) for attribute in attributes]
     labels = np.zeros(len(names), np.int64)
     try:

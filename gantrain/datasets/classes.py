@@ -19,6 +19,9 @@ from gantrain.errors import DataError
 logger = logging.getLogger(__name__)
 JSON = "dataset.json"
 Rule = Literal["auto", "json", "folders", "none"]
+MOST_STRAYS = 0.1
+"""Share of images beside the folders up to which the folders are likely to be meant as classes."""
+
 # The official tools of FFHQ and StyleGAN put every thousand images into a folder: 00000, 01000 or 00001, and so on.
 _SHARD = re.compile(r"\d{5,}")
 
@@ -65,6 +68,8 @@ def find_classes(files: ImageFiles, rule: Rule, option: str = "dataset.labels") 
         if entries == {}:
             return None
     classes = by_folder(files)
+    if classes is None and rule == "auto":
+        _warn_of_strays(files, option)
     if classes is None and rule == "folders":
         raise DataError(
             f"{option}=folders: {files.origin} does not have two folders or more, with every image in one of them; put "
@@ -96,6 +101,18 @@ def by_folder(files: ImageFiles) -> Classes | None:
     index = {name: i for i, name in enumerate(classes)}
     labels = np.array([index[parts[name][0]] if name in parts else 0 for name in files.names], np.int64)
     return Classes(labels, tuple(classes))
+
+
+def _warn_of_strays(files: ImageFiles, option: str) -> None:
+    # A few images beside folders that look like classes are more likely a mistake than the absence of classes.
+    outside = [name for name in files.names if name not in files.flaws and "/" not in name]
+    folders = {name.partition("/")[0] for name in files.names if name not in files.flaws and "/" in name}
+    if len(folders) > 1 and outside and len(outside) <= MOST_STRAYS * len(files.names):
+        logger.warning(
+            "%s: the %d folders are not taken for classes, because %d of %s images lie in none of them (%s). Move "
+            "these, or set %s=none if there are no classes.",
+            *(files.origin, len(folders), len(outside), f"{len(files.names):,}", printable(outside[0]), option),
+        )
 
 
 def _are_shards(files: ImageFiles, folders: Sequence[str]) -> bool:

@@ -40,9 +40,10 @@ def hold_out(dataset: Dataset, holdout: object) -> Dataset:
         return dataset
     if isinstance(holdout, bool) or not isinstance(holdout, int | float) or not 0 < holdout < 1:
         raise ConfigError(f"dataset.holdout={holdout}: must be a number between 0 and 1, test, or null.")
-    if not 0 < num_held_out(dataset.num_images, holdout) < dataset.num_images:
+    if not 0 < (num := num_held_out(dataset.num_images, holdout)) < dataset.num_images:
         raise ConfigError(
-            f"dataset.holdout={holdout}: with {dataset.num_images:,} images, no image would be left on one side."
+            f"dataset.holdout={holdout}: of {dataset.num_images:,} images, {num:,} "
+            "would be held out; at least one must be held out and one be left, so choose another fraction."
         )
     train, held_out = (Part(dataset, holdout, is_held_out=is_held_out) for is_held_out in (False, True))
     train.held_out = held_out

@@ -16,6 +16,7 @@ from typing import Any
 from typing_extensions import override
 
 from gantrain.datasets.images import KINDS, BadImageError
+from gantrain.datasets.kinds import remedy
 from gantrain.datasets.left_out import Head, LeftOut, is_image, select
 from gantrain.datasets.untrusted import open_regular, printable, read_regular
 from gantrain.datasets.walk import walk
@@ -143,7 +144,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
             archive = zipfile.ZipFile(file)
         except Exception as error:  # a broken zip can raise any exception
             reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(error)
-            raise DataError(f"{path} is neither a folder nor a readable zip ({reason}); replace it.") from error
+            raise DataError(f"{path} is neither a folder nor a readable zip ({reason}); {remedy(path)}.") from error
         # ZipFile does not close a file that it did not open, so the file is closed with the last use of the archive.
         weakref.finalize(archive, stack.pop_all().close)
     return archive
@@ -270,6 +271,8 @@ def _images_among(
         return images
     if not left_out:
         raise DataError(f"{option}={root} is empty; put images there ({KINDS}).")
+    if is_zip and all(name.endswith(".npy") for name, *_ in found):
+        raise DataError(f"{root} holds arrays and no images; use dataset=npz.")
     raise DataError(
         f"{root} holds no {KINDS} images, only others: {left_out}; "
         f"put images there, or set {option} to the folder or zip that holds them."

@@ -88,13 +88,13 @@ def warnings(files: Files, image_size: int) -> list[str]:
     if num_cut >= max(1, MANY * total):
         found.append(
             f"The crop cuts away more than {LARGE_CUT:.0%} of {num_cut:,} of {total:,} images "
-            f"(of the median image {statistics.median(files.cut):.0%}); crop them yourself around what matters, or "
-            "leave out those that are much wider than high, or higher than wide."
+            f"(of the median image {statistics.median(files.cut):.0%}). Crop these to about a square around what "
+            "matters, or leave them out."
         )
     num_small = sum(side < image_size for side in files.sides)
     if num_small >= max(1, MANY * total):
         found.append(
             f"{num_small:,} of {total:,} images are enlarged to {image_size} px (the smallest has {min(files.sides)}); "
-            "a smaller dataset.image_size shows the networks no blur that is not in the data."
+            "enlarged images are blurred, and the networks learn that; choose a smaller dataset.image_size."
         )
     return found

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gantrain.datasets.base import ImageDataset
+from gantrain.datasets.kinds import holds_pictures
 from gantrain.datasets.left_out import LeftOut, without_system_and_runs
 from gantrain.datasets.metadata import SAMPLE_BY_GANTRAIN
 from gantrain.datasets.untrusted import open_regular
@@ -65,7 +66,10 @@ def list_files(root: Path, suffixes: tuple[str, ...], kind: str) -> list[Path]:
         left_out.made |= {path.relative_to(root).as_posix(): None for path in own}
     if not found:
         others = f", only what is no data: {left_out}" if left_out else ""
-        raise DataError(f"{root} holds no {' or '.join(suffixes)} files{others}; set dataset.root to {kind}.")
+        of_pictures = "; for a folder of pictures, use dataset=image_folder" if holds_pictures(root) else ""
+        raise DataError(
+            f"{root} holds no {' or '.join(suffixes)} files{others}; set dataset.root to {kind}{of_pictures}."
+        )
     if left_out:
         logger.info("%s files in %s; left out: %s.", f"{len(found):,}", root, left_out)
     return found

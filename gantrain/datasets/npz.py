@@ -66,7 +66,8 @@ def npz(
     paths = list_files(folder, (".npz",), KIND)
 
     def load(split: str) -> ImageDataset:
-        found = [Arrays.of(path, image_key, label_key, split) for path in paths if has_images(path, image_key, split)]
+        having = [path for path in paths if has_images(path, image_key, split)]
+        found = [Arrays.of(path, image_key, label_key, split, labels=labels) for path in having]
         return dataset(found, folder, labels=labels, image_size=image_size, cache_dir=Path(cache_dir).expanduser())
 
     splits = [split for split in ("train", "test") if any(has_images(path, image_key, split) for path in paths)]
@@ -90,21 +91,27 @@ class Arrays:
     labels: Array | None
 
     @classmethod
-    def of(cls, path: Path, image_key: str | None, label_key: str | None, split: str) -> "Arrays":
-        """Find the arrays of a split in a file that has images of it."""
+    def of(cls, path: Path, image_key: str | None, label_key: str | None, split: str, *, labels: bool) -> "Arrays":
+        """Find the arrays of a split in a file that has images of it.
+
+        Raises:
+            DataError: an array is missing, or there is not one label per image.
+        """
         with opened(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
             image = choose(path, names, "image_key", image_key, IMAGES, split)
             assert image is not None
             images = Array.of(archive, path, image)
-            label = choose(path, names, "label_key", label_key, LABELS, split)
-            labels = None if label is None else Array.of(archive, path, label)
-        is_fit = labels is not None and labels.shape[:1] == images.shape[:1]
-        if label_key is not None and not is_fit:
+            label = choose(path, names, "label_key", label_key, LABELS, split) if labels else None
+            if label is None or label == image:
+                return cls(images, None)
+            found = Array.of(archive, path, label)
+        if found.shape[:1] != images.shape[:1]:
             raise DataError(
-                f"{path}: {label_key} {labels and list(labels.shape)} is not one label per image ({images.shape[0]:,})."
+                f"{path}: {label} {list(found.shape)} is not one label per image ({images.shape[0]:,}); name another "
+                "array with dataset.label_key, or set dataset.labels=false."
             )
-        return cls(images, labels if is_fit and label != image else None)
+        return cls(images, found)
 
 
 def has_images(path: Path, image_key: str | None, split: str) -> bool:

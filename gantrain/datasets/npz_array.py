@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gantrain.datasets.kinds import remedy
 from gantrain.datasets.untrusted import open_regular, printable
 from gantrain.errors import DataError
 from gantrain.files import WriteError, require_space, writing
@@ -144,7 +145,7 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
         RuntimeError,
     ) as error:  # RuntimeError: encrypted
         reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(error)
-        raise DataError(f"{path} is not a readable .npz ({reason}); replace it.") from error
+        raise DataError(f"{path} is not a readable .npz ({reason}); {remedy(path)}.") from error
 
 
 def arrays_in(path: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """Parquet files as the hubs publish them: a row for each image, with its encoded content and its label."""
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.classes import Classes, digest, from_values
 from gantrain.datasets.image_files import MAX_FILE_BYTES, ImageFiles
 from gantrain.datasets.image_folder import check_pictures, pictures
+from gantrain.datasets.kinds import remedy
 from gantrain.datasets.many_files import list_files, listing_of, load_split, require_root
 from gantrain.datasets.spool import Spool
 from gantrain.datasets.untrusted import printable, read_regular
 from gantrain.errors import ConfigError, DataError
 from gantrain.files import WriteError, require_space
 
+logger = logging.getLogger(__name__)
 KIND = "a .parquet file, or a folder of them"
 IMAGES = ("image", "images", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "file")
 LABELS = ("label", "labels", "class", "class_label", "category", "target", "fine_label", "y")
@@ -111,6 +114,8 @@ class Table:
         if not sum(num_rows):
             raise DataError(f"{paths[0]} has no rows; replace it.")
         assert image is not None
+        if label is None:
+            say_why_no_labels(schema, image, root)
         names = declared.get(label, {}).get("names") if label else None
         return cls(root, paths, num_rows, image, label, list(map(str, names)) if isinstance(names, list) else ())
 
@@ -134,16 +139,16 @@ class Table:
         if self.label_column is None:
             return None
         source = f"{self.root}, column {self.label_column}"
-        remedy = "choose another column with dataset.label_column, or set dataset.labels=false"
+        how = "choose another column with dataset.label_column, or set dataset.labels=false"
         values: list[object] = []
         for path in self.paths:
             # Rows that share a text share its memory, or a page of text would be copied for each of them.
             with opened(path, read_dictionary=[self.label_column]) as file:
                 for batch in file.iter_batches(LABELS_AT_ONCE, columns=[self.label_column], use_threads=False):
                     if batch.nbytes > LABELS_AT_ONCE * MAX_LABEL_BYTES:
-                        raise DataError(f"{source}: the values are too long for names of classes; {remedy}.")
+                        raise DataError(f"{source}: the values are too long for names of classes; {how}.")
                     values += batch.column(0).to_pylist()
-        return from_values(values, self.class_names, of=source, remedy=remedy)
+        return from_values(values, self.class_names, of=source, remedy=how)
 
     def fill(self, spool: Spool) -> None:
         """Copy the images of all rows into the spool."""
@@ -188,7 +193,7 @@ def opened(path: Path, **options: Any) -> Iterator[Any]:
         raise
     except (ArrowException, UnicodeDecodeError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(error)
-        raise DataError(f"{path} is not a readable Parquet file ({reason}); replace it.") from error
+        raise DataError(f"{path} is not a readable Parquet file ({reason}); {remedy(path)}.") from error
 
 
 def check_expansion(path: Path, num_bytes: int) -> None:
@@ -279,16 +284,35 @@ def find_image_column(schema: Any, declared: dict[str, Any], path: Path) -> str:
 
 def find_label_column(schema: Any, declared: dict[str, Any]) -> str | None:
     """Return the column of labels, or None."""
-    import pyarrow as pa
-
-    def is_label_type(kind: Any) -> bool:
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        return bool(pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
     possible = [field.name for field in schema if is_label_type(field.type)]
     marked = [name for name in possible if declared.get(name, {}).get("_type") == "ClassLabel"]
     usual = [name for name in LABELS if name in possible]
     return next(iter([*(name for name in usual if name in marked), *marked, *usual]), None)
+
+
+def is_label_type(kind: Any) -> bool:
+    """Return whether a column of this type can hold labels: whole numbers or texts."""
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def say_why_no_labels(schema: Any, image: str, root: Path) -> None:
+    """Warn of a column that is called like labels but has another type, or name the columns that could be labels."""
+    others = {field.name: field.type for field in schema if field.name != image}
+    if called := [name for name in LABELS if name in others]:
+        logger.warning(
+            "%s: the column %s holds %s, neither whole numbers nor texts, so there are no labels; convert it, or name "
+            "another column with dataset.label_column.",
+            *(root, called[0], others[called[0]]),
+        )
+    elif possible := [printable(name) for name, kind in others.items() if is_label_type(kind)]:
+        logger.info(
+            "%s: there are no labels, since no column is called label, class or similar; to take one of %s, name it "
+            "with dataset.label_column.",
+            *(root, ", ".join(possible[:8])),
+        )
 
 
 def require_columns(schema: Any, names: list[str | None], path: Path) -> None:

@@ -15,6 +15,7 @@ from gantrain.datasets.classes import Classes, digest, from_values
 from gantrain.datasets.image_files import ImageFiles
 from gantrain.datasets.image_folder import check_pictures, pictures
 from gantrain.datasets.images import KINDS, SUFFIXES
+from gantrain.datasets.kinds import remedy as instead
 from gantrain.datasets.left_out import LeftOut, is_unread_picture, suffix_of
 from gantrain.datasets.many_files import list_files, listing_of, load_split, require_root
 from gantrain.datasets.slices import Slices
@@ -199,7 +200,7 @@ def members(path: Path) -> Iterator[tuple[str, int, int]]:
         raise
     except Exception as error:  # a broken tar can raise any exception
         reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(error)
-        raise DataError(f"{path} is not a readable tar ({reason}); replace it.") from error
+        raise DataError(f"{path} is not a readable tar ({reason}); {instead(path)}.") from error
 
 
 def check_end(file: Any, offset: int) -> None:

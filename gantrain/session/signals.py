@@ -76,7 +76,7 @@ class StopOnSignal:
             is_first, self.received = self.received is None, signum
             if is_first:
                 # Not through the console: this signal may have interrupted it while it holds its lock.
-                self.write("\nFinishing the step and saving; press Ctrl-C again to stop at once.\n")
+                self.write("\nFinishing the step and saving; a second Ctrl-C or signal stops at once.\n")
             return
         with suppress(Exception):
             self.before_exit()

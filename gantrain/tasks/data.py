@@ -20,6 +20,7 @@ from gantrain.console import console
 from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.batches import to_signed
 from gantrain.datasets.duplicates import MAX_PAIRS, Duplicates, find_duplicates
+from gantrain.datasets.holdout import hold_out
 from gantrain.datasets.labels import count_classes
 from gantrain.datasets.look import Files, describe_modes, describe_sizes, read_headers, warnings
 from gantrain.datasets.untrusted import printable
@@ -33,7 +34,7 @@ from gantrain.tasks.job import Job
 
 logger = logging.getLogger(__name__)
 
-READS = {"task", "dataset", "experiment", "num", "seed", "horizontal_flip", "output", "runtime.num_workers", "trust"}
+READS = {"task", "dataset", "experiment", "num", "seed", "horizontal_flip", "output", "runtime", "trust"}
 MAX_CLASSES, MAX_EXAMPLES = 8, 3
 RARE = 0.1
 """Share of the images that a class would have if all were equal; a class with less is worth a warning."""
@@ -61,11 +62,14 @@ def data(job: Job) -> None:
             f"dataset={dataset.name} draws new samples for every batch; task=data looks at stored images."
         )
     originals = dataset.originals
+    held_out = hold_out(dataset, config.dataset.get("holdout")).held_out
     dataset.prepare(num_workers=config.runtime.num_workers)
     files = None if originals is None else read_headers(originals, dataset.bad)
     names = None if originals is None else [name for name in originals.files.names if name not in dataset.bad]
     duplicates = find_duplicates(dataset)
-    console.print(table(dataset, files, duplicates, names))
+    if held_out is not None:
+        held_out.prepare(num_workers=config.runtime.num_workers)
+    console.print(table(dataset, held_out, files, duplicates, names))
     for warning in [
         *rare_classes(dataset),
         *(warnings(files, dataset.image_shape[-1]) if files and files.sizes else []),
@@ -116,11 +120,20 @@ def samples(dataset: ImageDataset, config: Config) -> tuple[Float[Tensor, "n c h
     return images, columns
 
 
-def table(dataset: ImageDataset, files: Files | None, duplicates: Duplicates, names: Sequence[str] | None) -> Table:
+def table(
+    dataset: ImageDataset,
+    held_out: ImageDataset | None,
+    files: Files | None,
+    duplicates: Duplicates,
+    names: Sequence[str] | None,
+) -> Table:
     """Format what was found."""
     lines = {"images": f"{dataset.num_images:,} ({dataset.name})"}
     if dataset.bad:
         lines["left out"] = reasons(dataset.bad)
+    if held_out is not None:
+        what = "the test split" if held_out.split == "test" else "of these, chosen at random"
+        lines["held out"] = f"{held_out.num_images:,}: {what}; labels: {labels(held_out)}"
     if files is not None and files.sizes:
         num = len(files.sizes)
         lines["sizes"] = describe_sizes(files) + (f" (of {num:,} files)" if num < dataset.num_images else "")
@@ -149,7 +162,7 @@ def labels(dataset: ImageDataset) -> str:
     names = dataset.class_names or [str(c) for c in range(len(counts))]
     shown = [f"{printable(name)} {num:,}" for name, num in list(zip(names, counts, strict=True))[:MAX_CLASSES]]
     more = f", and {len(counts) - MAX_CLASSES:,} more" if len(counts) > MAX_CLASSES else ""
-    return f"{len(counts):,} classes: {', '.join(shown)}{more}"
+    return f"{len(counts):,} class{'es' * (len(counts) > 1)}: {', '.join(shown)}{more}"
 
 
 def rare_classes(dataset: ImageDataset) -> list[str]:

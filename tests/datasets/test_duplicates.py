@@ -69,7 +69,7 @@ def test_a_comparison_that_stops_early_says_so(monkeypatch: pytest.MonkeyPatch) 
         pictures.append(picture.copy())
         pictures[-1].putpixel((0, 0), (i, 0, 0))
     data = dataset(pictures)
-    result = table(data, None, find_duplicates(data), None)
+    result = table(data, None, None, find_duplicates(data), None)
     (said,) = [str(cell) for cell in result.columns[1].cells if "stopped" in str(cell)]
     assert "stopped after 50,000,000 similar pairs of 50 images: there may be more" in said
 

@@ -116,7 +116,7 @@ def test_test_batch_of_cifar10_is_held_out(tmp_path: Path) -> None:
         (True, "holdout=True: must be"),
         ("validation", "holdout=validation: must be"),
         ("test", "holdout=test: digits has no test split; use a fraction such as 0.05"),
-        (1e-5, "with 10,000 images, no image would be left on one side"),
+        (1e-5, "of 10,000 images, 0 would be held out; at least one"),
     ],
 )
 def test_other_values_are_refused(holdout: object, message: str) -> None:

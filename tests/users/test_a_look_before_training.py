@@ -38,7 +38,7 @@ def test_number_sizes_modes_and_labels(gantrain, photos: Path) -> None:
     Image.open(photos / "cat/00.png").resize((60, 60)).convert("L").save(photos / "cat/gray.png")
     done = gantrain("task=data", "dataset=image_folder", "dataset.root=photos", "dataset.image_size=16")
     assert done.status == 0, done.stderr
-    assert row(done.stderr, "images") == "16 of image_folder"
+    assert row(done.stderr, "images") == "16 (image_folder)"
     assert row(done.stderr, "sizes") == "40x30 (94%), 60x60 (6%); shorter side 30 to 60, median 30 px"
     assert row(done.stderr, "modes") == "RGB (94%), L (6%)"
     assert row(done.stderr, "labels") == "3 classes: cat 7, dog 5, emu 4"
@@ -160,3 +160,24 @@ def test_a_grid_that_does_not_fit_into_memory_is_refused(gantrain, monkeypatch: 
     assert refused.status == 2
     assert "the images of a grid alone need" in refused.stderr
     assert not Path("look.png").exists()
+
+
+def test_the_test_split_is_looked_at_too(gantrain, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+    arrays = {"x_train": images, "y_train": [0, 1, 2] * 2, "x_test": images[:2]}
+    np.savez(tmp_path / "good.npz", **arrays, y_test=[2, 1])
+    np.savez(tmp_path / "bad.npz", **arrays, y_test=[7, 1])
+    done = gantrain("task=data", "dataset=npz", "dataset.root=good.npz", "dataset.holdout=test")
+    assert row(done.stderr, "held out") == "2: the test split; labels: 3 classes: 0 0, 1 1, 2 1"
+    refused = gantrain("task=data", "dataset=npz", "dataset.root=bad.npz", "dataset.holdout=test")
+    assert refused.status == 2
+    assert "the test images of npz have the class 7" in refused.stderr
+
+
+def test_keys_that_a_look_does_not_read_are_named_at_once(gantrain, photos: Path) -> None:
+    training = ("model=dcgan", "steps=2", "runtime.threads=1", "dataset=image_folder", "dataset.root=photos")
+    refused = gantrain("task=data", *training)
+    assert refused.status == 2
+    assert "model=dcgan steps=2: task=data looks at a dataset and reads only" in refused.stderr
+    assert "leave them out" in refused.stderr
