@@ -82,11 +82,11 @@ def halves(faces: Path, folder: Path, num: int) -> Path:
 
 
 def describe(name: str, run: Path) -> str:
-    """Return a line with the findings of the verdicts, the course of p, and the time of a step."""
+    """Return a line with the findings of the verdicts, the largest p, and the time of a step."""
     found = record(run)
     with (run / "metrics.csv").open() as file:
         strengths = [float(row["augment/ada/p"]) for row in csv.DictReader(file) if row.get("augment/ada/p")]
-    p = f", p {strengths[0]:.3f} to {strengths[-1]:.3f}" if strengths else ""
+    p = f", p up to {max(strengths):.4f}" if strengths else ""
     findings = ", ".join(finding["verdict"] for finding in found["verdicts"]) or "none"
     return f"{name}: findings: {findings}{p}; {found['wall_seconds'] / found['steps']:.2f} s a step"
 

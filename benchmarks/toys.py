@@ -4,8 +4,7 @@
     python benchmarks/toys.py --steps 500 --seeds 1 --only hinge --table toys.md --picture toys.png
 
 First the loss is changed, then the regularizer, with the same networks, optimizer and latents. All methods make the
-same number of steps, except those with a Wasserstein loss: they make 0.4 times as many, but with five updates of D
-in each. Runs that exist in `--folder` already are not repeated.
+same number of steps, except those with five updates of D in each step: they make 0.4 times as many. Runs that exist in `--folder` already are not repeated.
 """
 
 import argparse
@@ -48,6 +47,7 @@ METHODS = {
         "DRAGAN": ("regularizer=[dragan]",),
         "LeCam": ("regularizer=[lecam]",),
         "spectral norm": ("model.discriminator.norm=spectral",),
+        "spectral norm, 5 updates": ("model.discriminator.norm=spectral", "loss=hinge", "n_critic=5"),
         "packing 2": ("packing=2",),
     },
     "regularizer, relativistic": {
@@ -56,6 +56,7 @@ METHODS = {
     },
     "regularizer, Wasserstein": {"Wasserstein, gradient penalty": ("loss=wasserstein", "n_critic=5", *PENALTY)},
 }
+COLUMNS = 9
 NUM_MODES = {"gaussians_8": 8, "gaussians_25": 25}
 
 
@@ -109,19 +110,21 @@ def scores(runs: list[Path]) -> list[str]:
 
 def draw(names: list[str], runs: dict[tuple[str, str], Path], path: Path) -> None:
     """Draw 1,000 samples of each method, seed 0, over real points."""
-    rows, columns = len(NUM_MODES), len(names)
-    figure = Figure(figsize=(1.5 * columns, 1.7 * rows), dpi=100, layout="constrained")
+    columns = min(COLUMNS, len(names))
+    rows = len(NUM_MODES) * -(-len(names) // columns)
+    figure = Figure(figsize=(1.3 * columns, 1.5 * rows), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     for i, data in enumerate(NUM_MODES):
         for j, name in enumerate(names):
-            axes = figure.add_subplot(rows, columns, i * columns + j + 1)
+            row = len(NUM_MODES) * (j // columns) + i
+            axes = figure.add_subplot(rows, columns, row * columns + j % columns + 1)
             x = samples(runs[name, data])
             axes.scatter(*x.T, s=1, color="#d55e00", linewidths=0)
             reach = 3.0 if data == "gaussians_25" else 2.2
             axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
             if i == 0:
                 axes.set_title(name.replace(", ", ",\n"), fontsize=8)
-            if j == 0:
+            if j % columns == 0:
                 axes.set_ylabel(data, fontsize=8)
     figure.savefig(path)
 
