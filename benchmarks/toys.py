@@ -4,7 +4,8 @@
     python benchmarks/toys.py --steps 500 --seeds 1 --only hinge --table toys.md --picture toys.png
 
 First the loss is changed, then the regularizer, with the same networks, optimizer and latents. All methods make the
-same number of steps, except those with five updates of D in each step: they make 0.4 times as many. Runs that exist in `--folder` already are not repeated.
+same number of steps, except those with five updates of D in each step: they make 0.4 times as many. Runs that exist in
+`--folder` already are not repeated.
 """
 
 import argparse
