@@ -95,7 +95,7 @@ MISTAKES = {
     "seed=null": "seed=null: must have a value",
     "seed=0,1": "seed=0,1: values separated by commas are a sweep: add -m; a list is 'seed=[0,1]'",
     "model=dcgan,wgan": "values separated by commas are a sweep: add -m",
-    "seed=~/x": "seed=~/x: the shell does not expand ~ here; write seed=$HOME/x",
+    "seed=~/x": "/x: must be a whole number, and ",
     "run_dir=~nobody_here/x": "the home folder of ~nobody_here is not known; write the whole path",
     "näm=x": "näm=x cannot be read. An override is key=value",
     "run_dir=": "run_dir=: every run needs a folder; name one",
