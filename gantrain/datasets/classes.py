@@ -64,7 +64,7 @@ def find_classes(files: ImageFiles, rule: Rule, option: str = "dataset.labels") 
             return _from_json(files, found[0], entries, option)
         if rule == "json":
             what = f"has no file {JSON}" if found is None else f"has no labels in {JSON}"
-            raise DataError(f"{option}=json: {files.origin} {what}; add them, or use another rule.")
+            raise DataError(f"{option}=json: {files.origin} {what}; choose auto, folders or none, or write that file.")
         if entries == {}:
             return None
     classes = by_folder(files)

@@ -11,7 +11,11 @@ class LeastSquares:
 
     def __init__(self, *, fake_label: float, real_label: float, generator_label: float):
         self.fake_label, self.real_label, self.generator_label = fake_label, real_label, generator_label
-        self.sign_means_real = fake_label + real_label == 0
+
+    @property
+    def sign_means_real(self) -> bool:
+        """Whether 0 is in the middle between the labels of real and generated samples."""
+        return self.fake_label + self.real_label == 0
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Scalar:
         """Return E[(D(x) - real_label)^2] / 2 + E[(D(G(z)) - fake_label)^2] / 2, at least 0."""
