@@ -94,7 +94,9 @@ def test_every_fake_labels_option_trains(labels: str) -> None:
 @pytest.mark.parametrize("augment", names("augment"))
 @pytest.mark.parametrize("loss", names("loss"))
 def test_every_loss_trains_through_every_augmentation(augment: str, loss: str) -> None:
-    train_two_steps(with_parts(small(CRITIC), augment=f"[{augment}]", loss=loss, regularizer="[r1]"))
+    # With a fixed p, because an adaptive one is refused with some of the losses.
+    fixed = ["augment.ada.target=null", "augment.ada.strength=0.3"] if augment == "ada" else []
+    train_two_steps(with_parts(small(CRITIC, f"augment=[{augment}]", *fixed), loss=loss, regularizer="[r1]"))
 
 
 @pytest.mark.parametrize("schedule", names("schedule"))
