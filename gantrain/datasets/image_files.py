@@ -144,7 +144,9 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
             archive = zipfile.ZipFile(file)
         except Exception as error:  # a broken zip can raise any exception
             reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(error)
-            raise DataError(f"{path} is neither a folder nor a readable zip ({reason}); {remedy(path)}.") from error
+            raise DataError(
+                f"{path} is neither a folder nor a readable zip ({reason}); {remedy(path, 'image_folder')}."
+            ) from error
         # ZipFile does not close a file that it did not open, so the file is closed with the last use of the archive.
         weakref.finalize(archive, stack.pop_all().close)
     return archive

@@ -13,10 +13,20 @@ _STARTS = {
 _TAR, _TAR_PLACE = b"ustar", 257
 
 
-def remedy(path: Path) -> str:
-    """Return what to do with a file that a dataset cannot read: use another one, or replace the file."""
+def remedy(path: Path, dataset: str) -> str:
+    """Return what to do with a file that a dataset cannot read: use another dataset, or replace the file.
+
+    Args:
+        dataset: the one that cannot read it; a file of its own kind is broken.
+    """
     if path.suffix.lower() in SUFFIXES:
-        return "it is a picture: set dataset.root to its folder, with dataset=image_folder"
+        how = "" if dataset == "image_folder" else ", with dataset=image_folder"
+        return f"it is a picture: set dataset.root to its folder{how}"
+    other = _kind(path)
+    return "replace it" if other is None or f"dataset={dataset}" in other else other
+
+
+def _kind(path: Path) -> str | None:
     try:
         with open_regular(path) as file:
             start = file.read(_TAR_PLACE + len(_TAR))
@@ -24,7 +34,7 @@ def remedy(path: Path) -> str:
         start = b""
     if start[_TAR_PLACE:] == _TAR:
         return "it is a tar: use dataset=webdataset"
-    return next((what for mark, what in _STARTS.items() if start.startswith(mark)), "replace it")
+    return next((what for mark, what in _STARTS.items() if start.startswith(mark)), None)
 
 
 def holds_pictures(folder: Path) -> bool:

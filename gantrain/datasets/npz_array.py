@@ -145,7 +145,7 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
         RuntimeError,
     ) as error:  # RuntimeError: encrypted
         reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(error)
-        raise DataError(f"{path} is not a readable .npz ({reason}); {remedy(path)}.") from error
+        raise DataError(f"{path} is not a readable .npz ({reason}); {remedy(path, 'npz')}.") from error
 
 
 def arrays_in(path: Path) -> list[str]:

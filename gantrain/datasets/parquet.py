@@ -74,7 +74,7 @@ def parquet(
     options |= {"max_bad_fraction": max_bad_fraction}
 
     def load(chosen: list[Path]) -> ImageDataset:
-        return Table.of(chosen, folder, image_column, label_column).dataset(labels=labels, **options)
+        return Table.of(chosen, folder, image_column, label_column, labels=labels).dataset(labels=labels, **options)
 
     return load_split(paths, folder, split, load)
 
@@ -95,7 +95,9 @@ class Table:
     class_names: Sequence[str]
 
     @classmethod
-    def of(cls, paths: list[Path], root: Path, image_column: str | None, label_column: str | None) -> "Table":
+    def of(
+        cls, paths: list[Path], root: Path, image_column: str | None, label_column: str | None, *, labels: bool
+    ) -> "Table":
         """Read the schema and the numbers of rows, and find the columns."""
         declared: dict[str, Any] = {}
         num_rows, image, label = [], image_column, label_column
@@ -114,7 +116,7 @@ class Table:
         if not sum(num_rows):
             raise DataError(f"{paths[0]} has no rows; replace it.")
         assert image is not None
-        if label is None:
+        if label is None and labels:
             say_why_no_labels(schema, image, root)
         names = declared.get(label, {}).get("names") if label else None
         return cls(root, paths, num_rows, image, label, list(map(str, names)) if isinstance(names, list) else ())
@@ -193,7 +195,7 @@ def opened(path: Path, **options: Any) -> Iterator[Any]:
         raise
     except (ArrowException, UnicodeDecodeError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(error)
-        raise DataError(f"{path} is not a readable Parquet file ({reason}); {remedy(path)}.") from error
+        raise DataError(f"{path} is not a readable Parquet file ({reason}); {remedy(path, 'parquet')}.") from error
 
 
 def check_expansion(path: Path, num_bytes: int) -> None:

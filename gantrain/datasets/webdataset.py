@@ -200,7 +200,7 @@ def members(path: Path) -> Iterator[tuple[str, int, int]]:
         raise
     except Exception as error:  # a broken tar can raise any exception
         reason = error.strerror if isinstance(error, OSError) and error.strerror else printable(error)
-        raise DataError(f"{path} is not a readable tar ({reason}); {instead(path)}.") from error
+        raise DataError(f"{path} is not a readable tar ({reason}); {instead(path, 'webdataset')}.") from error
 
 
 def check_end(file: Any, offset: int) -> None:

@@ -47,6 +47,18 @@ def test_the_right_dataset_is_named(gantrain, data: Path, dataset: str, root: st
     assert message in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [("image_folder", "a.npz"), ("npz", "a.npz"), ("webdataset", "a.tar"), ("parquet", "a.parquet")],
+)
+def test_a_broken_file_of_the_right_kind_is_to_be_replaced(gantrain, data: Path, dataset: str, name: str) -> None:
+    (data / name).write_bytes((data / name).read_bytes()[:600])
+    refused = gantrain("task=data", f"dataset={dataset}", f"dataset.root={name}")
+    assert refused.status == 2
+    assert "; replace it." in refused.stderr
+    assert "use dataset=" not in refused.stderr
+
+
 def test_a_folder_without_a_dataset(gantrain, data: Path) -> None:
     refused = gantrain("model=dcgan", "dataset.root=photos")
     assert refused.status == 2
@@ -83,6 +95,8 @@ def test_columns_that_are_no_labels_are_named(gantrain, tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [content] * 2, "fine": [0, 1], "coarse": [0, 0]}), tmp_path / "two.parquet")
     seen = gantrain("task=data", "dataset=parquet", "dataset.root=two.parquet", "dataset.image_size=8")
     assert "to take one of fine, coarse, name it with dataset.label_column" in seen.stderr
+    told = gantrain("task=data", "dataset=parquet", "dataset.root=two.parquet", "dataset.labels=false")
+    assert "label_column" not in told.stderr
 
 
 def test_a_refusal_of_changed_data_compares_with_the_runs_own_files(gantrain, tmp_path: Path) -> None:
