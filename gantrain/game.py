@@ -76,8 +76,10 @@ class Game:
         # With fake_labels=real, G's update needs the labels of a real batch.
         self.generator_needs_real = self.generator_sees_real or getattr(fake_labels, "needs_real", False)
         self.heads, self.fake_options = heads_of(D), without_decoding(D)
-        separate = couples_samples(D) or bool(self.fake_options)
-        self.both_logits = self.both_logits_separately if separate else self.both_logits_jointly
+        self.is_joint = not couples_samples(D) and not self.fake_options
+        gradients = {r.needs_gradients for r in objective.regularizers.values() if r.every == 1}
+        # Penalties are computed in full precision, so in another one they need a forward pass of their own.
+        self.shares_pass = self.D is D and gradients >= {"real", "fake"}
 
     def draw(self, n: int, real_labels: Labels = None) -> tuple[Tensor, Labels]:
         """Draw n latents, and labels for them if a network is conditional."""
@@ -176,22 +178,13 @@ class Game:
         fake = self.generate(self.generator_rows, None if real is None else real.y)
         return self.batch(clock, real=lambda: require_real(real), fake=lambda: fake, num_fake=self.generator_rows)
 
-    def both_logits_separately(self, batch: UpdateBatch) -> tuple[Logits, Logits]:
-        """Compute real and generated logits in one forward pass each, so that BatchNorm does not mix them.
+    def both_logits(self, batch: UpdateBatch) -> tuple[Logits, Logits]:
+        """Compute real and generated logits, in a single forward pass if D does not couple samples.
 
-        Source: Radford 2016.
+        Otherwise BatchNorm would mix real with generated ones (Radford 2016).
         """
-        batch.real_output = self.run_discriminator(batch.real_augmented, batch.labels)
-        batch.fake_output = self.discriminate_fake(batch.fake_augmented, batch.fake_labels)
-        return batch.real_logits, batch.fake_logits
-
-    def both_logits_jointly(self, batch: UpdateBatch) -> tuple[Logits, Logits]:
-        """Compute real and generated logits in a single forward pass, which is faster than two."""
-        real, fake = batch.real_augmented, batch.fake_augmented
-        pairs = (batch.labels, batch.fake_labels)
-        labels = torch.cat([y for y in pairs if y is not None]) if self.D_takes_labels else None
-        logits, aux = self.run_discriminator(torch.cat([real, fake]), labels)
-        batch.real_output, batch.fake_output = split_rows(logits, aux, [len(real), len(fake)])
+        if self.is_joint:
+            batch.compute_jointly()
         return batch.real_logits, batch.fake_logits
 
     def head_logits(self, logits: Logits, aux: Auxiliary) -> list[Float[Tensor, " _"]]:
@@ -200,7 +193,10 @@ class Game:
 
     def discriminator_loss(self, batch: UpdateBatch) -> Tensor:
         """Compute D's loss, the sum over its heads."""
-        self.both_logits(batch)
+        if self.shares_pass:
+            batch.compute_with_gradients(lambda: self.both_logits(batch))
+        else:
+            self.both_logits(batch)
         real, fake = self.head_logits(*batch.real_output), self.head_logits(*batch.fake_output)
         return total(map(self.objective.loss.discriminator, real, fake))
 
@@ -334,15 +330,3 @@ def require_penalty(penalty: Tensor | None, name: str) -> Tensor:
             f"regularizer={name}: a lazy penalty (every > 1) must not be None; return a tensor, or set every=1."
         )
     return penalty
-
-
-def split_rows(
-    logits: Float[Tensor, " both"], aux: Auxiliary, sizes: Sequence[int]
-) -> tuple[DiscriminatorOutput, DiscriminatorOutput]:
-    """Split D's output for real and generated samples into the two."""
-    real_logits, fake_logits = torch.split_with_sizes(logits, list(sizes))
-    parts = {name: torch.split_with_sizes(value, list(sizes)) for name, value in aux.items()}
-    return (
-        (real_logits, {name: real for name, (real, _) in parts.items()}),
-        (fake_logits, {name: fake for name, (_, fake) in parts.items()}),
-    )

@@ -59,7 +59,10 @@ def norms(network: nn.Module, prefix: str, golden: dict[str, Tensor], names: lis
 @each_precision
 @each_file
 @pytest.mark.parametrize("augmented", [False, True], ids=["plain", "augmented"])
-def test_losses_penalties_and_gradients_are_the_golden_ones(path: Path, dtype: torch.dtype, augmented: bool) -> None:
+@pytest.mark.parametrize("shares_pass", [True, False], ids=["one_pass", "own_passes"])
+def test_losses_penalties_and_gradients_are_the_golden_ones(
+    path: Path, dtype: torch.dtype, shares_pass: bool, augmented: bool
+) -> None:
     golden = load(path, dtype)
     G, D = networks(golden)
     suffix, labels = "_affine" if augmented else "", golden.get("in.label")
@@ -75,8 +78,10 @@ def test_losses_penalties_and_gradients_are_the_golden_ones(path: Path, dtype: t
     )
     real = Batch(golden["in.real"], labels)
 
+    assert game.shares_pass
+    game.shares_pass = shares_pass
     batch = game.critic_batch(real, CLOCK)
-    adversarial = objective.loss.discriminator(*game.both_logits(batch))
+    adversarial = game.discriminator_loss(batch)
     added = game.discriminator_penalties(batch)
     add_penalties(adversarial, added).backward()
     of_d, of_g, value, gradient = f"d_step{suffix}", f"g_step{suffix}", VALUES[dtype], GRADIENTS[dtype]

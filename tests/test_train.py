@@ -241,7 +241,8 @@ def both_logits(D: nn.Module, real: Tensor, fake: Tensor, *, jointly: bool) -> t
     options: dict[str, Any] = {"precision": lambda network: network, "latent": LATENT, "fake_labels": None}
     game = Game(nn.Identity(), D, Objective(NonSaturating()), generator_rows=len(real), device=CPU, **options)
     batch = game.batch(Clock(0.0, 0), real=lambda: (real, None), fake=lambda: (fake, None), num_fake=len(fake))
-    return game.both_logits_jointly(batch) if jointly else game.both_logits_separately(batch)
+    game.is_joint = jointly
+    return game.both_logits(batch)
 
 
 @pytest.mark.parametrize("norm", ["none", "instance", "layer"])

@@ -1,6 +1,6 @@
 """The interface of regularizers: perturbations, penalties and projections."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gantrain.datasets.labels import Labels
 from gantrain.losses.base import Logits, Scalar
+from gantrain.regularizers.input_gradient import TwiceDifferentiable, gradients_by_logit
 from gantrain.schedules.base import Clock
 from gantrain.seeding import own_rows
 
@@ -30,7 +31,7 @@ Draw = Callable[[int], tuple[Float[Tensor, "n z_dim"], Labels]]
 class UpdateBatch:
     """The samples of one update of D or G, and D's outputs for them, computed at their first use.
 
-    The update sets D's outputs if it computes them for the loss. A lazy penalty (`every` > 1) costs only what it uses.
+    A lazy penalty (`every` > 1) costs only what it uses.
 
     Attributes:
         clock: progress of the training.
@@ -58,6 +59,7 @@ class UpdateBatch:
         self.clock, self.packing, self._num_fake = clock, packing, num_fake
         self._draw_real, self._draw_fake, self._augment, self._discriminate = real, fake, augment, discriminate
         self._discriminate_fake = discriminate_fake or discriminate
+        self._gradients: dict[str, Tensor] = {}
 
     @cached_property
     def _real(self) -> tuple[Tensor, Labels]:
@@ -122,6 +124,40 @@ class UpdateBatch:
         """D's logits [n] for the generated samples."""
         return self.fake_output[0]
 
+    def compute_jointly(self) -> None:
+        """Compute D's outputs for real and generated samples in a single forward pass, which is faster than two."""
+        labels = [y for y in (self.labels, self.fake_labels) if y is not None]
+        real, fake = self.real_augmented, self.fake_augmented
+        logits, aux = self._discriminate(torch.cat([real, fake]), torch.cat(labels) if labels else None)
+        self.real_output, self.fake_output = split_rows(logits, aux, [len(real), len(fake)])
+
+    def compute_with_gradients(self, compute: Callable[[], object]) -> None:
+        """Compute D's outputs, and from the same forward pass the gradients of its logits, which R1 and R2 need.
+
+        Args:
+            compute: computes the outputs for real and generated samples.
+        """
+        given = self._real, self._fake
+        self._real, self._fake = ((x.detach().requires_grad_(), y) for x, y in given)
+        with TwiceDifferentiable() as operations:
+            compute()
+            total = self.real_logits.sum() + self.fake_logits.sum()
+        with operations.inputs_only():
+            real, fake = torch.autograd.grad(total, [self.real, self.fake], create_graph=True)
+        num = len(self.real_logits)
+        self._gradients = {"real": real.reshape(num, -1), "fake": fake.reshape(num, -1)}
+        self._real, self._fake = given
+
+    def gradients(self, of: Literal["real", "fake"], critic: Critic) -> Float[Tensor, "m d"]:
+        """Return the gradient of each of D's logits with respect to its sample (or pack) before augmentation.
+
+        Args:
+            critic: the function to differentiate, if the update has not computed the gradients.
+        """
+        if of in self._gradients:
+            return self._gradients[of]
+        return gradients_by_logit(critic, *(self._real if of == "real" else self._fake))
+
     def logits_of(self, x: Float[Tensor, "n *shape"], labels: Labels) -> Logits:
         """Return D's logits [n] for other samples, after augmentation."""
         return self._discriminate_fake(self._augment(x), labels)[0]
@@ -151,6 +187,18 @@ class UpdateBatch:
         return self.fake_output[1]
 
 
+def split_rows(
+    logits: Float[Tensor, " both"], aux: Auxiliary, sizes: Sequence[int]
+) -> tuple[DiscriminatorOutput, DiscriminatorOutput]:
+    """Split D's output for real and generated samples into the two."""
+    real_logits, fake_logits = torch.split_with_sizes(logits, list(sizes))
+    parts = {name: torch.split_with_sizes(value, list(sizes)) for name, value in aux.items()}
+    return (
+        (real_logits, {name: real for name, (real, _) in parts.items()}),
+        (fake_logits, {name: fake for name, (_, fake) in parts.items()}),
+    )
+
+
 class Regularizer:
     """A regularizer that does nothing; subclasses override the methods that they need.
 
@@ -165,6 +213,8 @@ class Regularizer:
             appendix B).
         with_batch_norm: whether batch normalization in the critic is "fine", "doubtful" or "wrong" by theory.
         bounds_lipschitz: whether the regularizer bounds the critic's Lipschitz constant, which Wasserstein losses need.
+        needs_gradients: the samples at which the penalty on D needs batch.gradients(...). If those of all samples are
+            needed at every update, they come from the forward pass of the loss.
         schedulable: names of the numbers that a schedule may change; they can be floats or tensors on the device.
         couples_samples: whether the regularizer computes statistics over a batch; with accumulation they are those of
             each micro-batch.
@@ -176,6 +226,7 @@ class Regularizer:
     every: int = 1
     with_batch_norm: ClassVar[Literal["fine", "doubtful", "wrong"]] = "fine"
     bounds_lipschitz: ClassVar[bool] = False
+    needs_gradients: ClassVar[Literal["real", "fake"] | None] = None
     schedulable: ClassVar[tuple[str, ...]] = ()
     couples_samples: ClassVar[bool] = False
     follows_fraction: ClassVar[bool] = False

@@ -18,7 +18,6 @@ from torch.overrides import TorchFunctionMode
 
 from gantrain.datasets.labels import Labels
 from gantrain.losses.base import Logits, Scalar
-from gantrain.regularizers.base import Critic
 
 aten = torch.ops.aten
 
@@ -56,13 +55,13 @@ def gradients_by_logit(
     return gradient.reshape(len(logits), -1)
 
 
-def gradient_norms(critic: Critic, x: Float[Tensor, "n *shape"], labels: Labels) -> Float[Tensor, " m"]:
+def gradient_norms(critic: Callable[..., Logits], x: Float[Tensor, "n *shape"], labels: Labels) -> Float[Tensor, " m"]:
     """Compute the Euclidean norm of each logit's gradient with respect to its sample or, with packing, its pack."""
     norms: Tensor = torch.linalg.vector_norm(gradients_by_logit(critic, x, labels), dim=1)
     return norms
 
 
-def mean_squared_gradient_norm(critic: Critic, x: Float[Tensor, "n *shape"], labels: Labels) -> Scalar:
+def mean_squared_gradient_norm(critic: Callable[..., Logits], x: Float[Tensor, "n *shape"], labels: Labels) -> Scalar:
     """Compute the mean over the logits of the squared norm of their gradients."""
     return gradients_by_logit(critic, x, labels).square().sum(1).mean()
 

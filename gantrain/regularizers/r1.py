@@ -4,7 +4,6 @@ from typing import ClassVar, Literal
 
 from gantrain.losses.base import Scalar
 from gantrain.regularizers.base import Critic, Regularizer, UpdateBatch, check_every
-from gantrain.regularizers.input_gradient import mean_squared_gradient_norm
 from gantrain.schedules.base import Number
 
 
@@ -22,6 +21,7 @@ class R1(Regularizer):
     # For the same reason as in gradient_penalty. Minibatch standard deviation is fine: StyleGAN2 uses it with R1.
     with_batch_norm: ClassVar[Literal["wrong"]] = "wrong"
     schedulable: ClassVar[tuple[str, ...]] = ("gamma",)
+    needs_gradients: ClassVar[Literal["real"]] = "real"
 
     def __init__(self, *, gamma: float, every: int):
         if gamma < 0:
@@ -31,4 +31,4 @@ class R1(Regularizer):
 
     def discriminator_penalty(self, critic: Critic, batch: UpdateBatch) -> Scalar:
         """Return gamma / 2 * E[|grad D(x)|^2] over the real samples."""
-        return self.gamma / 2 * mean_squared_gradient_norm(critic, batch.real, batch.labels)
+        return self.gamma / 2 * batch.gradients("real", critic).square().sum(1).mean()

@@ -4,7 +4,6 @@ from typing import ClassVar, Literal
 
 from gantrain.losses.base import Scalar
 from gantrain.regularizers.base import Critic, Regularizer, UpdateBatch, check_every
-from gantrain.regularizers.input_gradient import mean_squared_gradient_norm
 from gantrain.schedules.base import Number
 
 
@@ -22,6 +21,7 @@ class R2(Regularizer):
     # For the same reason as in gradient_penalty.
     with_batch_norm: ClassVar[Literal["wrong"]] = "wrong"
     schedulable: ClassVar[tuple[str, ...]] = ("gamma",)
+    needs_gradients: ClassVar[Literal["fake"]] = "fake"
 
     def __init__(self, *, gamma: float, every: int):
         if gamma < 0:
@@ -31,4 +31,4 @@ class R2(Regularizer):
 
     def discriminator_penalty(self, critic: Critic, batch: UpdateBatch) -> Scalar:
         """Return gamma / 2 * E[|grad D(G(z))|^2] over the generated samples."""
-        return self.gamma / 2 * mean_squared_gradient_norm(critic, batch.fake, batch.fake_labels)
+        return self.gamma / 2 * batch.gradients("fake", critic).square().sum(1).mean()
