@@ -23,15 +23,27 @@ RECIPES = {
     "lsgan": ("model=lsgan",),
     "wgan": ("model=wgan",),
     "wgan_gp": ("model=wgan_gp",),
+    "cdcgan": ("network=cdcgan", *DCGAN),
+    "acgan": ("network=acgan", *DCGAN, "regularizer=[auxiliary_classifier]"),
     "sngan": ("model=sngan",),
+    "sngan_cnn": ("model=sngan", "network=sngan_cnn"),
     "wgan_gp_resnet": ("model=wgan_gp_resnet",),
+    "wgan_gp_resnet_acgan": (
+        "model=wgan_gp_resnet",
+        "network=wgan_gp_resnet_acgan",
+        "regularizer=[gradient_penalty,auxiliary_classifier]",
+    ),
     "cgan_pd": ("model=cgan_pd",),
     "sagan": ("model=sagan",),
     "biggan": ("model=biggan",),
     "stylegan2": ("model=stylegan2",),
+    "stylegan2 without path_length": ("model=stylegan2", "regularizer=[r1]"),
+    "stylegan2_cond": ("model=stylegan2", "network=stylegan2_cond"),
     "stylegan2_ada": ("model=stylegan2_ada",),
     "r3gan": ("model=r3gan",),
+    "r3gan_cond": ("model=r3gan", "network=r3gan_cond"),
     "lightweight": ("model=lightweight",),
+    "lightweight without reconstruction": ("model=lightweight", "regularizer=[r1,r2]"),
 }
 NO_NORM = "model.discriminator.norm=none"  # penalties on the gradient at each image need it
 PARTS = {
