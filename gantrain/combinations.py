@@ -69,9 +69,15 @@ def check_data(config: Config, objective: Objective, dataset: Dataset) -> None:
     """Refuse settings that do not apply to the data.
 
     Raises:
-        ConfigError: horizontal_flip, or an augmentation or a regularizer of images, with vectors.
+        ConfigError: horizontal_flip, or an augmentation or a regularizer of images, with vectors; or an augmentation
+            with images of a shape that it cannot change.
     """
     if isinstance(dataset, ImageDataset):
+        for augment in objective.augment.values():
+            try:
+                augment.check_shape(dataset.image_shape)
+            except ValueError as error:
+                raise ConfigError(f"dataset={dataset.name}: {error}") from error
         return
     for_images = [f"augment=[{name}]" for name, augment in objective.augment.items() if augment.needs_images]
     for_images += [f"regularizer=[{name}]" for name, r in objective.regularizers.items() if r.needs_images]

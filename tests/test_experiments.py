@@ -665,7 +665,7 @@ def test_presets_of_r3gan_change_their_values_over_20_million_images(name: str, 
     assert isinstance(ada, ADA)
     colors = {"brightness", "contrast", "lumaflip", "hue", "saturation"}
     for operation, multiple in ada.operations.items():
-        assert multiple == (0.0 if operation == "noise" else 0.5 if operation in colors else 1.0), operation
+        assert multiple == (0.0 if operation in ("filter", "noise") else 0.5 if operation in colors else 1.0), operation
     assert ada.target is None
 
 
@@ -720,4 +720,4 @@ def test_presets_of_stylegan2_ada(name: str) -> None:
     ada = build_objective(config).augment["ada"]
     assert isinstance(ada, ADA)
     assert (ada.target, ada.interval, ada.images_to_one) == (0.6, 4, 500_000)
-    assert ada.operations == {name: float(name not in ("noise", "cutout")) for name in ada.operations}
+    assert ada.operations == {name: float(name not in ("filter", "noise", "cutout")) for name in ada.operations}

@@ -92,6 +92,7 @@ CASES = {
     "ada": (
         *("augment=[ada]", "augment.ada.strength=0.3", "augment.ada.interval=2", "augment.ada.images_to_one=200"),
         *("model.discriminator.norm=none", "regularizer=[r1]", "dataset.holdout=0.01", "callback.overfitting.every=4"),
+        "augment.ada.operations.filter=1.0",
     ),
     "lightweight": (
         *("model=lightweight", "dataset.image_size=32", "latent.z_dim=4", "accumulate=2"),

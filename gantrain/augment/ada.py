@@ -1,6 +1,6 @@
 """The adaptive discriminator augmentation of StyleGAN2-ADA: random geometric and color operations."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
+from gantrain.augment import ada_filter
 from gantrain.augment import ada_operations as operations_of
 from gantrain.augment.ada_operations import COLOR, CORRUPTION, GEOMETRY, NORMAL, UNIFORM, Draws, Open
 from gantrain.augment.base import Augment
@@ -16,11 +17,16 @@ from gantrain.losses.base import Logits
 from gantrain.schedules.base import Clock, Number
 from gantrain.seeding import own_rows
 
-OPERATIONS = (*GEOMETRY, *COLOR, *CORRUPTION)
+OPERATIONS = (*GEOMETRY, *COLOR, "filter", *CORRUPTION)
 RANGES = tuple(name for name in OPERATIONS if name not in ("xflip", "rotate90", "lumaflip"))
 """Operations with a range; the others choose among a few fixed changes."""
 
-GATES = {name: ("rotate_pre", "rotate_post") if name == "rotate" else (name,) for name in OPERATIONS}
+ADDED = ("filter",)
+"""Operations that earlier versions did not have: in a config without them they are off."""
+
+GATES = {
+    name: ("rotate_pre", "rotate_post") if name == "rotate" else (name,) for name in OPERATIONS if name not in ADDED
+}
 """For each operation, those that are turned on independently: it rotates before and after the anisotropic scaling."""
 
 
@@ -40,7 +46,8 @@ class ADA(Augment):
         images_to_one: number of images in which p can rise from 0 to 1; a step is that of the images since the last.
         operations: for each operation, its probability as a multiple of p; 0 turns it off. bgc: all of xflip, rotate90,
             xint (translation by whole pixels), scale, rotate, aniso (anisotropic scaling), xfrac (translation by
-            fractions), brightness, contrast, lumaflip, hue and saturation; others: noise, cutout.
+            fractions), brightness, contrast, lumaflip, hue and saturation; others: filter (changes the gain of each of
+            four frequency bands, each with this probability), noise, cutout.
         ranges: how much each operation changes; see conf/augment/ada.yaml.
 
     Raises:
@@ -67,10 +74,11 @@ class ADA(Augment):
             raise ValueError(f"interval={interval}: must be at least 1 update of D (4 in the paper).")
         if not images_to_one > 0:
             raise ValueError(f"images_to_one={images_to_one}: must be above 0 images (500,000 in the paper).")
-        check_numbers("operations", operations, OPERATIONS)
-        check_numbers("ranges", ranges, RANGES)
+        off = tuple(name for name in ADDED if not operations.get(name))
+        check_numbers("operations", operations, OPERATIONS, optional=off)
+        check_numbers("ranges", ranges, RANGES, optional=off)
         self.target, self.interval, self.images_to_one = target, interval, float(images_to_one)
-        self.operations, self.ranges = dict(operations), dict(ranges)
+        self.operations, self.ranges = dict.fromkeys(ADDED, 0.0) | operations, dict(ranges)
         self.adapts = self.reads_signs = target is not None
         self.strength: Number = torch.tensor(float(strength)) if self.adapts else float(strength)
         # Since the last step of p: the sum of the signs, the number of logits, and that of the updates of D.
@@ -82,15 +90,26 @@ class ADA(Augment):
         """Return the augmented images [n, c, h, w] with 1 or 3 channels.
 
         Raises:
-            ValueError: the samples are not such images.
+            ValueError: the samples are not such images, or too small.
         """
-        if x.dim() != 4 or x.shape[1] not in (1, 3):
-            raise ValueError(
-                f"augment=[ada] needs images [n, c, h, w] with 1 or 3 channels, but these samples have the shape "
-                f"{list(x.shape)}; leave it out (augment=[]), or take augment=[diffaugment]."
-            )
+        self.check_shape(x.shape[1:])
         self.to(x.device)
         return self.apply(x, *self.draw(x))
+
+    @override
+    def check_shape(self, shape: Sequence[int]) -> None:
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise ValueError(
+                f"augment=[ada] needs images [c, h, w] with 1 or 3 channels, but the samples have the shape "
+                f"{list(shape)}; leave it out (augment=[]), or take augment=[diffaugment]."
+            )
+        if self.uses(("filter",)) and min(shape[1:]) < ada_filter.MIN_SIZE:
+            raise ValueError(
+                f"augment.ada.operations.filter={self.operations['filter']} needs images of at least "
+                f"{ada_filter.MIN_SIZE} x {ada_filter.MIN_SIZE} pixels, because it reflects {ada_filter.MIN_SIZE - 1} "
+                f"of them at each edge, but the images have {shape[1]} x {shape[2]}; take larger ones (where the "
+                "dataset resizes them: dataset.image_size=32), or augment.ada.operations.filter=0."
+            )
 
     def draw(self, x: Tensor) -> tuple[Draws, Open]:
         """Draw the random numbers of all operations, and to which images they apply."""
@@ -103,7 +122,12 @@ class ADA(Augment):
         names = {gate: name for name, gates in GATES.items() for gate in gates}
         u = own_rows(uniform, [len(x), len(names)])
         p = {name: self.probability(name) for name in OPERATIONS}
-        return draws, {gate: u[:, i] < p[name] for i, (gate, name) in enumerate(names.items())}
+        is_open = {gate: u[:, i] < p[name] for i, (gate, name) in enumerate(names.items())}
+        if self.uses(("filter",)):
+            # After all others: without it, the draws are those of the versions that did not have it.
+            draws["filter"] = own_rows(normal, [len(x), ada_filter.NUM_BANDS])
+            is_open["filter"] = own_rows(uniform, [len(x), ada_filter.NUM_BANDS]) < p["filter"]
+        return draws, is_open
 
     def probability(self, name: str) -> Number:
         """Return the probability with which an operation is applied at one of its places.
@@ -121,6 +145,8 @@ class ADA(Augment):
             x = operations_of.change_geometry(x, draws, is_open, self.ranges)
         if self.uses(COLOR):
             x = operations_of.change_color(x, draws, is_open, self.ranges)
+        if self.uses(("filter",)):
+            x = ada_filter.change_bands(x, draws, is_open, self.ranges)
         if self.uses(("noise",)):
             noise = own_rows(partial(torch.randn, dtype=x.dtype, device=x.device), x.shape)
             x = operations_of.add_noise(x, draws, is_open, self.ranges, noise)
@@ -184,13 +210,15 @@ def split(x: Float[Tensor, "n total"], sizes: Mapping[str, int]) -> Draws:
     return dict(zip(sizes, torch.split_with_sizes(x, list(sizes.values()), dim=1), strict=True))
 
 
-def check_numbers(option: str, values: Mapping[str, float], names: tuple[str, ...]) -> None:
-    """Check that exactly the names have a number of at least 0.
+def check_numbers(
+    option: str, values: Mapping[str, float], names: tuple[str, ...], *, optional: tuple[str, ...]
+) -> None:
+    """Check that exactly the names have a number of at least 0; the optional ones may be missing.
 
     Raises:
         ValueError: they do not.
     """
-    if wrong := sorted({*values} ^ {*names}):
+    if wrong := sorted(({*values} ^ {*names}) - {*optional}):
         raise ValueError(f"{option}: {', '.join(wrong)}: there must be a number for each of {', '.join(names)}.")
     for name, value in values.items():
         if not 0 <= value < float("inf"):

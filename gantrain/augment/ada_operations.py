@@ -13,8 +13,8 @@ from torch.nn.functional import grid_sample
 Images = Float[Tensor, "n channels height width"]
 Values = Float[Tensor, " n"]
 Matrices = Float[Tensor, "n rows columns"]
-Open = dict[str, Bool[Tensor, " n"]]
-"""For each operation, the samples to which it is applied."""
+Open = dict[str, Bool[Tensor, "n *bands"]]
+"""For each operation, the samples to which it is applied; for the filter, those for each of its bands."""
 
 Draws = dict[str, Float[Tensor, "n count"]]
 """For each operation, its random numbers for each sample."""

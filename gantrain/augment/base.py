@@ -1,5 +1,6 @@
 """The interface of augmentations: random, differentiable changes of all samples shown to D."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from jaxtyping import Float
@@ -32,6 +33,13 @@ class Augment:
     def __call__(self, x: Float[Tensor, "n *shape"], clock: Clock) -> Float[Tensor, "n *shape"]:
         """Return the augmented samples, differentiable with respect to x."""
         return x
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Check, before the first step, that it can change images of a shape [c, h, w].
+
+        Raises:
+            ValueError: it cannot; the message names the shape, the rule and the remedy.
+        """
 
     def observe(self, real_logits: Logits) -> None:
         """Receive D's logits [n] of the real samples of all processes, after each update of D."""

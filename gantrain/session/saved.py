@@ -146,7 +146,7 @@ def check_same(saved: Node, config: Config) -> dict[str, list[Any]]:
     return changes
 
 
-NEW_OPTIONS = {"every": 1, "strength": 1.0}
+NEW_OPTIONS: Node = {"every": 1, "strength": 1.0, "operations": {"filter": 0.0}, "ranges": {"filter": 1.0}}
 """Options that earlier versions did not have, with the values at which a part behaves as it did then."""
 
 
@@ -157,8 +157,18 @@ def with_new_options(saved: Node, new: Node) -> Node:
         for name, node in filled[group].items():
             options = new[group].get(name)
             if isinstance(node, dict) and isinstance(options, dict):
-                added = {key: value for key, value in NEW_OPTIONS.items() if key in options and key not in node}
-                filled = filled | {group: filled[group] | {name: node | added}}
+                filled = filled | {group: filled[group] | {name: with_missing(node, NEW_OPTIONS, options)}}
+    return filled
+
+
+def with_missing(saved: Node, added: Node, new: Node) -> Node:
+    """Return a saved node with those options of `added` that it lacks and that the new node has."""
+    filled = dict(saved)
+    for key, value in added.items():
+        if key not in saved and key in new and not isinstance(value, dict):
+            filled[key] = value
+        elif all(isinstance(options, dict) for options in (value, saved.get(key), new.get(key))):
+            filled[key] = with_missing(saved[key], value, new[key])
     return filled
 
 

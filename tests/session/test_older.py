@@ -20,6 +20,20 @@ def test_new_options_of_a_dataset_do_not_prevent_resuming_or_evaluating(dataset:
     assert from_saved(saved).dataset == config.dataset
 
 
+def test_a_run_with_ada_from_before_its_filter_can_be_resumed() -> None:
+    config = composed("augment=[ada]")
+    saved = deepcopy(to_dict(config))
+    for options in ("operations", "ranges"):
+        del saved["augment"]["ada"][options]["filter"]
+    assert check_same(saved, config) == {}
+    with pytest.raises(ConfigError, match=r"(?s)operations\.filter: 0\.0.*operations\.filter: 1\.0.*allow_change"):
+        check_same(saved, composed("augment=[ada]", "augment.ada.operations.filter=1.0"))
+    own = deepcopy(config)  # a config file of one's own, copied before there was a filter
+    for options in ("operations", "ranges"):
+        del own.augment["ada"][options]["filter"]
+    assert check_same(saved, own) == {}
+
+
 def test_where_an_older_run_found_its_labels_is_no_change_of_the_config_but_of_the_data() -> None:
     config = composed("dataset=image_folder", "dataset.root=photos", "dataset.labels=none")
     saved = deepcopy(to_dict(config))
