@@ -158,11 +158,12 @@ class ADA(Augment):
         """Return whether any of the operations is turned on."""
         return any(self.operations[name] > 0 for name in names)
 
-    @torch.no_grad()
     @override
     def observes(self) -> bool:
         return self.adapts
 
+    @torch.no_grad()
+    @override
     def observe(self, real_logits: Logits) -> None:
         """Count the signs of the logits, and change p if the interval is over.
 

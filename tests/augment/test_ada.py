@@ -174,6 +174,13 @@ def test_p_follows_the_golden_updates(path: Path) -> None:
         assert ada.counts.tolist() == [0, 0, 0]
 
 
+def test_observed_logits_that_need_a_gradient_leave_the_state_without_one() -> None:
+    ada = made(strength=0.0, target=0.6, interval=1)
+    ada.observe(torch.ones(4, requires_grad=True))
+    assert float(ada.strength) > 0
+    assert not any(value.requires_grad for value in ada.state_dict().values())
+
+
 def test_p_rises_by_its_step_for_positive_logits_and_stays_at_0_for_negative_ones() -> None:
     ada = made(strength=0.0, target=0.6)
     for _ in range(12):
