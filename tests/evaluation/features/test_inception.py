@@ -90,15 +90,25 @@ def network_input(extractor: Inception, x: Tensor) -> Tensor:
     return caught[0]
 
 
-def test_images_are_resized_as_tensorflow_1_does(extractor: Inception) -> None:
-    golden = load(oracle_files("tf1_bilinear_resize.npz")[0], torch.float32)
-    found = network_input(extractor, golden["in.pixels_32x32_to_299x299"].to(torch.uint8))
-    assert found.shape == (1, 3, 299, 299)
-    rows, step = golden["out.rows_32x32_to_299x299"], golden["out.rows_index_32x32_to_299x299"].long()
-    stride = -(-299 // rows.shape[-1])
-    torch.testing.assert_close(found[:, :, step, ::stride], rows, rtol=0, atol=1e-3)
-    mean = golden["out.channel_mean_32x32_to_299x299"]
-    torch.testing.assert_close(found.mean((0, 2, 3)), mean, rtol=1e-5, atol=0)
+@pytest.mark.parametrize("path", oracle_files("tf1_bilinear_resize*.npz"), ids=lambda path: path.stem)
+def test_images_are_resized_as_tensorflow_1_does(extractor: Inception, path: Path) -> None:
+    golden = load(path, torch.float32)
+    sizes = [name.removeprefix("in.pixels_") for name in golden if name.startswith("in.pixels_")]
+    assert any(size.endswith("_to_299x299") for size in sizes)
+    for size in sizes:
+        pixels = golden[f"in.pixels_{size}"]
+        if f"out.resized_{size}" in golden:
+            expected = golden[f"out.resized_{size}"]
+            resize = reference.interpolate_bilinear_2d_like_tensorflow1x
+            found = resize(pixels, size=tuple(expected.shape[2:]), align_corners=False)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+            continue
+        found = network_input(extractor, pixels.to(torch.uint8))
+        assert found.shape == (1, 3, 299, 299)
+        rows, step = golden[f"out.rows_{size}"], golden[f"out.rows_index_{size}"].long()
+        stride = -(-299 // rows.shape[-1])
+        torch.testing.assert_close(found[:, :, step, ::stride], rows, rtol=0, atol=1e-3)
+        torch.testing.assert_close(found.mean((0, 2, 3)), golden[f"out.channel_mean_{size}"], rtol=1e-5, atol=0)
 
 
 def test_the_receipt_has_the_hash_and_the_versions(extractor: Inception, published: Path) -> None:
