@@ -25,7 +25,8 @@ from gantrain.datasets.labels import Labels, count_classes, make_fake_labels
 from gantrain.ema import EMA
 from gantrain.engine.device import choose_device
 from gantrain.engine.distributed import SINGLE_PROCESS, Processes
-from gantrain.engine.memory import require_memory
+from gantrain.engine.heap import KeepFreedMemory
+from gantrain.engine.memory import require_memory, total_bytes
 from gantrain.engine.runtime import choose
 from gantrain.errors import ConfigError
 from gantrain.evaluation.evaluator import Evaluator
@@ -67,7 +68,10 @@ class Training:
     def __call__(self, callbacks: Sequence[Callable[[TrainState, Logs], None]]) -> None:
         """Train from the current step of the state to the last step of the run."""
         run, config = self.run, self.run.config
-        averaging = [run.processes.average_logs] if run.processes.world_size > 1 else []
+        num_processes = run.processes.world_size
+        averaging = [run.processes.average_logs] if num_processes > 1 else []
+        on_cpu = run.device.type == "cpu"
+        keeping = [KeepFreedMemory(total_bytes(run.device) // num_processes)] if on_cpu else []
         with run.runtime.threaded():
             train(
                 run.state,
@@ -84,7 +88,7 @@ class Training:
                 schedules=self.schedules,
                 accumulate=config.accumulate,
                 ema=run.ema,
-                callbacks=[*averaging, *callbacks],
+                callbacks=[*averaging, *keeping, *callbacks],
                 precision=run.runtime.run,
                 accelerate=run.runtime.accelerate(run.state),
             )
