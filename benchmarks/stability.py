@@ -36,7 +36,7 @@ RECIPES = {
     "biggan": ("model=biggan", *SMALL),
     "stylegan2": ("model=stylegan2", *NARROW, "horizontal_flip=true"),
     "stylegan2_ada": ("experiment=stylegan2_ada_folder", *NARROW),
-    "lightweight": ("experiment=lightweight_folder", *NARROW, "accumulate=1"),
+    "lightweight": ("experiment=lightweight_folder", *SMALL, "accumulate=1"),
     "r3gan": ("experiment=r3gan_folder", "model.generator.width=64", "model.discriminator.width=64", "batch_size=16"),
 }
 CONDITIONAL = ("cgan_pd", "sagan", "biggan")
