@@ -16,7 +16,7 @@ from typing import Any, cast
 from omegaconf import MISSING
 
 from gantrain.errors import ConfigError
-from gantrain.older import with_dataset_options
+from gantrain.older import with_part_options
 
 CONF = next(
     folder for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if folder.is_dir()
@@ -284,7 +284,7 @@ def to_dict(config: Config) -> Node:
 
 def from_saved(node: Node) -> Config:
     """Read a config that a run has saved; settings that an older version did not save get their defaults."""
-    return cast(Config, _from_dict(Config, with_dataset_options(node)))
+    return cast(Config, _from_dict(Config, with_part_options(node)))
 
 
 def _from_dict(owner: Any, node: Node) -> Any:

@@ -24,6 +24,7 @@ def networks(golden: dict[str, Tensor]) -> tuple[nn.Module, nn.Module]:
         "expansion": len(first[sizes[0]]) // first[sizes[0]].shape[1],
         "group_size": golden[f"g.stage{sizes[0]}.block1.conv2.weight"].shape[1],
         "slope": 0.2,
+        "num_bf16_stages": 4,
     }
     shape, z_dim = (size[0], sizes[-1], sizes[-1]), golden["g.basis_linear.weight"].shape[1]
     if "g.embed.weight" in golden:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gantrain.losses.base import Logits
 from gantrain.models import r3gan
 from gantrain.models import r3gan_parts as parts
+from gantrain.models.precision import run_stage
 from gantrain.models.r3gan import Widths
 
 
@@ -39,6 +40,7 @@ class Generator(nn.Module):
         expansion: int,
         group_size: int,
         slope: float,
+        num_bf16_stages: int,
     ):
         super().__init__()
         self.num_classes = num_classes
@@ -52,6 +54,7 @@ class Generator(nn.Module):
             expansion=expansion,
             group_size=group_size,
             slope=slope,
+            num_bf16_stages=num_bf16_stages,
         )
 
     def forward(self, z: Float[Tensor, "n z_dim"], y: Int64[Tensor, " n"]) -> Float[Tensor, "n c h w"]:
@@ -82,6 +85,7 @@ class Discriminator(nn.Module):
         expansion: int,
         group_size: int,
         slope: float,
+        num_bf16_stages: int,
     ):
         super().__init__()
         self.num_classes = num_classes
@@ -93,6 +97,7 @@ class Discriminator(nn.Module):
             expansion=expansion,
             group_size=group_size,
             slope=slope,
+            num_bf16_stages=num_bf16_stages,
         )
         dim = self.features.num_features
         self.basis_linear = parts.linear(dim, dim)
@@ -101,5 +106,6 @@ class Discriminator(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"], y: Int64[Tensor, " n"]) -> Logits:
         """Return the logits of images with their labels."""
-        logits: Tensor = (self.basis_linear(self.features(x)) * self.embedding(y)).sum(1)
+        features = run_stage(self.basis_linear, self.features(x), in_bf16=False)
+        logits: Tensor = (features * self.embedding(y)).sum(1)
         return logits

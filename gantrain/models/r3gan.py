@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gantrain.losses.base import Logits
 from gantrain.models import r3gan_parts as parts
+from gantrain.models.precision import full_precision, run_stage, stages_in_bf16
 
 Widths = int | Sequence[int]
 """One number for all stages, or one for each stage, from the smallest image size."""
@@ -33,6 +34,7 @@ class Generator(nn.Module):
         expansion: channels within a block, as a multiple of the stage's width.
         group_size: channels in a group of a block's 3x3 convolution.
         slope: slope of the leaky ReLU below 0.
+        num_bf16_stages: number of image sizes, from the largest, that may run in bf16.
 
     Raises:
         ValueError: the options do not fit the images or each other.
@@ -49,6 +51,7 @@ class Generator(nn.Module):
         expansion: int,
         group_size: int,
         slope: float,
+        num_bf16_stages: int,
     ):
         super().__init__()
         sizes = parts.stage_sizes(image_shape)
@@ -62,13 +65,15 @@ class Generator(nn.Module):
             entry = [*parts.transition(widths[i - 1], widths[i]), parts.Upsample()]
             self.stages.append(nn.Sequential(*entry, *blocks[i]))
         self.to_image = parts.pointwise(widths[-1], image_shape[0])
+        self.in_bf16 = stages_in_bf16(len(sizes), num_bf16_stages)
 
     def forward(self, z: Float[Tensor, "n z_dim"]) -> Float[Tensor, "n c h w"]:
         """Return the images of latents."""
-        x = self.basis * self.basis_linear(z)[:, :, None, None]
-        for stage in self.stages:
-            x = stage(x)
-        images: Tensor = self.to_image(x)
+        with full_precision(z.device):
+            x = self.basis * self.basis_linear(z)[:, :, None, None]
+        for in_bf16, stage in zip(self.in_bf16, self.stages, strict=True):
+            x = run_stage(stage, x, in_bf16=in_bf16)
+        images: Tensor = run_stage(self.to_image, x, in_bf16=self.in_bf16[-1])
         return images
 
 
@@ -96,6 +101,7 @@ class Features(nn.Module):
         expansion: int,
         group_size: int,
         slope: float,
+        num_bf16_stages: int,
     ):
         super().__init__()
         sizes = parts.stage_sizes(image_shape)
@@ -108,16 +114,17 @@ class Features(nn.Module):
             exit_ = [parts.Downsample(), *parts.transition(widths[i], widths[i - 1])]
             self.stages.append(nn.Sequential(*blocks[i], *exit_))
         self.stages.append(nn.Sequential(*blocks[0]))
+        self.in_bf16 = stages_in_bf16(len(sizes), num_bf16_stages)[::-1]
         self.num_features = widths[0]
         self.basis = nn.Conv2d(widths[0], widths[0], sizes[0], groups=widths[0], bias=False)
         parts.init_normal(self.basis.weight)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """Return the features of images."""
-        x = self.from_image(x)
-        for stage in self.stages:
-            x = stage(x)
-        features: Tensor = self.basis(x).flatten(1)
+        x = run_stage(self.from_image, x, in_bf16=self.in_bf16[0])
+        for in_bf16, stage in zip(self.in_bf16, self.stages, strict=True):
+            x = run_stage(stage, x, in_bf16=in_bf16)
+        features: Tensor = run_stage(self.basis, x, in_bf16=False).flatten(1)
         return features
 
 
@@ -140,6 +147,7 @@ class Discriminator(nn.Module):
         expansion: int,
         group_size: int,
         slope: float,
+        num_bf16_stages: int,
     ):
         super().__init__()
         self.features = Features(
@@ -150,10 +158,11 @@ class Discriminator(nn.Module):
             expansion=expansion,
             group_size=group_size,
             slope=slope,
+            num_bf16_stages=num_bf16_stages,
         )
         self.basis_linear = parts.linear(self.features.num_features, 1)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Logits:
         """Return the logits of images."""
-        logits: Tensor = self.basis_linear(self.features(x)).flatten()
+        logits: Tensor = run_stage(self.basis_linear, self.features(x), in_bf16=False).flatten()
         return logits

@@ -10,7 +10,7 @@ import gantrain.seeding as seeding
 from gantrain.losses.base import Logits
 from gantrain.models import stylegan2_ops as ops
 from gantrain.models import stylegan2_parts as parts
-from gantrain.models.precision import full_precision
+from gantrain.models.precision import full_precision, run_stage, stages_in_bf16
 from gantrain.models.r3gan_parts import stage_sizes, stage_widths
 from gantrain.models.stylegan2_parts import Architecture, NoiseName, Styles
 
@@ -68,7 +68,7 @@ class Generator(nn.Module):
         clamp: float | None,
     ):
         super().__init__()
-        parts.check_options(num_bf16_stages=num_bf16_stages, clamp=clamp)
+        parts.check_clamp(clamp)
         if not 0 <= style_mixing <= 1:
             raise ValueError(f"style_mixing={style_mixing}: a probability must be in [0, 1] (0.9 is usual).")
         if not 0 <= w_avg_decay < 1:
@@ -84,7 +84,7 @@ class Generator(nn.Module):
         self.style_mixing, self.noise, self.w_avg_decay = style_mixing, noise, w_avg_decay
         self.first_styles = parts.first_layers_of(sizes)
         self.num_styles = 2 * len(sizes)
-        self.in_bf16 = [parts.runs_in_bf16(i, len(sizes), num_bf16_stages) for i in range(len(sizes))]
+        self.in_bf16 = stages_in_bf16(len(sizes), num_bf16_stages)
         self.register_buffer("w_avg", torch.zeros(w_dim))
         self.w_avg: Tensor
 
@@ -121,7 +121,7 @@ class Generator(nn.Module):
         noise: NoiseName = "constant" if self.noise == "random" and not self.training else self.noise
         x, image = self.basis.expand(len(styles), -1, -1, -1), styles.new_zeros(1)
         for first, in_bf16, stage in zip(self.first_styles, self.in_bf16, self.stages, strict=True):
-            x, image = parts.run_stage(stage, x, image, styles[:, first:], noise, in_bf16=in_bf16)
+            x, image = run_stage(stage, x, image, styles[:, first:], noise, in_bf16=in_bf16)
         return image
 
 
@@ -151,7 +151,7 @@ class Discriminator(nn.Module):
         clamp: float | None,
     ):
         super().__init__()
-        parts.check_options(num_bf16_stages=num_bf16_stages, clamp=clamp)
+        parts.check_clamp(clamp)
         sizes = stage_sizes(image_shape, "StyleGAN2")
         widths = stage_widths(sizes, width, full_width_until)
         self.from_image = ops.Conv(image_shape[0], widths[-1], 1, clamp=clamp)
@@ -159,7 +159,7 @@ class Discriminator(nn.Module):
             parts.DiscriminatorStage(widths[i], widths[i - 1], architecture=architecture, clamp=clamp)
             for i in reversed(range(1, len(sizes)))
         )
-        self.in_bf16 = [parts.runs_in_bf16(i, len(sizes), num_bf16_stages) for i in reversed(range(len(sizes)))]
+        self.in_bf16 = stages_in_bf16(len(sizes), num_bf16_stages)[::-1]
         self.deviation = ops.MinibatchStdDev(group=minibatch_group, num_channels=1)
         self.conv = ops.Conv(widths[0] + 1, widths[0], 3, clamp=clamp)
         self.linear = ops.Linear(widths[0] * sizes[0] ** 2, widths[0], activated=True)
@@ -171,10 +171,10 @@ class Discriminator(nn.Module):
 
     def outputs(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """Return the outputs of the last layer."""
-        x = parts.run_stage(self.from_image, x, in_bf16=self.in_bf16[0])
+        x = run_stage(self.from_image, x, in_bf16=self.in_bf16[0])
         for in_bf16, stage in zip(self.in_bf16, self.stages, strict=False):
-            x = parts.run_stage(stage, x, in_bf16=in_bf16)
-        outputs: Tensor = parts.run_stage(self.head, x, in_bf16=False)
+            x = run_stage(stage, x, in_bf16=in_bf16)
+        outputs: Tensor = run_stage(self.head, x, in_bf16=False)
         return outputs
 
     def head(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:

@@ -1,9 +1,9 @@
 """The parts of StyleGAN2's networks (Karras 2020): the mapping of latents to styles, and the stages of G and D."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -191,33 +191,14 @@ class DiscriminatorStage(nn.Module):
         return output if self.skip is None else self.skip(x) + output
 
 
-def check_options(*, num_bf16_stages: int, clamp: float | None) -> None:
-    """Check the options that both networks have.
+def check_clamp(clamp: float | None) -> None:
+    """Check the limit of the results of convolutions.
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: it is not above 0.
     """
-    if num_bf16_stages < 0:
-        raise ValueError(f"num_bf16_stages={num_bf16_stages}: must be at least 0 (4 is usual).")
     if clamp is not None and not clamp > 0:
         raise ValueError(f"clamp={clamp}: must be above 0, or null for no limit (256 is usual).")
-
-
-def runs_in_bf16(stage: int, num_stages: int, num_bf16_stages: int) -> bool:
-    """Return whether a stage may run in bf16: those of the largest images, but never that of the smallest.
-
-    Args:
-        stage: index of the stage, from the smallest image size.
-    """
-    return stage >= max(1, num_stages - num_bf16_stages)
-
-
-def run_stage(stage: Callable[..., Any], x: Tensor, *inputs: Any, in_bf16: bool) -> Any:
-    """Call a stage on features; if it may not run in bf16, autocast is turned off and bf16 features become float32."""
-    if in_bf16:
-        return stage(x, *inputs)
-    with full_precision(x.device):
-        return stage(x.float() if x.dtype == torch.bfloat16 else x, *inputs)
 
 
 def mix_styles(

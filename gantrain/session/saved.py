@@ -16,7 +16,7 @@ from gantrain.command.suggest import flat_keys, nearest
 from gantrain.config import Config, Node, keys_outside_training, to_dict
 from gantrain.datasets.untrusted import open_regular
 from gantrain.errors import ConfigError, DataError
-from gantrain.older import with_dataset_options
+from gantrain.older import with_part_options
 
 RUN_FILES = (
     ".hydra/config.yaml",
@@ -152,7 +152,7 @@ NEW_OPTIONS: Node = {"every": 1, "strength": 1.0, "operations": {"filter": 0.0},
 
 def with_new_options(saved: Node, new: Node) -> Node:
     """Add to a saved config the keys that did not exist in the version that saved it, with equivalent values."""
-    filled = with_dataset_options(to_dict(Config()) | saved, new)
+    filled = with_part_options(to_dict(Config()) | saved, new)
     for group in ("regularizer", "augment"):
         for name, node in filled[group].items():
             options = new[group].get(name)

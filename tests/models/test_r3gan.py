@@ -23,6 +23,7 @@ PAPER: dict[str, Any] = {
     "expansion": 2,
     "group_size": 16,
     "slope": 0.2,
+    "num_bf16_stages": 4,
 }
 NARROW = PAPER | {"width": 16, "full_width_until": 8}
 each_file = pytest.mark.parametrize(
@@ -201,6 +202,58 @@ def test_networks_can_be_differentiated_twice(dtype: torch.dtype) -> None:
         assert torch.autograd.gradgradcheck(D, x[:1])
 
 
+@pytest.mark.parametrize(
+    ("size", "num_bf16_stages", "sizes_in_bf16"),
+    [(32, 4, {8, 16, 32}), (64, 4, {8, 16, 32, 64}), (128, 4, {16, 32, 64, 128}), (64, 2, {32, 64}), (64, 0, set())],
+)
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_only_the_stages_of_the_largest_images_run_in_bf16(
+    size: int, num_bf16_stages: int, sizes_in_bf16: set[int], num_classes: int | None
+) -> None:
+    """The results of layers under autocast; labels, the linear layers and all logits stay in float32."""
+    torch.manual_seed(0)
+    options = NARROW | {"width": 4, "num_blocks": 1, "num_bf16_stages": num_bf16_stages}
+    shape, inputs = (3, size, size), [torch.randn(2, 5)]
+    if num_classes is None:
+        G: Any = r3gan.Generator(shape, 5, **options)
+        D: Any = r3gan.Discriminator(shape, **options)
+    else:
+        G = conditional_r3gan.Generator(shape, 5, num_classes=num_classes, embedding_dim=4, **options)
+        D = conditional_r3gan.Discriminator(shape, num_classes=num_classes, **options)
+        inputs.append(torch.tensor([0, 2]))
+    image_sizes = sizes_of(shape)
+    in_bf16: dict[str, set[bool]] = {}
+
+    def watch(network: nn.Module, place: str) -> None:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            in_bf16.setdefault(place, set()).add(output.dtype == torch.bfloat16)
+
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding | Upsample | Downsample):
+                module.register_forward_hook(hook)
+
+    expected = {}
+    outer = G if num_classes is None else G.network
+    for player, stages in (("G", outer.stages), ("D", D.features.stages[::-1])):
+        for image_size, stage in zip(image_sizes, stages, strict=True):
+            watch(stage, f"{player} {image_size}")
+            expected[f"{player} {image_size}"] = {image_size in sizes_in_bf16}
+    for name, layer in (("to image", outer.to_image), ("from image", D.features.from_image)):
+        watch(layer, name)
+        expected[name] = {size in sizes_in_bf16}
+    for layer in (outer.basis_linear, D.features.basis, D.basis_linear):
+        watch(layer, "ends")
+    expected["ends"] = {False}
+    with torch.autocast("cpu", torch.bfloat16):
+        images = G(*inputs)
+        logits = D(images, *inputs[1:])
+    assert in_bf16 == expected
+    assert logits.dtype == torch.float32
+    exact = G(*inputs)
+    torch.testing.assert_close(images.float(), exact, rtol=0, atol=0.05 * float(exact.abs().max().detach()))
+    assert torch.equal(images.float(), exact) is (num_bf16_stages == 0)
+
+
 def test_samples_depend_on_their_labels() -> None:
     torch.manual_seed(0)
     G = conditional_r3gan.Generator((1, 8, 8), 5, num_classes=3, embedding_dim=4, **NARROW)
@@ -226,6 +279,7 @@ def test_samples_depend_on_their_labels() -> None:
         ((3, 16, 16), {"width": 12, "full_width_until": 16}, r"width=12.*24 channels.*group_size=16.*multiple of 8"),
         ((3, 16, 16), {"group_size": 0}, "group_size=0.*at least 1"),
         ((3, 16, 16), {"expansion": 0}, "expansion=0.*at least 1"),
+        ((3, 16, 16), {"num_bf16_stages": -1}, "num_bf16_stages=-1.*at least 0"),
         ((3, 16, 16), {"full_width_until": 0}, "full_width_until=0.*at least one pixel"),
     ],
 )

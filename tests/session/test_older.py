@@ -34,6 +34,21 @@ def test_a_run_with_ada_from_before_its_filter_can_be_resumed() -> None:
     assert check_same(saved, own) == {}
 
 
+@pytest.mark.parametrize("network", ["r3gan", "r3gan_cond"])
+def test_new_options_of_networks_do_not_prevent_resuming_or_evaluating(network: str) -> None:
+    """How many stages run in bf16 is no change for a run that could not say it, as for `runtime`."""
+    config = composed("model=r3gan", f"network={network}")
+    saved = deepcopy(to_dict(config))
+    for node in saved["model"].values():
+        del node["num_bf16_stages"]
+    assert check_same(saved, config) == {}
+    assert from_saved(saved).model == config.model
+    other = composed("model=r3gan", f"network={network}", "model.generator.num_bf16_stages=2")
+    assert check_same(saved, other) == {}
+    with pytest.raises(ConfigError, match=r"(?s)- model\.generator\.num_bf16_stages: 4.*num_bf16_stages: 2"):
+        check_same(to_dict(config), other)
+
+
 def test_where_an_older_run_found_its_labels_is_no_change_of_the_config_but_of_the_data() -> None:
     config = composed("dataset=image_folder", "dataset.root=photos", "dataset.labels=none")
     saved = deepcopy(to_dict(config))
