@@ -33,7 +33,7 @@ def seed_everything(*parts: int | str, device: torch.device) -> None:
     """
     seed = key(*parts)
     torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
+    if device.type not in ("cpu", "meta"):  # the meta device has no random numbers
         torch.get_device_module(device).manual_seed(seed)
 
 

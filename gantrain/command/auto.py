@@ -6,9 +6,9 @@ file. docs/experiments.md has the table of the choices, with its evidence.
 
 import logging
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from gantrain.session.saved import holds_run
 
 if TYPE_CHECKING:
     from gantrain.datasets.base import ImageDataset
+    from gantrain.session.step_memory import StepMemory
 
 RECIPES = ("lightweight_folder", "stylegan2_ada_folder", "r3gan_folder")
 FEWEST = (1_000, 20_000)
@@ -47,7 +48,10 @@ R3GAN_GAMMA = {32: 0.05, 64: 2.0, 128: 17.0, 256: 150.0}
 """gamma of R1 and R2 by image size (Huang 2024); 128 px is interpolated, linearly in both logarithms."""
 
 SHARE_TO_PLAN = 0.6
-"""Share of the device's memory for which a step is planned, because its memory is only estimated."""
+"""Share of the device's memory for which a step is planned; libraries and fragmentation need the rest."""
+
+SHARE_TO_PLAN_ON_CPU = 0.45
+"""The same for a CPU, where the C library has kept up to 2.1 times the memory of a step's tensors."""
 
 
 @dataclass(frozen=True)
@@ -165,8 +169,8 @@ def choose(wanted: dict[str, str], rest: list[str], folders: Sequence[Path]) -> 
         reasons.append(f"dataset.image_size={size}: {why}")
     chosen = [f"experiment={recipe}", f"dataset.image_size={size}", *gammas(recipe, size)]
     if "accumulate" not in wanted:
-        chosen, why = fit_to_memory(chosen, rest, device, folders, channels=dataset.image_shape[0])
-        reasons.append(why)
+        chosen, of_memory = fit_to_memory(chosen, rest, device, folders, channels=dataset.image_shape[0])
+        reasons += of_memory
     if device.type == "cpu":
         reasons.append("There is no GPU: such networks take weeks on a CPU. model=dcgan gives pictures in minutes.")
     typed = {key_of(override) for override in rest}
@@ -243,40 +247,73 @@ def gammas(recipe: str, size: int) -> list[str]:
 
 def fit_to_memory(
     chosen: list[str], rest: list[str], device: Any, folders: Sequence[Path], *, channels: int
-) -> tuple[list[str], str]:
+) -> tuple[list[str], list[str]]:
     """Add the batch size and the number of micro-batches with which a step fits into the device's memory.
 
     Returns:
-        the overrides, and the reason.
+        the overrides, and the reasons.
+
+    Raises:
+        ConfigError: a step does not fit with one picture at a time.
     """
     from gantrain.engine.memory import total_bytes
     from gantrain.engine.torchrun import process_rank
     from gantrain.files import format_bytes
-    from gantrain.session.trials import fitting_accumulate, step_bytes
+    from gantrain.session.step_memory import step_memory
 
-    config = composed([*chosen, *(override for override in rest if not is_sweep(override)), "accumulate=1"], folders)
     ranks = process_rank().world_size
-    fixed, per_image, group = step_bytes(config, channels)
     available = total_bytes(device) // (ranks if device.type == "cpu" else 1)
-    rows = int((SHARE_TO_PLAN * available - fixed) / per_image)
-
-    def needs(rows: int) -> str:
-        return f"about {format_bytes(fixed + rows * per_image)}"
-
-    accumulate, micro = 1, config.batch_size // ranks
-    if micro > rows:
-        found = fitting_accumulate(config, rows, num_processes=ranks, group=group)
-        if found is None:
-            raise ConfigError(
-                f"model=auto: {device} has {format_bytes(available)}, but a step with one picture at a time needs "
-                f"{needs(1)}; choose a smaller dataset.image_size, or smaller networks."
-            )
-        accumulate, micro = found, config.batch_size // ranks // found
-    why = f"batch_size={config.batch_size} accumulate={accumulate}: a step needs {needs(micro)} of "
+    planned = (SHARE_TO_PLAN_ON_CPU if device.type == "cpu" else SHARE_TO_PLAN) * available
+    config = composed([*chosen, *(override for override in rest if not is_sweep(override)), "accumulate=1"], folders)
+    overrides, size = [*chosen, f"batch_size={config.batch_size}"], f"batch_size={config.batch_size}"
+    try:
+        with quiet("gantrain.engine.runtime"):  # the run says the same again
+            divided, memory = divide(config, lambda tried: step_memory(tried, channels, device, ranks), planned, ranks)
+    except (RuntimeError, NotImplementedError) as error:  # the user's own part, which reads values of tensors
+        return overrides, [f"{size}: the memory of a step is unknown, because {str(error).splitlines()[0]}"]
+    if memory.total > planned:
+        raise ConfigError(
+            f"model=auto: {device} has {format_bytes(available)}, but a step with one picture at a time needs about "
+            f"{format_bytes(memory.total)}; choose a smaller dataset.image_size, or smaller networks."
+        )
+    micro, reasons = config.batch_size // ranks // divided.accumulate, []
+    if divided.runtime != config.runtime:
+        overrides.append("runtime.acceleration=eager")
+        reasons.append("runtime.acceleration=eager: the CUDA graphs of all updates together need too much memory")
+    why = f"{size} accumulate={divided.accumulate}: a step needs about {format_bytes(memory.total)} of "
     why += format_bytes(available)
-    if group > 1 and micro < group:
-        why += f"; a micro-batch of {micro} is smaller than the groups of {group} of the minibatch standard deviation"
-    return [*chosen, f"batch_size={config.batch_size}", f"accumulate={accumulate}"], why
+    if memory.group > 1 and micro < memory.group:
+        why += f"; a micro-batch of {micro} is smaller than the groups of {memory.group} of the minibatch standard "
+        why += "deviation"
+    return [*overrides, f"accumulate={divided.accumulate}"], [why, *reasons]
+
+
+def divide(
+    config: Config, estimate: Callable[[Config], "StepMemory"], planned: float, num_processes: int
+) -> tuple[Config, "StepMemory"]:
+    """Divide batches into micro-batches until a step fits into memory, without CUDA graphs if it does not with them.
+
+    Args:
+        estimate: estimates the memory of a step.
+        planned: bytes that a step may need.
+
+    Returns:
+        the config, and the memory of a step, which is more than planned if not even one picture at a time fits.
+    """
+    from gantrain.session.trials import fitting_accumulate
+
+    memory = estimate(config)
+    if memory.total > planned and memory.num_graphs and config.runtime.acceleration == "auto":
+        config = replace(config, runtime=replace(config.runtime, acceleration="eager"))
+        memory = replace(memory, num_graphs=0)
+    per_process = config.batch_size // num_processes
+    while memory.total > planned and config.accumulate < per_process // config.packing:
+        # No more rows than this can fit, because a part of the memory does not depend on their number.
+        rows = per_process // config.accumulate * (planned - memory.state) / (memory.total - memory.state)
+        found = fitting_accumulate(config, int(rows), num_processes=num_processes, group=memory.group)
+        config = replace(config, accumulate=found or per_process // config.packing)
+        memory = estimate(config)
+    return config, memory
 
 
 def is_sweep(override: str) -> bool:

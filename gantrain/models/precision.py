@@ -11,10 +11,9 @@ from torch import Tensor
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Turn off autocast while the block runs, for operations that bf16 would make too inexact."""
-    if not torch.amp.is_autocast_available(device.type):  # the meta device
-        yield
-        return
-    with torch.autocast(device.type, enabled=False):
+    # The meta device has no autocast; engine.meta casts for it, where the CPU's is turned on.
+    has_autocast = torch.amp.is_autocast_available(device.type)
+    with torch.autocast(device.type if has_autocast else "cpu", enabled=False):
         yield
 
 

@@ -8,26 +8,17 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from gantrain.assemble import (
-    Training,
-    build_discriminator,
-    build_generator,
-    build_latent,
-    build_objective,
-)
+from gantrain.assemble import Training
 from gantrain.config import Config
 from gantrain.datasets.batches import Batch, Batches
 from gantrain.engine.finite import named_tensors
 from gantrain.engine.memory import largest_fitting, total_bytes
 from gantrain.engine.openmp import AdaptThreads, Load, can_adapt_threads, fitting_threads
 from gantrain.engine.runtime import find_user_code
-from gantrain.models.stylegan2_ops import MinibatchStdDev
-from gantrain.regularizers.base import overrides
 from gantrain.schedules.apply import Schedules
-from gantrain.session.record import num_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -98,62 +89,6 @@ def measure_peak_bytes(training: Training, rows: int) -> int:
     run = replace(run, runtime=eager, steps=run.state.step + 1, config=replace(run.config, accumulate=1))
     replace(training, run=run, batches=batches)([])
     return torch.cuda.max_memory_reserved(run.device)
-
-
-PENALTY_FACTOR = 4
-"""Memory of a penalty on a network's gradient, which is differentiated again, relative to that of a pass through it.
-
-R3GAN's step with R1 and R2 (64 px, width 96, batch 8, CPU) needs about as much for a picture as 8 passes through D.
-"""
-
-
-def step_bytes(config: Config, channels: int) -> tuple[int, int, int]:
-    """Estimate the memory of a training step on images without labels, on the meta device: no memory is used.
-
-    Counts the weights, their gradients, the moments of Adam, the EMA, and what autograd keeps for the backward pass.
-    What the libraries of a device need beside that is not known here.
-
-    Returns:
-        the bytes that do not depend on the batch size, those of each image of a micro-batch, and the size of D's groups
-        of the minibatch standard deviation (1: there are none).
-    """
-    size, num = config.dataset["image_size"], 2 * config.packing
-    latent = build_latent(config.latent)
-    with torch.device("meta"):
-        G = build_generator(config.model["generator"], (channels, size, size), latent, None)
-        D = build_discriminator(config.model["discriminator"], G(torch.zeros(2, latent.z_dim)).shape[1:], None)
-        z = torch.zeros(num, latent.z_dim)
-        x = torch.zeros_like(G(z))
-    of_G, of_D = (saved_bytes(network, batch) // num for network, batch in ((G, z), (D, x)))
-    parts = build_objective(config).regularizers.values()
-    penalties_of_D = [part.every for part in parts if overrides(part, "discriminator_penalty")]
-    penalties_of_G = [part.every for part in parts if overrides(part, "generator_penalty")]
-    # Penalties of every update are differentiated together, lazy ones alone.
-    times_D, times_G = (
-        PENALTY_FACTOR * max(sum(every == 1 for every in penalties), min(len(penalties), 1))
-        for penalties in (penalties_of_D, penalties_of_G)
-    )
-    fixed = 20 * num_parameters(G) + 16 * num_parameters(D)
-    group = max((layer.group for layer in D.modules() if isinstance(layer, MinibatchStdDev)), default=1)
-    return fixed, max(2 * of_D, of_G + of_D, times_D * of_D, times_G * of_G), group * config.packing
-
-
-def saved_bytes(network: nn.Module, batch: Tensor) -> int:
-    """Return the bytes of the tensors that autograd keeps of a pass, without the parameters."""
-    parameters = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
-    kept: dict[int, int] = {}
-    tensors: list[Tensor] = []  # a storage that is freed could be counted under another's identity
-
-    def keep(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        if storage._cdata not in parameters:
-            kept[storage._cdata] = storage.nbytes()
-            tensors.append(x)
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        network(batch.requires_grad_())
-    return sum(kept.values())
 
 
 def choose_threads(training: Training, load: Load, earlier: Mapping[str, Any]) -> None:

@@ -10,23 +10,31 @@ import torch
 import yaml
 from composing import composed
 from PIL import Image
-from torch import nn
 
 from gantrain.assemble import build_dataset
 from gantrain.command import auto
 from gantrain.command.overrides import key_of, value_of
+from gantrain.config import Config
 from gantrain.datasets.image_files import ImageFiles
 from gantrain.errors import ConfigError
-from gantrain.session.trials import saved_bytes
+from gantrain.session.step_memory import StepMemory
 
 PICTURES = ("dataset=image_folder", "dataset.root=photos")
 NARROW = ("model.generator.width=16", "model.discriminator.width=16")
+STATE, OF_ROW, OF_STEP = 10e6, 5e6, 2e6
+"""Bytes of the pretended memory of a step: its state, and those of each update for a row and for any number of rows."""
+
 Folder = Callable[..., None]
 
 
 @pytest.fixture
 def pictures(monkeypatch: pytest.MonkeyPatch) -> Folder:
-    """Pretend that a folder has pictures, and the device memory."""
+    """Pretend that a folder has pictures, the device memory, and that two updates of a step need memory."""
+
+    def step_memory(config: Config, channels: int, device: torch.device, num_processes: int) -> StepMemory:
+        need = int(OF_STEP + OF_ROW * config.batch_size // config.accumulate)
+        captured = device.type == "cuda" and config.runtime.acceleration != "eager"
+        return StepMemory(int(STATE), [need, need // 2], config.accumulate if captured else 0, group=4)
 
     def pretend(num: int, *, side: int = 300, memory: float = 80e9, device: str = "cuda") -> None:
         content = BytesIO()
@@ -35,6 +43,7 @@ def pictures(monkeypatch: pytest.MonkeyPatch) -> Folder:
         monkeypatch.setattr("gantrain.datasets.image_folder.open_image_files", lambda path: files)
         monkeypatch.setattr("gantrain.engine.device.choose_device", lambda name: torch.device(device))
         monkeypatch.setattr("gantrain.engine.memory.total_bytes", lambda device: int(memory))
+        monkeypatch.setattr("gantrain.session.step_memory.step_memory", step_memory)
 
     return pretend
 
@@ -96,32 +105,76 @@ def test_gamma_of_r3gan_at_128_px_is_between_those_of_64_and_256_px() -> None:
     assert auto.R3GAN_GAMMA[128] == pytest.approx((2.0 * 150.0) ** 0.5, rel=0.02)
 
 
-def test_batch_is_cut_until_a_step_fits_into_memory(pictures: Folder, capsys: pytest.CaptureFixture[str]) -> None:
-    numbers = []
-    for memory in (80e9, 400e6, 60e6):
-        pictures(5_000, side=70, memory=memory)
-        found = chosen(*NARROW)
-        assert found["batch_size"] == "32"
-        numbers.append(int(found["accumulate"]))
-    assert numbers[0] == 1
-    assert numbers[0] < numbers[1] < numbers[2] <= 32
-    assert f"batch_size=32 accumulate={numbers[2]}: a step needs about" in capsys.readouterr().err
-    pictures(5_000, side=70, memory=30e6)
-    with pytest.raises(ConfigError, match="a step with one picture at a time needs about"):
+def memory_for(rows: float, share: float = 0.6) -> float:
+    """Return the memory of a device of which a share is needed for a step with micro-batches of so many rows."""
+    return (STATE + OF_STEP + OF_ROW * rows) / share
+
+
+@pytest.mark.parametrize(("rows", "accumulate"), [(32.1, "1"), (31.9, "2"), (8.1, "4"), (7.9, "8"), (1.1, "32")])
+def test_batch_is_cut_until_a_step_fits_into_memory(
+    pictures: Folder, rows: float, accumulate: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures(5_000, side=70, memory=memory_for(rows))
+    found = chosen(*NARROW)
+    assert (found["batch_size"], found["accumulate"], found["runtime.acceleration"]) == ("32", accumulate, "eager")
+    assert f"batch_size=32 accumulate={accumulate}: a step needs about" in capsys.readouterr().err
+
+
+def test_a_step_that_does_not_fit_with_one_picture_is_refused(pictures: Folder) -> None:
+    pictures(5_000, side=70, memory=memory_for(0.9))
+    with pytest.raises(ConfigError, match=r"has 27\.5 MB, but a step with one picture at a time needs about 17 MB"):
         chosen(*NARROW)
-    pictures(5_000, side=70, memory=400e6)
-    assert chosen(*NARROW, "batch_size=16")["accumulate"] == str(numbers[1] // 2)
     assert chosen(*NARROW, "accumulate=16")["accumulate"] == "16"  # a typed number is taken as it is
+    pictures(5_000, side=70, memory=memory_for(8.1))
+    assert chosen(*NARROW, "batch_size=16")["accumulate"] == "2"
+
+
+def test_updates_are_captured_as_graphs_only_if_those_of_all_updates_fit(
+    pictures: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_all = (STATE + 1.5 * (OF_STEP + OF_ROW * 32)) / 0.6
+    pictures(5_000, side=70, memory=1.01 * of_all)
+    assert "runtime.acceleration" not in chosen(*NARROW)
+    pictures(5_000, side=70, memory=0.99 * of_all)
+    assert chosen(*NARROW)["runtime.acceleration"] == "eager"
+    assert "runtime.acceleration=eager: the CUDA graphs of all updates together" in capsys.readouterr().err
+    found = chosen(*NARROW, "runtime.acceleration=eager")
+    assert (found["accumulate"], found["runtime.acceleration"]) == ("1", "eager")
+    with pytest.raises(ConfigError, match="one picture at a time"):  # micro-batches have graphs of their own
+        chosen(*NARROW, "runtime.acceleration=graph")
+
+
+def test_without_an_estimate_the_batch_is_not_divided(
+    pictures: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def reads_values(*_: object) -> StepMemory:
+        torch.zeros(1, device="meta").item()
+        raise AssertionError
+
+    pictures(5_000, side=70, memory=memory_for(8))
+    monkeypatch.setattr("gantrain.session.step_memory.step_memory", reads_values)
+    found = chosen(*NARROW)
+    assert found["batch_size"] == "32"
+    assert "accumulate" not in found
+    assert "batch_size=32: the memory of a step is unknown, because Tensor.item()" in capsys.readouterr().err
+
+
+def test_less_of_the_memory_is_planned_on_a_cpu(pictures: Folder) -> None:
+    for share, accumulate in ((0.44, "1"), (0.46, "2")):
+        pictures(5_000, side=70, memory=memory_for(32, share), device="cpu")
+        found = chosen(*NARROW)
+        assert found["accumulate"] == accumulate
+        assert "runtime.acceleration" not in found
 
 
 def test_micro_batches_are_whole_groups_of_the_minibatch_standard_deviation(
     pictures: Folder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """20 samples in micro-batches of at most 10: 4, and not 10, because a group has 4."""
-    pictures(5_000, side=70, memory=400e6)
+    pictures(5_000, side=70, memory=memory_for(10.1))
     assert chosen(*NARROW, "batch_size=20")["accumulate"] == "5"
     assert "smaller than" not in capsys.readouterr().err
-    pictures(5_000, side=70, memory=60e6)
+    pictures(5_000, side=70, memory=memory_for(1.1))
     assert chosen(*NARROW, "batch_size=20")["accumulate"] == "20"
     assert "a micro-batch of 1 is smaller than the groups of 4" in capsys.readouterr().err
 
@@ -173,7 +226,7 @@ def test_what_is_left_out_is_said_once(tmp_path: Path, caplog: pytest.LogCapture
     for name in ("a.png", "b.png"):
         Image.new("RGB", (40, 40)).save(tmp_path / name)
     (tmp_path / "notes.psd").touch()
-    typed = ("dataset=image_folder", f"dataset.root={tmp_path}", *NARROW)
+    typed = ("dataset=image_folder", f"dataset.root={tmp_path}", *NARROW, "accumulate=1")
     overrides = auto.with_chosen_recipe(["model=auto", *typed]).overrides
     assert not caplog.records
     build_dataset(auto.composed(overrides, [auto.CONF]).dataset)
@@ -196,9 +249,3 @@ def test_a_repeated_command_keeps_what_was_chosen(pictures: Folder, tmp_path: Pa
     pictures(50_000, side=300, memory=1e9)
     assert sorted(auto.with_chosen_recipe(typed).overrides) == sorted(first)
     assert "batch_size=3" in auto.with_chosen_recipe([*typed, "batch_size=3"]).overrides
-
-
-def test_kept_tensors_are_counted_once_and_without_parameters() -> None:
-    """A linear layer keeps its input, and a ReLU its output, which the next layer shares."""
-    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1)).to("meta")
-    assert saved_bytes(network, torch.zeros(10, 4, device="meta")) == 10 * (4 + 3) * 4
