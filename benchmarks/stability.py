@@ -26,6 +26,11 @@ from gantrain.evaluation.grids import grid, save_png
 COLUMNS = 16
 NARROW = ("model.generator.width=32", "model.discriminator.width=32", "batch_size=16")
 SMALL = ("model.generator.width=12", "model.discriminator.width=12", "batch_size=8")  # large networks, or five updates
+FEW_HEADS = [
+    f"model.{network}.{option}"
+    for network in ("generator", "discriminator")
+    for option in ("num_heads=2", "head_dim=16")
+]
 RECIPES = {
     "dcgan": ("model=dcgan", *NARROW),
     "wgan_gp": ("model=wgan_gp", *NARROW[:2], "batch_size=8"),
@@ -36,7 +41,7 @@ RECIPES = {
     "biggan": ("model=biggan", *SMALL),
     "stylegan2": ("model=stylegan2", *NARROW, "horizontal_flip=true"),
     "stylegan2_ada": ("experiment=stylegan2_ada_folder", *NARROW),
-    "lightweight": ("experiment=lightweight_folder", *SMALL, "accumulate=1"),
+    "lightweight": ("experiment=lightweight_folder", *NARROW, *FEW_HEADS, "accumulate=1"),
     "r3gan": ("experiment=r3gan_folder", "model.generator.width=64", "model.discriminator.width=64", "batch_size=16"),
 }
 CONDITIONAL = ("cgan_pd", "sagan", "biggan")
