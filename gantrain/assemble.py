@@ -25,8 +25,8 @@ from gantrain.datasets.labels import Labels, count_classes, make_fake_labels
 from gantrain.ema import EMA
 from gantrain.engine.device import choose_device
 from gantrain.engine.distributed import SINGLE_PROCESS, Processes
-from gantrain.engine.heap import KeepFreedMemory
-from gantrain.engine.memory import require_memory, total_bytes
+from gantrain.engine.heap import keep_freed_memory
+from gantrain.engine.memory import require_memory
 from gantrain.engine.runtime import choose
 from gantrain.errors import ConfigError
 from gantrain.evaluation.evaluator import Evaluator
@@ -68,16 +68,11 @@ class Training:
     def __call__(self, callbacks: Sequence[Callable[[TrainState, Logs], None]]) -> None:
         """Train from the current step of the state to the last step of the run."""
         run, config = self.run, self.run.config
-        num_processes = run.processes.world_size
-        averaging = [run.processes.average_logs] if num_processes > 1 else []
-        on_cpu = run.device.type == "cpu"
-        keeping = [KeepFreedMemory(total_bytes(run.device) // num_processes)] if on_cpu else []
+        averaging = [run.processes.average_logs] if run.processes.world_size > 1 else []
+        keeping = keep_freed_memory(run.device, run.processes.world_size)
         with run.runtime.threaded():
             train(
-                run.state,
-                self.batches,
-                run.latent,
-                run.objective,
+                *(run.state, self.batches, run.latent, run.objective),
                 steps=run.steps,
                 n_critic=critic_schedule(config.n_critic, config.critic_warmup),
                 seed=config.seed,

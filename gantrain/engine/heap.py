@@ -10,6 +10,10 @@ import resource
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
+from gantrain.engine.memory import total_bytes
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # options of mallopt, from malloc.h
 
 LARGEST_MMAP_THRESHOLD = 32 * 2**20
@@ -46,6 +50,15 @@ class KeepFreedMemory:
         peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         if GROWTH * peak <= self.available:
             self.mallopt(M_MMAP_MAX, 0)
+
+
+def keep_freed_memory(device: torch.device, num_processes: int) -> list[KeepFreedMemory]:
+    """Return the callbacks with which a training on this device keeps freed memory; none on a GPU.
+
+    Args:
+        num_processes: number of processes that share the memory.
+    """
+    return [KeepFreedMemory(total_bytes(device) // num_processes)] if device.type == "cpu" else []
 
 
 def is_configured(environment: Mapping[str, str]) -> bool:
