@@ -1,6 +1,6 @@
 """Train each recipe for 500 steps on 200 pictures at reduced width, and put its samples side by side.
 
-    python benchmarks/stability.py --faces FOLDER --picture docs/pictures/stability.png
+    python benchmarks/stability.py --faces FOLDER --picture docs/pictures/stability.jpg
 
 Prints, for each recipe, the findings of the verdicts, p of the adaptive augmentation, and the time. Runs that exist in
 `--folder` already are not repeated. The picture has two rows of samples of each recipe, after two rows of real images.
@@ -21,9 +21,9 @@ from PIL import Image
 
 from gantrain.datasets.batches import to_signed
 from gantrain.datasets.image_folder import image_folder
-from gantrain.evaluation.grids import grid, save_png
+from gantrain.evaluation.grids import grid
 
-COLUMNS = 16
+COLUMNS = 8
 NARROW = ("model.generator.width=32", "model.discriminator.width=32", "batch_size=16")
 SMALL = ("model.generator.width=12", "model.discriminator.width=12", "batch_size=8")  # large networks, or five updates
 FEW_HEADS = [
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faces", required=True, help="folder of pictures")
     parser.add_argument("--folder", type=Path, default=Path("outputs/stability"), help="folder of the runs")
-    parser.add_argument("--picture", type=Path, required=True, help="PNG file to write")
+    parser.add_argument("--picture", type=Path, required=True, help="PNG or JPEG file to write")
     parser.add_argument("--num", type=int, default=200, help="number of pictures")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--only", nargs="*", default=list(RECIPES), choices=list(RECIPES))
@@ -71,7 +71,7 @@ def main() -> None:
             gantrain(*RECIPES[name], *data, labels, *end)
         print(describe(name, run), flush=True)
         pictures.append(samples(run, is_conditional=name in CONDITIONAL))
-    save_png(arguments.picture, grid(torch.cat(pictures).clamp(-1, 1), columns=COLUMNS))
+    Image.fromarray(grid(torch.cat(pictures).clamp(-1, 1), columns=COLUMNS)).save(arguments.picture, quality=90)
 
 
 def halves(faces: Path, folder: Path, num: int) -> Path:
