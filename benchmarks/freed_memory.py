@@ -13,18 +13,16 @@ import resource
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from cases import Case, composed, networks
 
 from gantrain.budget import critic_schedule
 from gantrain.datasets.batches import Batch
-from gantrain.engine.heap import KeepFreedMemory
-from gantrain.engine.memory import total_bytes
+from gantrain.engine.heap import keep_freed_memory
 from gantrain.session.trials import RepeatedBatch
-from gantrain.train import TrainState, train
+from gantrain.train import train
 
 WIDTH_32 = ("model.generator.width=32", "model.discriminator.width=32")
 CASES = {
@@ -79,25 +77,22 @@ def measure(image_size: int, overrides: Sequence[str]) -> dict[str, float]:
     config, device = composed(case), torch.device("cpu")
     state, latent, objective = networks(case, config, device)
     batch = Batch(torch.rand(config.batch_size, *case.image_shape) * 2 - 1)
-    keep = KeepFreedMemory(total_bytes(device))
 
-    def advance(steps: int) -> None:
-        def callback(_state: TrainState, _logs: Any) -> None:
-            keep()
-
+    def advance(steps: int, after_step: Callable[..., None]) -> None:
         train(
             *(state, RepeatedBatch(batch, config.batch_size), latent, objective),
             steps=state.step + steps,
             n_critic=critic_schedule(config.n_critic, None),
             seed=0,
             device=device,
-            callbacks=[callback],
+            callbacks=[after_step],
         )
 
-    advance(5)
-    before, start = resource.getrusage(resource.RUSAGE_SELF), state.step
-    advance(4)  # with each lazy penalty at most once
-    after = resource.getrusage(resource.RUSAGE_SELF)
+    with keep_freed_memory(device, 1) as after_step:
+        advance(5, after_step)
+        before, start = resource.getrusage(resource.RUSAGE_SELF), state.step
+        advance(4, after_step)  # with each lazy penalty at most once
+        after = resource.getrusage(resource.RUSAGE_SELF)
     steps = state.step - start
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {

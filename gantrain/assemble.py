@@ -70,7 +70,7 @@ class Training:
         run, config = self.run, self.run.config
         averaging = [run.processes.average_logs] if run.processes.world_size > 1 else []
         keeping = keep_freed_memory(run.device, run.processes.world_size)
-        with run.runtime.threaded():
+        with run.runtime.threaded(), keeping as after_step:
             train(
                 *(run.state, self.batches, run.latent, run.objective),
                 steps=run.steps,
@@ -83,7 +83,7 @@ class Training:
                 schedules=self.schedules,
                 accumulate=config.accumulate,
                 ema=run.ema,
-                callbacks=[*averaging, *keeping, *callbacks],
+                callbacks=[*averaging, after_step, *callbacks],
                 precision=run.runtime.run,
                 accelerate=run.runtime.accelerate(run.state),
             )
