@@ -13,7 +13,7 @@ import resource
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from cases import Case, composed, networks
@@ -78,21 +78,21 @@ def measure(image_size: int, overrides: Sequence[str]) -> dict[str, float]:
     state, latent, objective = networks(case, config, device)
     batch = Batch(torch.rand(config.batch_size, *case.image_shape) * 2 - 1)
 
-    def advance(steps: int, after_step: Callable[..., None]) -> None:
+    keep_freed_memory()
+
+    def advance(steps: int) -> None:
         train(
             *(state, RepeatedBatch(batch, config.batch_size), latent, objective),
             steps=state.step + steps,
             n_critic=critic_schedule(config.n_critic, None),
             seed=0,
             device=device,
-            callbacks=[after_step],
         )
 
-    with keep_freed_memory(device, 1) as after_step:
-        advance(5, after_step)
-        before, start = resource.getrusage(resource.RUSAGE_SELF), state.step
-        advance(4, after_step)  # with each lazy penalty at most once
-        after = resource.getrusage(resource.RUSAGE_SELF)
+    advance(5)
+    before, start = resource.getrusage(resource.RUSAGE_SELF), state.step
+    advance(4)  # with each lazy penalty at most once
+    after = resource.getrusage(resource.RUSAGE_SELF)
     steps = state.step - start
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {

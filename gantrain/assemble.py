@@ -69,8 +69,9 @@ class Training:
         """Train from the current step of the state to the last step of the run."""
         run, config = self.run, self.run.config
         averaging = [run.processes.average_logs] if run.processes.world_size > 1 else []
-        keeping = keep_freed_memory(run.device, run.processes.world_size)
-        with run.runtime.threaded(), keeping as after_step:
+        if run.device.type == "cpu":
+            keep_freed_memory()
+        with run.runtime.threaded():
             train(
                 *(run.state, self.batches, run.latent, run.objective),
                 steps=run.steps,
@@ -83,7 +84,7 @@ class Training:
                 schedules=self.schedules,
                 accumulate=config.accumulate,
                 ema=run.ema,
-                callbacks=[*averaging, after_step, *callbacks],
+                callbacks=[*averaging, *callbacks],
                 precision=run.runtime.run,
                 accelerate=run.runtime.accelerate(run.state),
             )

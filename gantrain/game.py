@@ -78,7 +78,7 @@ class Game:
         self.heads, self.fake_options = heads_of(D), without_decoding(D)
         self.is_joint = not couples_samples(D) and not self.fake_options
         gradients = {r.needs_gradients for r in objective.regularizers.values() if r.every == 1}
-        # Penalties are computed in full precision, so in another one they need a forward pass of their own.
+        # Penalties are never computed in bf16, so beside it they need forward passes of their own.
         self.shares_pass = self.D is D and gradients >= {"real", "fake"}
 
     def draw(self, n: int, real_labels: Labels = None) -> tuple[Tensor, Labels]:

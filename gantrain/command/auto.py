@@ -270,7 +270,8 @@ def fit_to_memory(
         with quiet("gantrain.engine.runtime"):  # the run says the same again
             divided, memory = divide(config, lambda tried: step_memory(tried, channels, device, ranks), planned, ranks)
     except (RuntimeError, NotImplementedError) as error:  # the user's own part, which reads values of tensors
-        return overrides, [f"{size}: the memory of a step is unknown, because {str(error).splitlines()[0]}"]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return overrides, [f"{size}: the memory of a step is unknown, because {reason}"]
     if memory.total > planned:
         raise ConfigError(
             f"model=auto: {device} has {format_bytes(available)}, but a step with one picture at a time needs about "
