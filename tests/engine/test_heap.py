@@ -4,9 +4,12 @@ import ctypes
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
+import torch
 
+from gantrain import assemble
 from gantrain.engine.heap import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
 
 MIB = 2**20
@@ -83,3 +86,17 @@ def test_a_step_allocates_no_pages_anew() -> None:
     assert kept < 300
     if not (HUGE_PAGES.exists() and "[always]" in HUGE_PAGES.read_text()):  # then pages are 2 MiB, and their faults few
         assert max(faults("plain") for _ in range(3)) > kept + 500
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", ["kept", "trained"]), ("cuda", ["trained"])])
+def test_a_training_keeps_freed_memory_on_a_cpu(
+    device: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(assemble, "keep_freed_memory", lambda: called.append("kept"))
+    monkeypatch.setattr(assemble, "train", lambda *_, **__: called.append("trained"))
+    monkeypatch.setattr(assemble, "critic_schedule", MagicMock())
+    training = MagicMock()
+    training.run.device, training.run.processes.world_size = torch.device(device), 1
+    assemble.Training.__call__(training, [])
+    assert called == expected
