@@ -1,5 +1,7 @@
 """The experiments: composed configs match the papers and the public repositories."""
 
+import math
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -21,6 +23,7 @@ from gantrain.assemble import (
 )
 from gantrain.augment.ada import ADA
 from gantrain.combinations import check_combination
+from gantrain.command.arithmetic import NATIVE_SIZES
 from gantrain.config import CONF, Config, CriticWarmup, selected_options
 from gantrain.datasets.base import ImageDataset
 from gantrain.datasets.batches import make_batches
@@ -179,6 +182,37 @@ EXPERIMENTS = {
         decays_from=0.5,
         batch_size=32,
         steps=1800,
+    ),
+    "dcgan_folder": Experiment(
+        dataset="image_folder",
+        image_shape=(3, 64, 64),
+        G=1_100_224,
+        D=693_760,
+        loss=Relativistic,
+        regularizers={"r1": {"gamma": 0.5}, "r2": {"gamma": 0.5}},
+        strengths={"diffaugment": 0.5},
+        lr=1e-3,
+        betas=(0.0, 0.99),
+        decays=True,
+        decays_from=0.5,
+        batch_size=16,
+        steps=4_000,
+    ),
+    "small_cifar10": Experiment(
+        dataset="cifar10",
+        image_shape=(3, 32, 32),
+        G=880_783,
+        D=889_825,
+        num_classes=10,
+        loss=Relativistic,
+        regularizers={"r1": {"gamma": 0.02}, "r2": {"gamma": 0.02}},
+        latent=Normal(z_dim=64),
+        lr=2e-3,
+        betas=(0.0, 0.99),
+        decays=True,
+        decays_from=0.5,
+        batch_size=32,
+        steps=12_000,
     ),
     "dcgan_mnist": Experiment(
         dataset="mnist", image_shape=(1, 64, 64), G=3_574_656, D=2_763_520, D_has_batch_norm=True, epochs=3
@@ -721,3 +755,45 @@ def test_presets_of_stylegan2_ada(name: str) -> None:
     assert isinstance(ada, ADA)
     assert (ada.target, ada.interval, ada.images_to_one) == (0.6, 4, 500_000)
     assert ada.operations == {name: float(name not in ("filter", "noise", "cutout")) for name in ada.operations}
+
+
+@pytest.mark.parametrize(
+    ("typed", "gamma"),
+    [
+        # The experiments of the paper's sizes have the same numbers (see EXPERIMENTS).
+        *(
+            (("model=r3gan", f"dataset.image_size={size}"), g)
+            for size, g in ((32, 0.05), (64, 2), (256, 150), (512, 150))
+        ),
+        (("model=r3gan", "dataset.image_size=128"), 17.0),
+        *((("model=r3gan", f"dataset={name}"), 0.05) for name in ("cifar10", "svhn", "mnist")),
+        (("experiment=r3gan_folder", "dataset.image_size=256"), 150.0),
+        (("model=lightweight", "dataset.image_size=256"), 13_520.0),
+        (("model=lightweight", "dataset.image_size=64"), 845.0),
+        (("model=lightweight", "dataset=cifar10"), 211.25),
+        (("model=lightweight", "dataset=gaussians_8"), 13_520.0),  # no image size; these networks refuse vectors later
+        (("experiment=lightweight_folder", "dataset.image_size=64"), 845.0),
+        (("model=stylegan2_ada", "dataset=celeba", "batch_size=64"), 0.0128),
+        (("model=stylegan2_ada", "dataset=cifar10", "batch_size=32"), 0.0064),
+        (("model=stylegan2_ada", "dataset=celeba", "regularizer.r1.gamma=3"), 3),
+        (("experiment=dcgan_folder", "dataset.image_size=32"), 0.125),
+    ],
+)
+def test_gamma_follows_the_image_size(typed: tuple[str, ...], gamma: float) -> None:
+    regularizers = composed_of(*typed).regularizer
+    assert [regularizers[name]["gamma"] for name in ("r1", "r2") if name in regularizers] == pytest.approx(
+        [gamma] * (1 + ("r2" in regularizers))
+    )
+
+
+def test_gamma_of_r3gan_at_128_px_lies_between_its_neighbours() -> None:
+    assert math.sqrt(2.0 * 150.0) == pytest.approx(17.0, rel=0.02)
+
+
+def test_native_sizes_are_those_of_the_data() -> None:
+    """The sizes that ${image_size:...} takes for dataset.image_size=null are those of the dataset configs' comments."""
+    said = {}
+    for path in CONF.glob("dataset/*.yaml"):
+        if found := re.search(r"null: the native size, (\d+)", text := path.read_text()):
+            said[re.search(r"_target_: \S+\.(\w+)", text)[1]] = int(found[1])
+    assert said == NATIVE_SIZES

@@ -1,4 +1,7 @@
-"""Arithmetic in config files, for settings that follow from others: ${product:312.5,${batch_size}}."""
+"""Arithmetic in config files, for settings that follow from others: ${product:312.5,${batch_size}}.
+
+${image_size:256} is the image size of the data, or 256 where the config does not tell it.
+"""
 
 import math
 import re
@@ -6,14 +9,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from gantrain.config import is_number
 from gantrain.errors import ConfigError
 
+NATIVE_SIZES = {"cifar10": 32, "cifar100": 32, "svhn": 32, "stl10": 96} | dict.fromkeys(
+    ("mnist", "fashion_mnist", "digits", "stacked_mnist"), 28
+)
+"""The image size in pixels that dataset.image_size=null stands for, by the name of the dataset's function."""
+
 
 def register_arithmetic() -> None:
-    """Register the operations with OmegaConf: product, ratio, quotient, min, max and from."""
+    """Register the operations with OmegaConf: product, ratio, quotient, min, max, from and image_size."""
+    OmegaConf.register_new_resolver("image_size", image_size, replace=True)
     for name, function in OPERATIONS.items():
         OmegaConf.register_new_resolver(name, partial(compute, name, function), replace=True)
 
@@ -36,6 +45,15 @@ def quotient(a: float, b: float) -> int:
 def value_from(x: float, limit: float, below: float, otherwise: float) -> float:
     """Return the third number if the first is below the second, otherwise the fourth."""
     return below if x < limit else otherwise
+
+
+def image_size(otherwise: int, *, _root_: DictConfig) -> object:
+    """Return dataset.image_size, or the native size if that is null, or the given number if neither is known."""
+    size = OmegaConf.select(_root_, "dataset.image_size")
+    if size is None:
+        target = str(OmegaConf.select(_root_, "dataset._target_"))
+        size = NATIVE_SIZES.get(target.rpartition(".")[2], otherwise)
+    return size
 
 
 OPERATIONS: dict[str, Callable[..., float]] = {

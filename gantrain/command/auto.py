@@ -29,11 +29,15 @@ if TYPE_CHECKING:
     from gantrain.session.step_memory import StepMemory
 
 RECIPES = ("lightweight_folder", "stylegan2_ada_folder", "r3gan_folder")
+RECIPE_FOR_CPU = "dcgan_folder"
 FEWEST = (1_000, 20_000)
 """The number of pictures from which on the second and the third recipe are chosen."""
 
 SIZES = (32, 64, 128, 256)
 LARGEST_ON_CPU = 64
+
+WITH_DIGITS = ("digits", "mnist", "stacked_mnist", "svhn")
+"""Datasets that must not be mirrored."""
 
 NUM_HEADERS = 200
 """Pictures whose size is read."""
@@ -43,9 +47,6 @@ SHARE_LARGE_ENOUGH = 0.9
 
 FIXED_IN_SWEEPS = ("dataset", "model", "batch_size", "accumulate", "network", "latent", "packing")
 """Keys and groups on which the choices depend."""
-
-R3GAN_GAMMA = {32: 0.05, 64: 2.0, 128: 17.0, 256: 150.0}
-"""gamma of R1 and R2 by image size (Huang 2024); 128 px is interpolated, linearly in both logarithms."""
 
 SHARE_TO_PLAN = 0.6
 """Share of the device's memory for which a step is planned; libraries and fragmentation need the rest."""
@@ -138,7 +139,7 @@ def saved_choices(run: Path, typed: set[str]) -> list[str]:
     if run == Path() or not holds_run(run):
         return []
     saved = saved_overrides(run)
-    if not any(f"experiment={recipe}" in saved for recipe in RECIPES):
+    if not any(f"experiment={recipe}" in saved for recipe in (*RECIPES, RECIPE_FOR_CPU)):
         return []
     return [override for override in saved if key_of(override) not in typed]
 
@@ -157,24 +158,36 @@ def choose(wanted: dict[str, str], rest: list[str], folders: Sequence[Path]) -> 
 
     dataset = find_pictures(wanted["dataset"], rest, folders)
     device = choose_device(wanted.get("runtime.device", "auto"))
-    num, names = dataset.num_images, ("fewer than 1,000", "1,000 to 20,000", "20,000 or more")
-    kind = bisect_right(FEWEST, num)
-    recipe = RECIPES[kind]
-    reasons = [f"experiment={recipe}: {num:,} picture{'s' if num > 1 else ''} ({names[kind]})"]
+    recipe, why = choose_recipe(dataset.num_images, device.type)
+    reasons = [f"experiment={recipe}: {why}"]
     if "dataset.image_size" in wanted:
         size = int(wanted["dataset.image_size"])
     else:
         sides = shorter_sides(dataset)
         size, why = choose_size(sides, largest=LARGEST_ON_CPU if device.type == "cpu" else SIZES[-1])
         reasons.append(f"dataset.image_size={size}: {why}")
-    chosen = [f"experiment={recipe}", f"dataset.image_size={size}", *gammas(recipe, size)]
+    chosen = [f"experiment={recipe}", f"dataset.image_size={size}"]
     if "accumulate" not in wanted:
         chosen, of_memory = fit_to_memory(chosen, rest, device, folders, channels=dataset.image_shape[0])
         reasons += of_memory
-    if device.type == "cpu":
-        reasons.append("There is no GPU: such networks take weeks on a CPU. model=dcgan gives pictures in minutes.")
+    if wanted["dataset"] in WITH_DIGITS:
+        chosen.append("horizontal_flip=false")
+        reasons.append("horizontal_flip=false: digits must not be mirrored")
+    elif "horizontal_flip" not in wanted:
+        reasons.append("horizontal_flip=true: half of the pictures are mirrored; type false for writing and the like")
     typed = {key_of(override) for override in rest}
     return Choice([override for override in chosen if key_of(override) not in typed], reasons)
+
+
+def choose_recipe(num: int, device: str) -> tuple[str, str]:
+    """Choose the experiment for a number of pictures and a kind of device, and say why."""
+    kind = bisect_right(FEWEST, num)
+    why = f"{num:,} picture{'s' if num > 1 else ''}"
+    why += f" ({('fewer than 1,000', '1,000 to 20,000', '20,000 or more')[kind]})"
+    if device != "cpu":
+        return RECIPES[kind], why
+    why = f"small networks, because there is no GPU to train on; with one it would be {RECIPES[kind]} for {why}"
+    return RECIPE_FOR_CPU, f"{why}, which takes weeks on a CPU"
 
 
 def find_pictures(name: str, rest: list[str], folders: Sequence[Path]) -> "ImageDataset":
@@ -232,17 +245,11 @@ def choose_size(sides: Sequence[int], *, largest: int) -> tuple[int, str]:
     possible = [size for size in SIZES if size <= min(side, largest)]
     size = possible[-1] if possible else SIZES[0]
     why = f"{SHARE_LARGE_ENOUGH:.0%} of the pictures have at least {side} pixels on the shorter side"
+    if side < size:
+        return size, f"{why}; they are enlarged, because {size} is the smallest size of these recipes"
     if size == largest and side >= 2 * size:
         why += "; larger ones need more memory and time" if largest == SIZES[-1] else "; there is no GPU"
     return size, why
-
-
-def gammas(recipe: str, size: int) -> list[str]:
-    """Return the weights of R1 and R2 for an image size; the other recipes have a rule in their experiment files."""
-    if recipe != "r3gan_folder":
-        return []
-    gamma = R3GAN_GAMMA[max((known for known in R3GAN_GAMMA if known <= size), default=32)]
-    return [f"regularizer.{name}.gamma={gamma:g}" for name in ("r1", "r2")]
 
 
 def fit_to_memory(

@@ -34,30 +34,30 @@ def test_choices_are_an_ordinary_config(gantrain, photos: Path, root: str) -> No
     result = gantrain("--cfg", "job", "--resolve", *TYPED, f"dataset.root={root}")
     assert result.status == 0, result.stderr
     config = config_of(result.stdout)
-    assert config["model"]["generator"]["_target_"] == "gantrain.models.lightweight.Generator"
+    assert config["model"]["generator"]["_target_"] == "gantrain.models.dcgan.Generator"
     assert config["dataset"]["image_size"] == 32
-    assert config["regularizer"]["reconstruction"]["weight"] == 0.25  # that of lightweight_folder
-    assert config["regularizer"]["r1"]["gamma"] == pytest.approx(13_520 / 64)  # in proportion to the number of pixels
-    assert (config["batch_size"], config["accumulate"]) == (40, 1)
-    assert "experiment=lightweight_folder: 12 pictures (fewer than 1,000)" in result.stderr
+    assert config["regularizer"]["r1"]["gamma"] == pytest.approx(0.5 / 4)  # in proportion to the number of pixels
+    assert (config["batch_size"], config["accumulate"]) == (16, 1)
+    assert "experiment=dcgan_folder: small networks, because there is no GPU" in result.stderr
+    assert "lightweight_folder for 12 pictures (fewer than 1,000)" in result.stderr
 
 
 def test_run_trains_and_resumes_with_what_was_chosen(gantrain, photos: Path, tmp_path: Path) -> None:
     typed = (*TYPED, "dataset.root=photos.zip", "batch_size=4", "callback=[log,checkpoint]", "run_dir=out")
     assert gantrain(*typed, "steps=1").status == 0
     saved = yaml.safe_load((tmp_path / "out/.hydra/overrides.yaml").read_text())
-    assert "experiment=lightweight_folder" in saved
+    assert "experiment=dcgan_folder" in saved
     assert not any("auto" in override for override in saved)
     again = gantrain(*typed, "steps=2")
     assert again.status == 0, again.stderr
     assert "as chosen when the run started" in again.stderr
     reasons = run_json(tmp_path / "out")["reasons"]
-    assert reasons[0] == "experiment=lightweight_folder: 12 pictures (fewer than 1,000)"
+    assert reasons[0].startswith("experiment=dcgan_folder: small networks, because there is no GPU to train on")
     assert [reason.partition("=")[0] for reason in reasons[1:3]] == ["dataset.image_size", "batch_size"]
 
 
 def test_own_networks_and_configs_are_taken(gantrain, photos: Path, tmp_path: Path) -> None:
-    own = "from gantrain.models.lightweight import Generator\n\n\nclass Mine(Generator):\n    pass\n"
+    own = "from gantrain.models.dcgan import Generator\n\n\nclass Mine(Generator):\n    pass\n"
     (tmp_path / "own_networks.py").write_text(own)
     (tmp_path / "my/callback").mkdir(parents=True)
     (tmp_path / "my/callback/mine.yaml").write_text("mine: {_target_: own_networks.Mine}\n")

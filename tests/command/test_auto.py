@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from composing import composed
 from PIL import Image
 
 from gantrain.assemble import build_dataset
@@ -93,16 +92,23 @@ def test_sizes_are_those_of_upright_pictures(pictures: Folder) -> None:
     assert chosen(*NARROW)["dataset.image_size"] == "64"
 
 
-@pytest.mark.parametrize("name", ["r3gan_cifar10_uncond", "r3gan_ffhq64", "r3gan_ffhq256"])
-def test_gamma_of_r3gan_is_that_of_the_experiment_with_this_size(name: str) -> None:
-    config = composed(f"experiment={name}")
-    size = config.dataset.get("image_size") or 32  # CIFAR-10's native size
-    gammas = [f"regularizer.{key}.gamma={config.regularizer[key]['gamma']:g}" for key in ("r1", "r2")]
-    assert auto.gammas("r3gan_folder", size) == gammas
+def test_without_a_gpu_small_networks_are_chosen(pictures: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures(5_000, side=70, device="cpu")
+    assert chosen(*NARROW)["experiment"] == "dcgan_folder"
+    assert "it would be stylegan2_ada_folder for 5,000 pictures (1,000 to 20,000)" in capsys.readouterr().err
 
 
-def test_gamma_of_r3gan_at_128_px_is_between_those_of_64_and_256_px() -> None:
-    assert auto.R3GAN_GAMMA[128] == pytest.approx((2.0 * 150.0) ** 0.5, rel=0.02)
+def test_digits_are_not_mirrored(pictures: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "horizontal_flip=false" in auto.with_chosen_recipe(["model=auto", "dataset=digits", *NARROW]).overrides
+    assert "horizontal_flip=false: digits must not be mirrored" in capsys.readouterr().err
+    typed = ["model=auto", "dataset=digits", *NARROW, "horizontal_flip=true"]
+    assert auto.with_chosen_recipe(typed).overrides.count("horizontal_flip=true") == 1
+    capsys.readouterr()
+    pictures(500)
+    assert "horizontal_flip" not in chosen(*NARROW)
+    assert "half of the pictures are mirrored; type false for writing" in capsys.readouterr().err
+    chosen(*NARROW, "horizontal_flip=true")
+    assert "mirrored" not in capsys.readouterr().err
 
 
 def memory_for(rows: float, share: float = 0.6) -> float:
@@ -161,7 +167,7 @@ def test_without_an_estimate_the_batch_is_not_divided(
 
 def test_less_of_the_memory_is_planned_on_a_cpu(pictures: Folder) -> None:
     for share, accumulate in ((0.44, "1"), (0.46, "2")):
-        pictures(5_000, side=70, memory=memory_for(32, share), device="cpu")
+        pictures(5_000, side=70, memory=memory_for(16, share), device="cpu")
         found = chosen(*NARROW)
         assert found["accumulate"] == accumulate
         assert "runtime.acceleration" not in found
@@ -181,6 +187,7 @@ def test_micro_batches_are_whole_groups_of_the_minibatch_standard_deviation(
 
 def test_unreadable_sizes_are_said(pictures: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     assert auto.choose_size([], largest=256) == (32, "no picture could be read")
+    assert "at least 28 pixels on the shorter side; they are enlarged" in auto.choose_size([28], largest=256)[1]
     pictures(5_000)
     with pytest.raises(ConfigError, match=r"image_size=large: must be a number of pixels"):
         chosen("dataset.image_size=large")
@@ -188,8 +195,10 @@ def test_unreadable_sizes_are_said(pictures: Folder, monkeypatch: pytest.MonkeyP
 
 def test_what_is_typed_wins(pictures: Folder) -> None:
     pictures(30_000)
-    found = chosen(*NARROW, "dataset.image_size=64", "regularizer.r1.gamma=3", "steps=7")
-    assert (found["regularizer.r1.gamma"], found["regularizer.r2.gamma"], found["steps"]) == ("3", "2", "7")
+    typed = (*NARROW, "dataset.image_size=64", "regularizer.r1.gamma=3", "steps=7")
+    config = auto.composed(auto.with_chosen_recipe(["model=auto", *PICTURES, *typed]).overrides, [auto.CONF])
+    assert [config.regularizer[name]["gamma"] for name in ("r1", "r2")] == [3, 2]
+    assert (config.dataset["image_size"], config.steps) == (64, 7)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +226,7 @@ def test_arrays_and_numbered_parts_of_a_split_are_looked_at_too(
     np.savez(tmp_path / "x.npz", images=np.zeros((3, 70, 90, 3), np.uint8), y=[0, 1, 0])
     typed = ("dataset=npz", f"dataset.root={tmp_path}/x.npz", "dataset.holdout=0.5", *NARROW)
     overrides = auto.with_chosen_recipe(["model=auto", *typed]).overrides
-    assert {"experiment=lightweight_folder", "dataset.image_size=64"} <= {*overrides}
+    assert {"experiment=dcgan_folder", "dataset.image_size=64"} <= {*overrides}
     assert "3 pictures (fewer than 1,000)" in capsys.readouterr().err
 
 
