@@ -10,6 +10,7 @@ from gantrain.datasets.base import Dataset, ImageDataset
 from gantrain.engine.runtime import find_user_code
 from gantrain.errors import ConfigError
 from gantrain.game import Objective
+from gantrain.losses.base import sees_real
 from gantrain.models.interface import has_styles, takes_labels, without_decoding
 from gantrain.models.layers import couples_samples, has_batch_norm
 from gantrain.models.packing import Packed
@@ -38,6 +39,7 @@ def check_parts(
     check_data(config, objective, dataset)
     if warns:
         warn_of_micro_batch_statistics(G, D, objective, config)
+        warn_of_doubtful_parts(objective, config)
 
 
 def warn_of_user_code(parts: Sequence[object], world_size: int) -> None:
@@ -116,7 +118,8 @@ def check_groups(D: nn.Module, config: Config) -> None:
             raise ConfigError(
                 f"batch_size={config.batch_size}: the {rows} samples that the discriminator sees at once must be a "
                 f"multiple of model.discriminator.minibatch_group={layer.group}; for example "
-                f"batch_size={round(rows / layer.group) * layer.group * parts}."
+                f"batch_size={round(rows / layer.group) * layer.group * parts}, or minibatch_group="
+                f"{max(group for group in range(1, layer.group) if rows % group == 0)}."
             )
 
 
@@ -196,8 +199,31 @@ def warn_of_micro_batch_statistics(G: nn.Module, D: nn.Module, objective: Object
     if config.accumulate > 1 and coupling:
         logger.warning(
             "accumulate=%s: statistics over samples (BatchNorm and the like, in %s) are those of each micro-batch of "
-            "%s samples, not of the whole batch.",
+            "%s samples, not of the whole batch; accumulate=1 has those of the whole batch, if the memory suffices.",
             *(config.accumulate, ", ".join(coupling), config.batch_size // config.accumulate),
+        )
+
+
+def warn_of_doubtful_parts(objective: Objective, config: Config) -> None:
+    """Warn of parts that do the same twice, or that have no effect."""
+    regularizers, augments = objective.regularizers.keys(), objective.augment.keys()
+    if {"bcr", "cr"} <= regularizers:
+        logger.warning("regularizer=[bcr,cr]: bcr has the penalty of cr for real images already; leave cr out.")
+    if {"ada", "diffaugment"} <= augments:
+        logger.warning(
+            "augment=[ada,diffaugment]: both augment what D sees, and nothing is known of the two together; choose one."
+        )
+    if "lecam" in regularizers and sees_real(objective.loss):
+        logger.warning(
+            "regularizer=lecam with %s: the loss depends only on differences of D's logits, but lecam on the logits "
+            "themselves; choose a loss that is not relativistic, or leave lecam out.",
+            type(objective.loss).__name__,
+        )
+    stages = [node.get("num_bf16_stages") for node in config.model.values()]
+    if config.runtime.precision == "bf16" and all(number == 0 for number in stages):
+        logger.warning(
+            "runtime.precision=bf16: num_bf16_stages is 0 in both networks, so they run in float32; set it to 4, "
+            "or runtime.precision=float32."
         )
 
 

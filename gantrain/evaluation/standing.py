@@ -43,7 +43,7 @@ def measure_statistics(
     layers = [m for m in G.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not layers:
         raise ConfigError(
-            f"standing_statistics={num_batches}: the generator {type(G).__name__} has no BatchNorm, so there are no "
+            f"standing_statistics={num_batches}: this generator has no BatchNorm, so there are no "
             "statistics to measure; leave it out."
         )
     sizes = torch.randint(2, max(max_size, 2) + 1, (num_batches,), generator=generator(*key, "sizes")).tolist()

@@ -75,7 +75,7 @@ def check_width(width: int) -> None:
         ValueError: it is below.
     """
     if width < 1:
-        raise ValueError(f"width={width}: a layer needs at least one channel (64 is usual).")
+        raise ValueError(f"width={width}: a layer needs at least one channel (64 to 768 are usual).")
 
 
 def check_num_classes(num_classes: int) -> None:

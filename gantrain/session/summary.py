@@ -14,6 +14,7 @@ from gantrain.command.overrides import quote, shell_command
 from gantrain.config import Config
 from gantrain.evaluation.receipts import in_words, score_of_real_images
 from gantrain.evaluation.table import real_samples, std_names, with_std
+from gantrain.models.interface import takes_labels
 from gantrain.models.spectral_norm import has_spectral_norm
 from gantrain.session.record import Record, device_name, num_parameters
 from gantrain.session.run import Run
@@ -28,6 +29,8 @@ def summary(run: Run, choices: dict[str, Any]) -> RenderableType:
     if dataset.held_out is not None:
         count += f" (and {dataset.held_out.num_images:,} held out)"
     classes = f", {dataset.num_classes} classes" if dataset.num_classes else ""
+    if classes and not (takes_labels(state.G) or takes_labels(state.D)):
+        classes += " (labels are not used)"
     nodes = config.regularizer | config.augment
     extras = [f"{name} {_options(nodes[name])}".rstrip() for name in (*choices["regularizer"], *choices["augment"])]
     groups = {"G": state.G_optimizer.param_groups[0], "D": state.D_optimizer.param_groups[0]}

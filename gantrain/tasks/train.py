@@ -19,7 +19,7 @@ from gantrain.session.outcome import let_one_rank_report, lost_peer, record_outc
 from gantrain.session.record import Record
 from gantrain.session.resuming import find_run, restore, roll_back
 from gantrain.session.saved import load_record
-from gantrain.session.signals import RolledBack, StopOnSignal
+from gantrain.session.signals import RolledBack, StopOnSignal, Stopped
 from gantrain.session.summary import closing, summary
 from gantrain.session.trials import choose_threads, with_adaptive_threads
 from gantrain.tasks.job import Job
@@ -71,6 +71,10 @@ def train_to_end(training: Training, record: Record, stop: StopOnSignal) -> None
     while run.state.step < run.steps:
         try:
             training(callbacks)
+        except Stopped:
+            # Received while the callbacks of the last step were at work, for example while samples were drawn.
+            if run.state.step < run.steps or stop.by_verdict:
+                raise
         except (DivergedError, RolledBack) as reason:
             roll_back(training, record, reason)
     # Without the callback log, nothing has checked for NaN and Inf yet.

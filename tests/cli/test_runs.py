@@ -125,7 +125,7 @@ def test_contents_of_a_run_folder(gantrain, tmp_path: Path) -> None:
 def test_summary_is_printed_at_the_start_and_paths_at_the_end(gantrain, tmp_path: Path) -> None:
     result = gantrain("model=wgan_gp", *SMALL, "steps=2")
     text = result.stderr
-    assert text.index("10,000 images, 1x28x28, 10 classes") < text.index("step 2/2")
+    assert text.index("10,000 images, 1x28x28, 10 classes (labels are not used)") < text.index("step 2/2")
     for stated in (
         "parameters",
         "wasserstein",

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,16 @@ import pytest
 from composing import composed
 
 from gantrain.assemble import assemble
+from gantrain.callbacks.base import Callback
 from gantrain.errors import StoppedByVerdictError
 from gantrain.session.outcome import raise_or_exit
+from gantrain.session.record import Record
 from gantrain.session.run import Run
 from gantrain.session.signals import StopOnSignal, Stopped
 from gantrain.tasks.job import Job
+from gantrain.tasks.train import train_to_end
+from gantrain.train import TrainState
+from gantrain.updates import Logs
 
 
 @pytest.fixture
@@ -65,3 +71,31 @@ def test_signal_ends_the_command_with_the_status_of_the_verdict(
     assert ended.value.code == (status or 128 + signum)
     message = " ".join(capsys.readouterr().err.split())
     assert ("by the verdict collapse, which verdict.stop names" in message) == (verdict is not None)
+
+
+@pytest.mark.parametrize(("step", "verdict"), [(1, None), (2, None), (2, "collapse")])
+def test_signal_during_the_callbacks_of_the_last_step_lets_the_run_finish(
+    tmp_path: Path, step: int, verdict: str | None
+) -> None:
+    """For example while samples are drawn, which can take a minute."""
+    options = ("model.generator.width=4", "model.discriminator.width=4", "batch_size=8", "callback=[]", "steps=2")
+    config = composed(*options)
+    job = Job(name="x", folder=tmp_path, config=config, choices={}, typed=[], resume_command="gantrain resume=x")
+    training = assemble(job, config)
+    record = Record(training.run, {})
+
+    class Send(Callback):
+        def __call__(self, state: TrainState, _: Logs) -> None:
+            if state.step == step:
+                training.run.stopped_by = verdict
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    training.callbacks.append(Send())
+    is_last = step == 2 and verdict is None
+    with (
+        StopOnSignal(verdict=lambda: training.run.stopped_by) as stop,
+        nullcontext() if is_last else pytest.raises(Stopped),
+    ):
+        train_to_end(training, record, stop)
+    assert training.run.state.step == step
+    assert stop.received == signal.SIGTERM
