@@ -205,7 +205,7 @@ def warn_of_micro_batch_statistics(G: nn.Module, D: nn.Module, objective: Object
 
 
 def warn_of_doubtful_parts(objective: Objective, config: Config) -> None:
-    """Warn of parts that do the same twice, or that have no effect."""
+    """Warn of parts that do the same twice, do not fit together, or have no effect."""
     regularizers, augments = objective.regularizers.keys(), objective.augment.keys()
     if {"bcr", "cr"} <= regularizers:
         logger.warning("regularizer=[bcr,cr]: bcr has the penalty of cr for real images already; leave cr out.")
@@ -219,6 +219,9 @@ def warn_of_doubtful_parts(objective: Objective, config: Config) -> None:
             "themselves; choose a loss that is not relativistic, or leave lecam out.",
             type(objective.loss).__name__,
         )
+    for name, node in config.augment.items():
+        if isinstance(node, Mapping) and node.get("strength") == 0 and node.get("target") is None:
+            logger.warning("augment.%s.strength=0 augments nothing; set a larger one, or leave %s out.", name, name)
     stages = [node.get("num_bf16_stages") for node in config.model.values()]
     if config.runtime.precision == "bf16" and all(number == 0 for number in stages):
         logger.warning(

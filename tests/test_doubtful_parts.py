@@ -22,6 +22,8 @@ RULED_OUT = "model.discriminator.norm=none"
         ((*SMALL, "regularizer=[bcr]"), None),
         ((*SMALL, "regularizer=[bcr,cr]"), "leave cr out"),
         ((*SMALL, "augment=[ada]"), None),
+        ((*SMALL, "augment=[ada]", "augment.ada.target=null"), "augment.ada.strength=0 augments nothing"),
+        ((*SMALL, "augment=[ada]", "augment.ada.target=null", "augment.ada.strength=0.1"), None),
         ((*SMALL, "augment=[ada,diffaugment]"), "nothing is known of the two together; choose one"),
         ((*SMALL, "regularizer=[lecam]", "loss=hinge", RULED_OUT), None),
         ((*SMALL, "regularizer=[lecam]", "loss=relativistic", RULED_OUT), "choose a loss that is not relativistic"),

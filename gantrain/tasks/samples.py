@@ -163,6 +163,7 @@ def chosen_classes(labels: Any, loaded: LoadedGenerator) -> list[int] | None:
     is_known = [isinstance(c, int) and not isinstance(c, bool) and 0 <= c < num_classes for c in classes]
     if not classes or not all(is_known):
         raise ConfigError(
-            f"labels={labels}: must be all, or a list of classes from 0 to {num_classes - 1}, for example labels=[3]."
+            f"labels={labels}: must be all, or a list of classes from 0 to {num_classes - 1}, for example "
+            f"labels=[{min(3, num_classes - 1)}]."
         )
     return classes

@@ -4,14 +4,18 @@ import errno
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from gantrain.errors import ConfigError
 from gantrain.models import conditional_dcgan, dcgan
 from gantrain.seeding import generator
+from gantrain.session.loading import LoadedGenerator
+from gantrain.tasks.samples import chosen_classes
 
 SMALL = ("model=dcgan", "model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "metric=[]")
 
@@ -223,6 +227,12 @@ def test_invalid_labels_are_refused(gantrain, conditional_run: Path, typed: list
     assert result.status == 2
     assert message in result.stderr
     assert not Path("a.npz").exists()
+
+
+def test_example_of_a_label_is_a_class_of_the_run() -> None:
+    loaded = Mock(spec=LoadedGenerator, class_counts=[30, 30])
+    with pytest.raises(ConfigError, match=r"labels=\[2\]: .* from 0 to 1, for example labels=\[1\]"):
+        chosen_classes([2], loaded)
 
 
 def test_labels_of_an_unconditional_run_are_refused(gantrain, run: Path) -> None:
