@@ -115,11 +115,12 @@ def check_groups(D: nn.Module, config: Config) -> None:
     for layer in D.modules():
         if isinstance(layer, MinibatchStdDev) and layer.group_size(rows) < min(layer.group, rows):
             parts = config.accumulate * config.packing
+            group = max(group for group in range(1, layer.group) if rows % group == 0)
+            other = f", or model.discriminator.minibatch_group={group}" if group > 1 else ""
             raise ConfigError(
                 f"batch_size={config.batch_size}: the {rows} samples that the discriminator sees at once must be a "
                 f"multiple of model.discriminator.minibatch_group={layer.group}; for example "
-                f"batch_size={round(rows / layer.group) * layer.group * parts}, or minibatch_group="
-                f"{max(group for group in range(1, layer.group) if rows % group == 0)}."
+                f"batch_size={round(rows / layer.group) * layer.group * parts}{other}."
             )
 
 
@@ -199,7 +200,7 @@ def warn_of_micro_batch_statistics(G: nn.Module, D: nn.Module, objective: Object
     if config.accumulate > 1 and coupling:
         logger.warning(
             "accumulate=%s: statistics over samples (BatchNorm and the like, in %s) are those of each micro-batch of "
-            "%s samples, not of the whole batch; accumulate=1 has those of the whole batch, if the memory suffices.",
+            "%s samples, not of the whole batch; use accumulate=1 if the memory suffices.",
             *(config.accumulate, ", ".join(coupling), config.batch_size // config.accumulate),
         )
 
@@ -215,18 +216,19 @@ def warn_of_doubtful_parts(objective: Objective, config: Config) -> None:
         )
     if "lecam" in regularizers and sees_real(objective.loss):
         logger.warning(
-            "regularizer=lecam with %s: the loss depends only on differences of D's logits, but lecam on the logits "
-            "themselves; choose a loss that is not relativistic, or leave lecam out.",
+            "regularizer=lecam with %s: lecam holds single logits near averages, and nothing is known of it with a "
+            "loss that compares real with generated logits; choose another loss, or leave lecam out.",
             type(objective.loss).__name__,
         )
     for name, node in config.augment.items():
         if isinstance(node, Mapping) and node.get("strength") == 0 and node.get("target") is None:
             logger.warning("augment.%s.strength=0 augments nothing; set a larger one, or leave %s out.", name, name)
-    stages = [node.get("num_bf16_stages") for node in config.model.values()]
-    if config.runtime.precision == "bf16" and all(number == 0 for number in stages):
+    nodes = [node for node in config.model.values() if isinstance(node, Mapping)]
+    stages = [node.get("num_bf16_stages") for node in nodes]
+    if config.runtime.precision == "bf16" and stages and all(number == 0 for number in stages):
         logger.warning(
-            "runtime.precision=bf16: num_bf16_stages is 0 in both networks, so they run in float32; set it to 4, "
-            "or runtime.precision=float32."
+            "runtime.precision=bf16: num_bf16_stages is 0 in both networks, so they run in float32; set "
+            "model.generator.num_bf16_stages=4 and model.discriminator.num_bf16_stages=4, or runtime.precision=float32."
         )
 
 

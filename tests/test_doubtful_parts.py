@@ -26,7 +26,7 @@ RULED_OUT = "model.discriminator.norm=none"
         ((*SMALL, "augment=[ada]", "augment.ada.target=null", "augment.ada.strength=0.1"), None),
         ((*SMALL, "augment=[ada,diffaugment]"), "nothing is known of the two together; choose one"),
         ((*SMALL, "regularizer=[lecam]", "loss=hinge", RULED_OUT), None),
-        ((*SMALL, "regularizer=[lecam]", "loss=relativistic", RULED_OUT), "choose a loss that is not relativistic"),
+        ((*SMALL, "regularizer=[lecam]", "loss=relativistic", RULED_OUT), "choose another loss, or leave lecam out"),
         ((*R3GAN, *NO_STAGES), None),
         ((*R3GAN, NO_STAGES[0], "runtime.precision=bf16"), None),
         ((*R3GAN, *NO_STAGES, "runtime.precision=bf16"), "num_bf16_stages is 0 in both networks"),

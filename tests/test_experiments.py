@@ -767,6 +767,8 @@ def test_presets_of_stylegan2_ada(name: str) -> None:
         ),
         (("model=r3gan", "dataset.image_size=128"), 17.0),
         *((("model=r3gan", f"dataset={name}"), 0.05) for name in ("cifar10", "svhn", "mnist")),
+        (("model=r3gan", "dataset=npz"), 0.05),
+        (("model=r3gan", "dataset=stl10"), 0.05),
         (("experiment=r3gan_folder", "dataset.image_size=256"), 150.0),
         (("model=lightweight", "dataset.image_size=256"), 13_520.0),
         (("model=lightweight", "dataset.image_size=64"), 845.0),
@@ -787,7 +789,8 @@ def test_gamma_follows_the_image_size(typed: tuple[str, ...], gamma: float) -> N
 
 
 def test_gamma_of_r3gan_at_128_px_lies_between_its_neighbours() -> None:
-    assert math.sqrt(2.0 * 150.0) == pytest.approx(17.0, rel=0.02)
+    gammas = [composed_of("model=r3gan", f"dataset.image_size={s}").regularizer["r1"]["gamma"] for s in (64, 128, 256)]
+    assert gammas[1] == pytest.approx(math.sqrt(gammas[0] * gammas[2]), rel=0.02)
 
 
 def test_native_sizes_are_those_of_the_data() -> None:

@@ -67,7 +67,7 @@ class ADA(Augment):
         ranges: dict[str, float],
     ):
         if not 0 <= strength <= 1:
-            raise ValueError(f"strength={strength}: this is p, a probability in [0, 1] (0 is usual if it is adaptive).")
+            raise ValueError(f"strength={strength}: this is p, a probability in [0, 1] (0 is usual with a target).")
         if target is not None and not -1 < target < 1:
             raise ValueError(f"target={target}: the mean of a sign must be in (-1, 1) (0.6 in the paper), or null.")
         if interval < 1:

@@ -162,6 +162,8 @@ def choose(wanted: dict[str, str], rest: list[str], folders: Sequence[Path]) -> 
     reasons = [f"experiment={recipe}: {why}"]
     if "dataset.image_size" in wanted:
         size = int(wanted["dataset.image_size"])
+        if device.type == "cpu" and size > SIZES[-1]:
+            raise ConfigError(f"dataset.image_size={size}: without a GPU model=auto takes at most {SIZES[-1]} pixels.")
     else:
         sides = shorter_sides(dataset)
         size, why = choose_size(sides, largest=LARGEST_ON_CPU if device.type == "cpu" else SIZES[-1])
@@ -170,7 +172,7 @@ def choose(wanted: dict[str, str], rest: list[str], folders: Sequence[Path]) -> 
     if "accumulate" not in wanted:
         chosen, of_memory = fit_to_memory(chosen, rest, device, folders, channels=dataset.image_shape[0])
         reasons += of_memory
-    if wanted["dataset"] in WITH_DIGITS:
+    if "horizontal_flip" not in wanted and wanted["dataset"] in WITH_DIGITS:
         chosen.append("horizontal_flip=false")
         reasons.append("horizontal_flip=false: digits must not be mirrored")
     elif "horizontal_flip" not in wanted:
@@ -186,8 +188,8 @@ def choose_recipe(num: int, device: str) -> tuple[str, str]:
     why += f" ({('fewer than 1,000', '1,000 to 20,000', '20,000 or more')[kind]})"
     if device != "cpu":
         return RECIPES[kind], why
-    why = f"small networks, because there is no GPU to train on; with one it would be {RECIPES[kind]} for {why}"
-    return RECIPE_FOR_CPU, f"{why}, which takes weeks on a CPU"
+    why = f"small networks, because the run is on the CPU, where {RECIPES[kind]}, the choice for {why} on a GPU, takes "
+    return RECIPE_FOR_CPU, f"{why}weeks"
 
 
 def find_pictures(name: str, rest: list[str], folders: Sequence[Path]) -> "ImageDataset":

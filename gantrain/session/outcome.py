@@ -41,7 +41,8 @@ def record_outcome(training: Training, record: Record) -> Iterator[StopOnSignal]
     with StopOnSignal(run.processes, lambda: record.write("stopped", stopped_at_once), lambda: run.stopped_by) as stop:
         try:
             yield stop
-            status = "finished"
+            # After a signal in the last step all ranks exit with a status that makes torchrun end the others.
+            status, on_all_ranks = "finished", stop.known_to_all
         except Stopped:
             status, on_all_ranks = "stopped", True
         except BaseException as error:
@@ -90,9 +91,11 @@ def raise_or_exit(run: Run, stop: StopOnSignal, status: str, failure: BaseExcept
         how = (
             f"Stopped by {name} after {step}." if is_stopped else f"Finished at {step}; {name} was received meanwhile."
         )
-        text = f"{how} The run is in {run.folder}. {f'Resume with: {run.command}' if is_saved else without}"
+        again = f"Resume with: {run.command}" if is_stopped else f"Train longer with: {run.command} steps=N"
+        text = f"{how} The run is in {run.folder}. {again if is_saved else without}"
         console.print(text, markup=False, soft_wrap=True, highlight=False)
-        stop.forward()
+        if is_stopped:  # a launcher's handler queues the run again
+            stop.forward()
         raise SystemExit(128 + stop.received)
 
 

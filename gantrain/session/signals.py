@@ -51,6 +51,7 @@ class StopOnSignal:
         self.processes, self.before_exit, self.verdict = processes, before_exit, verdict
         self.received: int | None = None
         self.by_verdict = False
+        self.known_to_all = False
 
     def __enter__(self) -> "StopOnSignal":
         # Python can install handlers only in the main thread; in another thread the existing handlers stay.
@@ -113,5 +114,5 @@ class StopOnSignal:
             self.by_verdict = True
             raise Stopped
         if received:
-            self.received = received
+            self.received, self.known_to_all = received, True
             raise Stopped

@@ -72,7 +72,7 @@ def train_to_end(training: Training, record: Record, stop: StopOnSignal) -> None
         try:
             training(callbacks)
         except Stopped:
-            # Received while the callbacks of the last step were at work, for example while samples were drawn.
+            # After a signal in the last step, or while its callbacks drew samples, nothing is left to stop.
             if run.state.step < run.steps or stop.by_verdict:
                 raise
         except (DivergedError, RolledBack) as reason:

@@ -38,8 +38,8 @@ def test_choices_are_an_ordinary_config(gantrain, photos: Path, root: str) -> No
     assert config["dataset"]["image_size"] == 32
     assert config["regularizer"]["r1"]["gamma"] == pytest.approx(0.5 / 4)  # in proportion to the number of pixels
     assert (config["batch_size"], config["accumulate"]) == (16, 1)
-    assert "experiment=dcgan_folder: small networks, because there is no GPU" in result.stderr
-    assert "lightweight_folder for 12 pictures (fewer than 1,000)" in result.stderr
+    assert "experiment=dcgan_folder: small networks, because the run is on the CPU" in result.stderr
+    assert "lightweight_folder, the choice for 12 pictures (fewer than 1,000) on a GPU" in result.stderr
 
 
 def test_run_trains_and_resumes_with_what_was_chosen(gantrain, photos: Path, tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_run_trains_and_resumes_with_what_was_chosen(gantrain, photos: Path, tmp
     assert again.status == 0, again.stderr
     assert "as chosen when the run started" in again.stderr
     reasons = run_json(tmp_path / "out")["reasons"]
-    assert reasons[0].startswith("experiment=dcgan_folder: small networks, because there is no GPU to train on")
+    assert reasons[0].startswith("experiment=dcgan_folder: small networks, because the run is on the CPU")
     assert [reason.partition("=")[0] for reason in reasons[1:3]] == ["dataset.image_size", "batch_size"]
 
 

@@ -95,7 +95,16 @@ def test_sizes_are_those_of_upright_pictures(pictures: Folder) -> None:
 def test_without_a_gpu_small_networks_are_chosen(pictures: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     pictures(5_000, side=70, device="cpu")
     assert chosen(*NARROW)["experiment"] == "dcgan_folder"
-    assert "it would be stylegan2_ada_folder for 5,000 pictures (1,000 to 20,000)" in capsys.readouterr().err
+    assert (
+        "where stylegan2_ada_folder, the choice for 5,000 pictures (1,000 to 20,000) on a GPU"
+        in capsys.readouterr().err
+    )
+
+
+def test_512_px_are_refused_on_a_cpu(pictures: Folder) -> None:
+    pictures(500, side=600, device="cpu")
+    with pytest.raises(ConfigError, match=r"image_size=512: without a GPU model=auto takes at most 256 pixels"):
+        chosen(*NARROW, "dataset.image_size=512")
 
 
 def test_digits_are_not_mirrored(pictures: Folder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +112,7 @@ def test_digits_are_not_mirrored(pictures: Folder, capsys: pytest.CaptureFixture
     assert "horizontal_flip=false: digits must not be mirrored" in capsys.readouterr().err
     typed = ["model=auto", "dataset=digits", *NARROW, "horizontal_flip=true"]
     assert auto.with_chosen_recipe(typed).overrides.count("horizontal_flip=true") == 1
-    capsys.readouterr()
+    assert "mirrored" not in capsys.readouterr().err
     pictures(500)
     assert "horizontal_flip" not in chosen(*NARROW)
     assert "half of the pictures are mirrored; type false for writing" in capsys.readouterr().err
