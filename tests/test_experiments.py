@@ -137,6 +137,12 @@ def r3gan(*, gamma: float, strength: float, **facts: Any) -> Experiment:
     return Experiment(**parts, latent=Normal(z_dim=64), betas=(0.0, 0.9), **facts)
 
 
+def small(*, gamma: float, **facts: Any) -> Experiment:
+    """R3GAN's objective with small networks, for a CPU."""
+    objective: dict[str, Any] = {"loss": Relativistic, "regularizers": {"r1": {"gamma": gamma}, "r2": {"gamma": gamma}}}
+    return Experiment(**objective, betas=(0.0, 0.99), decays=True, decays_from=0.5, **facts)
+
+
 def stylegan2_ada(*, gamma: float, path_length: bool, **facts: Any) -> Experiment:
     parts: dict[str, Any] = {"regularizers": {"r1": {"gamma": gamma}}, "every": {"r1": 16}, "strengths": {"ada": 0.0}}
     if path_length:
@@ -167,50 +173,38 @@ EXPERIMENTS = {
     "mlp_fashion_mnist": Experiment(
         dataset="fashion_mnist", image_shape=(1, 28, 28), G=1_952_528, D=267_009, latent=STUDY_Z, epochs=30
     ),
-    "digits": Experiment(
+    "digits": small(
         dataset="digits",
         image_shape=(1, 28, 28),
         G=336_177,
         D=115_201,
         num_classes=10,
-        loss=Relativistic,
-        regularizers={"r1": {"gamma": 0.15}, "r2": {"gamma": 0.15}},
+        gamma=0.15,
         latent=Normal(z_dim=20),
         lr=2.5e-3,
-        betas=(0.0, 0.99),
-        decays=True,
-        decays_from=0.5,
         batch_size=32,
         steps=1800,
     ),
-    "dcgan_folder": Experiment(
+    "dcgan_folder": small(
         dataset="image_folder",
         image_shape=(3, 64, 64),
         G=1_100_224,
         D=693_760,
-        loss=Relativistic,
-        regularizers={"r1": {"gamma": 0.5}, "r2": {"gamma": 0.5}},
+        gamma=0.5,
         strengths={"diffaugment": 0.5},
         lr=1e-3,
-        betas=(0.0, 0.99),
-        decays=True,
-        decays_from=0.5,
         batch_size=16,
         steps=4_000,
     ),
-    "small_cifar10": Experiment(
+    "small_cifar10": small(
         dataset="cifar10",
         image_shape=(3, 32, 32),
         G=880_783,
         D=889_825,
         num_classes=10,
-        loss=Relativistic,
-        regularizers={"r1": {"gamma": 0.02}, "r2": {"gamma": 0.02}},
+        gamma=0.02,
         latent=Normal(z_dim=64),
         lr=2e-3,
-        betas=(0.0, 0.99),
-        decays=True,
-        decays_from=0.5,
         batch_size=32,
         steps=12_000,
     ),

@@ -132,6 +132,8 @@ def check_same(saved: Node, config: Config) -> dict[str, list[Any]]:
     replaced = [name.removesuffix("._target_") for name in refused if name.endswith("._target_")]
     names = [next((group for group in replaced if is_below(name, group)), name) for name in refused]
     if refused:
+        scalars = [name for name in refused if isinstance(changes[name][0], (int, float, str))]
+        example = f", as in {scalars[0]}={_show(changes[scalars[0]][0])}" if scalars else ""
         lines = [
             line
             for name in refused
@@ -140,7 +142,7 @@ def check_same(saved: Node, config: Config) -> dict[str, list[Any]]:
         raise ConfigError(
             "the config differs from the saved config of the run, and this would change the training:\n"
             + "\n".join(lines)
-            + "\nKeep the saved values, choose another run_dir, or allow the change by name: "
+            + f"\nKeep the saved values by typing them{example}, choose another run_dir, or allow the change by name: "
             + f"'allow_change=[{','.join(dict.fromkeys(names))}]'."
         )
     return changes

@@ -58,3 +58,14 @@ def test_where_an_older_run_found_its_labels_is_no_change_of_the_config_but_of_t
     del saved["dataset"]["labels"]
     assert check_same(saved, config) == {}
     assert "dataset.labels=folders" in remedy_for_labels(saved)
+
+
+def test_a_setting_that_has_changed_since_is_kept_by_typing_it() -> None:
+    """gamma follows the image size now; earlier, it was that of 32 px."""
+    typed = ("model=r3gan", "dataset=celeba")
+    earlier = composed(*typed, "regularizer.r1.gamma=0.05", "regularizer.r2.gamma=0.05")
+    with pytest.raises(ConfigError, match=r"by typing them, as in regularizer\.r1\.gamma=0\.05, choose another"):
+        check_same(to_dict(earlier), composed(*typed))
+    without = composed("model=dcgan", "ema_halflife_images=null")
+    with pytest.raises(ConfigError, match="by typing them, choose another run_dir"):
+        check_same(to_dict(without), composed("model=dcgan", "ema_halflife_images=500"))
